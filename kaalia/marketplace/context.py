@@ -1,0 +1,72 @@
+"""What every handler needs: database, clock, settings, signing key, and the bells that wake waiting machines."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from kaalia.clock import Clock
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this marketplace is run. Rates are requests per minute and identity; None switches the limit off."""
+
+    public_url: str
+    """Base of absolute URLs in answers, and VAST_URL inside containers; no trailing slash."""
+    requests_per_minute: int | None = 6000
+    searches_per_minute: int | None = 600
+    offline_after_s: float = 180.0
+    """A machine that was not heard of for this long is offline: three missed heartbeats of 60 s."""
+
+
+class Bells:
+    """Wakes those who wait for news of a machine. Waiters look at the database; the bell only saves time."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, set[asyncio.Event]] = defaultdict(set)
+
+    def ring(self, machine_id: int) -> None:
+        """Call after the transaction has committed."""
+        for bell in self._waiting[machine_id]:
+            bell.set()
+
+    async def wait(self, machine_id: int, bell: asyncio.Event, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(bell.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    def subscribe(self, machine_id: int) -> asyncio.Event:
+        """Subscribe before looking at the database, so that no ring falls between look and wait."""
+        bell = asyncio.Event()
+        self._waiting[machine_id].add(bell)
+        return bell
+
+    def unsubscribe(self, machine_id: int, bell: asyncio.Event) -> None:
+        self._waiting[machine_id].discard(bell)
+
+
+@dataclass(slots=True)
+class Context:
+    """One per application; handlers reach it by `request.app[CONTEXT]`."""
+
+    engine: AsyncEngine
+    clock: Clock
+    settings: Settings
+    signing_key: Ed25519PrivateKey
+    epoch: int
+    """Made once with the database: a marketplace that lost its history has a greater one."""
+    machine_bells: Bells = field(default_factory=Bells)
+    """Rung when a machine's desired state changed."""
+    task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
+    """By task id: set when the result has come."""
+
+
+CONTEXT = web.AppKey("context", Context)

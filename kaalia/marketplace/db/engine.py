@@ -1,0 +1,38 @@
+"""Opens the marketplace's database: SQLite in the data directory, or any URL that SQLAlchemy's asyncio drivers know."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from kaalia.marketplace.db.tables import metadata
+
+
+def sqlite_url(data_dir: Path) -> str:
+    """The embedded database of a data directory."""
+    return f"sqlite+aiosqlite:///{data_dir / 'marketplace.db'}"
+
+
+async def open_engine(url: str) -> AsyncEngine:
+    """Connect and create what is missing. Use `async with engine.begin() as tx:` for each transaction."""
+    engine = create_async_engine(url)
+    if url.startswith("sqlite"):
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_immediate)
+    async with engine.begin() as tx:
+        await tx.run_sync(metadata.create_all)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A deferred transaction that reads and then writes fails when another one wrote in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,158 @@
+"""The marketplace's tables, as SQLAlchemy Core. Times are epoch seconds, money is text (Decimal), documents are JSON text.
+
+Column names that the public API also uses keep the API's spelling, so that rows read like the contract.
+"""
+
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""`epoch` (made once with the database), `signing_key` (PEM, sealed by file mode)."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("username", String, nullable=False, unique=True),
+    Column("is_host", Boolean, nullable=False, default=False),
+    Column("credit", String, nullable=False, default="0"),
+    Column("created_at", Float, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String, nullable=False, default=""),
+    Column("key_sha256", String, nullable=False, unique=True),
+    Column("permissions", Text, nullable=True),
+    Column("instance_id", Integer, nullable=True),
+    Column("created_at", Float, nullable=False),
+)
+"""`permissions`: JSON `{"api": {category: constraints}}`, null = everything. `instance_id`: an instance's own key."""
+
+enrol_tokens = Table(
+    "enrol_tokens",
+    metadata,
+    Column("token_sha256", String, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_by_machine_id", Integer, nullable=True),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("public_key", String, nullable=False, unique=True),
+    Column("fingerprint", String, nullable=False),
+    Column("enrolled_at", Float, nullable=False),
+    Column("revision", Integer, nullable=False, default=1),
+    Column("report", Text, nullable=True),
+    Column("listing", Text, nullable=True),
+    Column("last_seen_at", Float, nullable=True),
+    Column("online_s", Float, nullable=False, default=0.0),
+    Column("observed_s", Float, nullable=False, default=0.0),
+    Column("stream_id", String, nullable=True),
+    Column("acked_seq", Integer, nullable=False, default=0),
+    Column("applied_revision", Integer, nullable=False, default=0),
+    Column("verification", String, nullable=False, default="unverified"),
+)
+"""`report`: MachineReport JSON, `listing`: Listing JSON. `revision` grows with every change its daemon must see."""
+
+asks = Table(
+    "asks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("num_gpus", Integer, nullable=False),
+    Column("contract_id", Integer, nullable=True),
+    Column("created_at", Float, nullable=False),
+)
+"""One rentable slice each; `contract_id` is set while rented. A machine without a GPU has one ask of 0 GPUs."""
+
+contracts = Table(
+    "contracts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("ask_id", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("status", Text, nullable=True),
+    Column("request", Text, nullable=False),
+    Column("label", String, nullable=True),
+    Column("template_id", Integer, nullable=True),
+    Column("template_hash_id", String, nullable=True),
+    Column("jupyter_token", String, nullable=False),
+    Column("image_login", LargeBinary, nullable=True),
+    Column("price_terms", Text, nullable=False),
+    Column("start_date", Float, nullable=False),
+    Column("ended_at", Float, nullable=True),
+    Column("removed_at", Float, nullable=True),
+    Column("idempotency_key", String, nullable=True),
+)
+"""`document`: Contract JSON (what the daemon is told), `status`: its latest WorkloadStatus JSON, `request`: the merged
+create request (runtype, env pairs, image, onstart ... as the API shows them), `price_terms`: the listing frozen at rental.
+`ended_at`: the renter destroyed it; `removed_at`: the daemon proved it gone."""
+Index("contracts_live", contracts.c.machine_id, contracts.c.removed_at)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("hash_id", String, nullable=False, index=True),
+    Column("creator_id", Integer, nullable=False, index=True),
+    Column("document", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("count_created", Integer, nullable=False, default=0),
+    Column("recent_create_date", Float, nullable=True),
+    Column("deleted_at", Float, nullable=True),
+)
+
+template_hashes = Table(
+    "template_hashes",
+    metadata,
+    Column("hash_id", String, primary_key=True),
+    Column("template_id", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Every version ever: an old hash goes on to resolve to the content it named."""
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("user_id", Integer, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+ssh_keys = Table(
+    "ssh_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", Integer, nullable=False, index=True),
+    Column("public_key", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float, nullable=True),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("task_id", String, primary_key=True),
+    Column("machine_id", Integer, nullable=False, index=True),
+    Column("document", Text, nullable=False),
+    Column("result", Text, nullable=True),
+    Column("created_at", Float, nullable=False),
+)
+"""One-shot requests; `result`: TaskResult JSON, served at the unguessable result URL until it is an hour old."""

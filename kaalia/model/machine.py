@@ -1,0 +1,143 @@
+"""What a machine is: the nouns of the capability report. Absent means not read; `missing` says why."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A field that could not be read, and the reason in words: never a guessed value."""
+
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as NVML sees it. `index` is NVML's order; identity is `uuid`."""
+
+    uuid: str
+    index: int
+    name: str
+    vram_mb: int
+    """Frame buffer in MiB."""
+    pci_address: str | None = None
+    """Domain:bus:device.function in lower case, such as 0000:65:00.0."""
+    pci_gen_max: int | None = None
+    pci_gen_current: int | None = None
+    pci_width_max: int | None = None
+    pci_width_current: int | None = None
+    power_limit_w: float | None = None
+    power_draw_w: float | None = None
+    temperature_c: int | None = None
+    temperature_limit_c: int | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
+    memory_clock_max_mhz: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    utilization_percent: int | None = None
+    vram_used_mb: int | None = None
+    display_active: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDriver:
+    """The NVIDIA driver. `simulated` is true when the library is kaalia's own stand-in."""
+
+    version: str
+    cuda_version: str | None
+    """Newest CUDA the driver supports, `major.minor`."""
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    model: str | None
+    architecture: str
+    """`amd64` or `arm64`, or what the kernel says."""
+    logical_cores: int
+    physical_cores: int | None
+    max_ghz: float | None
+    has_avx: bool | None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    total_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system that holds Docker's data root."""
+
+    path: str
+    total_bytes: int
+    free_bytes: int
+    filesystem: str | None = None
+    device: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    hostname: str
+    os_name: str | None
+    kernel: str
+    board: str | None
+    boot_id: str
+    booted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Inclusive range of host ports that reach this machine from outside."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __contains__(self, port: object) -> bool:
+        return isinstance(port, int) and self.first <= port <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    public_ip: str | None
+    local_ips: tuple[str, ...]
+    port_range: PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The container engine."""
+
+    version: str
+    api_version: str
+    storage_driver: str
+    data_root: str
+    cgroup_version: str
+    live_restore: bool
+    enforces_disk_size: bool
+    gpu_mode: str
+    """How GPUs reach containers: `cdi`, `device_request` or `none`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineReport:
+    """Everything the marketplace and the placement rules know of this machine."""
+
+    collected_at: datetime
+    agent_version: str
+    system: System
+    cpu: Cpu
+    memory: Memory
+    network: Network
+    gpus: tuple[Gpu, ...] = ()
+    driver: GpuDriver | None = None
+    disk: Disk | None = None
+    engine: Engine | None = None
+    missing: tuple[Missing, ...] = ()

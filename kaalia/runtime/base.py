@@ -1,0 +1,144 @@
+"""The seam between rules and hands: what a runtime is asked to do, and what it says it sees.
+
+Every verb is idempotent: repeating it after a crash, a lost answer or a time-out is safe.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from kaalia.contracts.contract import Contract
+from kaalia.model.machine import Engine
+from kaalia.model.workload import PortBinding, PortRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the machine that a workload gets, in proportion to its GPUs."""
+
+    cpu_cores: float
+    """Baseline in logical cores (weight); the workload may burst above it while others are idle."""
+    cpu_quota_cores: float
+    """Hard ceiling in logical cores."""
+    memory_bytes: int
+    shm_bytes: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A contract with everything this machine has granted it: enough to create the workload."""
+
+    machine_id: int
+    contract: Contract
+    gpu_uuids: tuple[str, ...]
+    ports: tuple[PortBinding, ...]
+    subnet: str
+    """CIDR of the contract's own bridge network."""
+    share: Share
+    env: tuple[tuple[str, str], ...]
+    """The final environment: the spec's, plus what only the machine knows."""
+
+
+class ObservedState(StrEnum):
+    """Docker's own words; never lumped together."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A workload that exists on this machine and bears our labels and machine id."""
+
+    contract_id: int
+    generation: int
+    name: str
+    container_id: str
+    state: ObservedState
+    gpu_uuids: tuple[str, ...] = ()
+    ports: tuple[PortBinding, ...] = ()
+    end_at: datetime | None = None
+    pid: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What an image says of itself."""
+
+    image_id: str
+    exposed_ports: tuple[PortRequest, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """Credentials for one pull. Held in memory only; `repr` hides the password."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+Progress = Callable[[str], None]
+"""Called with one line of progress, at most a few times a second."""
+
+
+class Runtime(Protocol):
+    """Runs workloads. Raises WorkloadError; `engine_unavailable` means: nothing is known, do nothing."""
+
+    async def engine(self) -> Engine:
+        """Facts of the engine. Raises WorkloadError `engine_unavailable` when it does not answer."""
+        ...
+
+    async def image(self, reference: str) -> ImageFacts | None:
+        """The image if it is present on this machine."""
+        ...
+
+    async def pull(self, reference: str, login: RegistryLogin | None, progress: Progress) -> ImageFacts:
+        """Pull; concurrent pulls of one reference are one pull."""
+        ...
+
+    async def create(self, placement: Placement) -> str:
+        """Create network and container, not started; returns the container id. Existing equal one is adopted."""
+        ...
+
+    async def start(self, contract_id: int) -> Observed:
+        """Start; returns what is seen right after. Already running is success."""
+        ...
+
+    async def stop(self, contract_id: int, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after the grace. Not running or absent is success."""
+        ...
+
+    async def remove(self, contract_id: int) -> None:
+        """Remove container and network. Absent is success."""
+        ...
+
+    async def observe(self) -> tuple[Observed, ...]:
+        """Every workload of this machine id: a complete list, or an error, never a part."""
+        ...
+
+    async def inspect(self, contract_id: int) -> Observed | None:
+        """One workload, None when it is proven absent."""
+        ...
+
+    async def logs(self, contract_id: int, tail: int) -> str:
+        """The last `tail` lines of output, at most 1 MiB."""
+        ...
+
+    def events(self) -> AsyncIterator[int]:
+        """Contract ids whose workload changed. An event is only a reason to look again."""
+        ...

@@ -1,0 +1,41 @@
+"""The bell: rung after a commit, it wakes whoever waits for a topic. Rows carry the news, the bell only saves time."""
+
+import asyncio
+from enum import StrEnum
+
+
+class Topic(StrEnum):
+    CONTRACTS = "contracts"
+    WORKLOADS = "workloads"
+    MACHINE = "machine"
+    OUTBOX = "outbox"
+    TASKS = "tasks"
+    ENROLMENT = "enrolment"
+
+
+class Changes:
+    """One event per subscriber and topic. Rings between two waits are not lost, many rings are one."""
+
+    def __init__(self) -> None:
+        self._bells: dict[Topic, list[asyncio.Event]] = {topic: [] for topic in Topic}
+
+    def ring(self, topic: Topic) -> None:
+        for bell in self._bells[topic]:
+            bell.set()
+
+    def subscribe(self, *topics: Topic) -> asyncio.Event:
+        """An event that is set by each ring of the topics; the subscriber clears it."""
+        bell = asyncio.Event()
+        for topic in topics:
+            self._bells[topic].append(bell)
+        return bell
+
+
+async def wait(bell: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for the bell, at most `timeout_s`; clears it. False: it was the time-out."""
+    try:
+        await asyncio.wait_for(bell.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    bell.clear()
+    return True

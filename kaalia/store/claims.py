@@ -1,0 +1,55 @@
+"""Who owns which GPU, host port and subnet. The primary key makes a second owner impossible (I2)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from kaalia.errors import StoreError
+from kaalia.store.database import Transaction
+
+
+class ClaimKind(StrEnum):
+    GPU = "gpu"
+    PORT_TCP = "port/tcp"
+    PORT_UDP = "port/udp"
+    SUBNET = "subnet"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    kind: ClaimKind
+    key: str
+    contract_id: int
+    generation: int
+
+
+def claim(tx: Transaction, claims: Iterable[Claim], now: datetime) -> None:
+    """Take all of them or raise StoreError `claim_taken`; what the same contract holds already is kept."""
+    for wanted in claims:
+        tx.execute(
+            """INSERT INTO claims (kind, key, contract_id, generation, claimed_at) VALUES (?, ?, ?, ?, ?)
+               ON CONFLICT (kind, key) DO UPDATE SET generation = excluded.generation
+               WHERE contract_id = excluded.contract_id""",
+            (wanted.kind, wanted.key, wanted.contract_id, wanted.generation, now.timestamp()),
+        )
+        row = tx.execute(
+            "SELECT contract_id FROM claims WHERE kind = ? AND key = ?", (wanted.kind, wanted.key)
+        ).fetchone()
+        if row["contract_id"] != wanted.contract_id:
+            raise StoreError(
+                "claim_taken",
+                f"cannot give {wanted.kind} {wanted.key} to contract {wanted.contract_id}: "
+                f"contract {row['contract_id']} has it",
+            )
+
+
+def release(tx: Transaction, contract_id: int, kinds: Iterable[ClaimKind] = tuple(ClaimKind)) -> None:
+    """Give back. Called once the container is proven gone (or, for GPUs, proven stopped)."""
+    for kind in kinds:
+        tx.execute("DELETE FROM claims WHERE contract_id = ? AND kind = ?", (contract_id, kind))
+
+
+def all_claims(tx: Transaction) -> tuple[Claim, ...]:
+    rows = tx.execute("SELECT kind, key, contract_id, generation FROM claims").fetchall()
+    return tuple(Claim(ClaimKind(r["kind"]), r["key"], r["contract_id"], r["generation"]) for r in rows)

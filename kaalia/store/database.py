@@ -1,0 +1,146 @@
+"""The daemon's SQLite database: one writer thread, WAL, synchronous=FULL, numbered migrations.
+
+The only importer of sqlite3. Noun files hold functions that take a `Transaction`; several of them
+composed in one `transaction()` commit together or not at all.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from kaalia.errors import StoreError
+from kaalia.store.changes import Changes, Topic
+
+T = TypeVar("T")
+Transaction = sqlite3.Connection
+"""An open transaction; noun functions take it first."""
+
+_REMEDY_SPACE = "free space in the state directory, then the daemon goes on by itself"
+
+
+class Database:
+    """Opened once by the daemon. All methods may be called from the event loop; none blocks it."""
+
+    def __init__(self, path: Path, changes: Changes) -> None:
+        self._path = path
+        self._changes = changes
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Open, check and migrate. Raises StoreError `state_corrupt`, `state_newer` or `state_unavailable`."""
+        await self._on_thread(self._open)
+
+    async def transaction(self, work: Callable[[Transaction], T], *rings: Topic) -> T:
+        """Run `work` in one durable transaction, then ring the bell of each topic. Raises StoreError."""
+        result = await self._on_thread(lambda: self._commit(work))
+        for topic in rings:
+            self._changes.ring(topic)
+        return result
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run a read; it sees every transaction committed before it."""
+        return await self._on_thread(lambda: _guarded(lambda: work(self._open_connection())))
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._on_thread(self._connection.close)
+        self._connection = None
+        self._thread.shutdown(wait=True)
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError("state_closed", "cannot use the state database: it is not open")
+        return self._connection
+
+    def _commit(self, work: Callable[[Transaction], T]) -> T:
+        connection = self._open_connection()
+
+        def run() -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+        return _guarded(run)
+
+    def _open(self) -> None:
+        def run() -> sqlite3.Connection:
+            self._path.touch(mode=0o600, exist_ok=True)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            _check(connection, self._path)
+            _migrate(connection, self._path)
+            return connection
+
+        self._connection = _guarded(run)
+
+
+def stream_id(tx: Transaction) -> str:
+    """A random name of this database, made at its creation: outbox numbers are unique within it."""
+    tx.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('stream_id', ?)", (uuid4().hex,))
+    row = tx.execute("SELECT value FROM meta WHERE key = 'stream_id'").fetchone()
+    return str(row["value"])
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise StoreError("state_corrupt", f"cannot use {path}: {verdict}", remedy=_remedy_corrupt(path))
+
+
+def _migrations() -> list[tuple[int, str]]:
+    folder = resources.files("kaalia.store") / "migrations"
+    files: Iterable[str] = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name.split("_")[0]), (folder / name).read_text()) for name in files]
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    migrations = _migrations()
+    have = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    newest = migrations[-1][0]
+    if have > newest:
+        raise StoreError(
+            "state_newer",
+            f"cannot use {path}: it has schema {have}, this version of kaalia knows {newest}",
+            remedy="install the newer kaalia again; tenants run on meanwhile",
+        )
+    for number, script in migrations:
+        if number > have:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;")
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """Map SQLite's errors to ours."""
+    try:
+        return work()
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "disk is full" in text or "disk I/O" in text:
+            raise StoreError("state_disk_full", f"cannot write the state: {text}", remedy=_REMEDY_SPACE) from error
+        if "malformed" in text or "not a database" in text:
+            raise StoreError("state_corrupt", f"cannot read the state: {text}", remedy=_remedy_corrupt()) from error
+        raise StoreError("state_unavailable", f"cannot use the state database: {text}") from error
+    except OSError as error:
+        raise StoreError("state_unavailable", f"cannot use the state database: {error}") from error
+
+
+def _remedy_corrupt(path: Path | None = None) -> str:
+    name = path if path else "the state database"
+    return f"keep {name} for inspection and restore a copy; tenants run on, nothing is admitted meanwhile"

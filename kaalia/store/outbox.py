@@ -1,0 +1,28 @@
+"""What the marketplace must still be told, in order. At least once: a row goes when its number is acknowledged."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`body` is the JSON text of a wire document; `kind` says which."""
+
+    seq: int
+    kind: str
+    body: str
+
+
+def add(tx: Transaction, kind: str, body: str, now: datetime) -> None:
+    tx.execute("INSERT INTO outbox (kind, body, created_at) VALUES (?, ?, ?)", (kind, body, now.timestamp()))
+
+
+def pending(tx: Transaction, limit: int) -> tuple[Message, ...]:
+    rows = tx.execute("SELECT seq, kind, body FROM outbox ORDER BY seq LIMIT ?", (limit,)).fetchall()
+    return tuple(Message(row["seq"], row["kind"], row["body"]) for row in rows)
+
+
+def acknowledge(tx: Transaction, up_to_seq: int) -> None:
+    tx.execute("DELETE FROM outbox WHERE seq <= ?", (up_to_seq,))

@@ -1,0 +1,142 @@
+"""The protocol between daemon and marketplace, as documents. docs/protocol.md tells the story.
+
+All times are aware UTC datetimes (ISO 8601 on the wire), ids are integers unless said otherwise.
+Unknown fields are ignored, so that either side may be newer.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from kaalia.contracts.contract import Contract
+from kaalia.contracts.offer import Listing
+from kaalia.errors import Problem
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import WorkloadStatus
+
+PATH_ENROLL = "/kaalia/v1/enroll"
+PATH_DESIRED = "/kaalia/v1/machines/{machine_id}/desired"
+PATH_STATUS = "/kaalia/v1/machines/{machine_id}/status"
+PATH_TASK_RESULT = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/result"
+PATH_REGISTRY_LOGIN = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/registry-login"
+
+LONG_POLL_S = 50.0
+"""How long the marketplace holds a request for the desired state when there is no news."""
+MAX_CLOCK_SKEW_S = 300.0
+"""A request signature older or newer than this is refused with code `clock_skew`."""
+TASK_RESULT_MAX_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolRequest:
+    """`public_key`: base64 of the raw Ed25519 key. The request is signed with it, proving possession."""
+
+    token: str
+    public_key: str
+    fingerprint: str
+    """SHA-256 hex of board, CPU and GPU identities: tells a moved disk from the same machine."""
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolReply:
+    machine_id: int
+    marketplace_keys: dict[str, str]
+    server_time: datetime
+
+
+class Verb(StrEnum):
+    """The fixed list of one-shot requests."""
+
+    LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """`task_id` is unguessable. `deadline_at`: a later result is of no use to anyone."""
+
+    task_id: str
+    verb: Verb
+    contract_id: int
+    deadline_at: datetime
+    tail: int = 1000
+    filter: str | None = None
+    """A plain substring or regular expression; the daemon applies it with a time limit."""
+    daemon_logs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    text: str
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Desired state, whole. Accepted only when (epoch, revision) is greater than the accepted one."""
+
+    machine_id: int
+    epoch: int
+    revision: int
+    issued_at: datetime
+    not_after: datetime
+    """Contracts that are new to the machine are not admitted after this; running ones go on."""
+    listing: Listing | None
+    contracts: tuple[Contract, ...]
+    tasks: tuple[TaskRequest, ...]
+    complete: bool
+    marketplace_url: str
+    """Becomes VAST_URL inside containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A signed document: `payload` is the exact JSON text that was signed (Ed25519, base64)."""
+
+    payload: str
+    key_id: str
+    signature: str
+
+
+class MessageKind(StrEnum):
+    WORKLOAD = "workload"
+    """Body: WorkloadStatus, written once per change."""
+    REPORT = "report"
+    """Body: MachineReport."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMessage:
+    """One outbox row; exactly one of the bodies is set."""
+
+    seq: int
+    kind: MessageKind
+    workload: WorkloadStatus | None = None
+    report: MachineReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusPost:
+    """A heartbeat, with whatever the outbox holds. `workloads` (the full list) comes every few minutes."""
+
+    stream_id: str
+    epoch: int
+    revision: int
+    as_of: datetime
+    messages: tuple[StatusMessage, ...]
+    workloads: tuple[WorkloadStatus, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply:
+    """`acked_seq`: every message up to it is safe. 0 when nothing was ever acknowledged in this stream."""
+
+    acked_seq: int
+    server_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLoginReply:
+    registry: str
+    username: str
+    password: str
