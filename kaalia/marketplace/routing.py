@@ -1,0 +1,59 @@
+"""How a route is written: one line of a table. Handlers decode, call one function, and return what JSON can hold."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from kaalia.marketplace.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request. `instance_id` is set for an instance's own key, which reaches that instance only."""
+
+    user_id: int
+    is_host: bool
+    key_id: int
+    instance_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One decoded request. `body` is the JSON object, {} when there was none."""
+
+    request: web.Request
+    context: Context
+    body: dict[str, Any]
+    signed_in: Caller | None
+
+    @property
+    def caller(self) -> Caller:
+        """The caller of a route that is not public."""
+        if self.signed_in is None:
+            raise RuntimeError("a public route asked who is calling")
+        return self.signed_in
+
+    def number(self, name: str) -> int:
+        """An integer of the path; the route's pattern has checked that it is one."""
+        return int(self.request.match_info[name])
+
+
+PUBLIC = "public"
+"""No key is asked for."""
+MACHINE = "machine"
+"""Signed by a machine's key; the handler verifies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`access`: PUBLIC, MACHINE, or the permission category that a key needs (facts: instance_read, misc ...).
+
+    `path` has no trailing slash and integers as {name:\\d+}; it is served with and without the slash.
+    """
+
+    method: str
+    path: str
+    access: str
+    handler: Callable[[Call], Awaitable[Any]]
