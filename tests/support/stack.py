@@ -1,0 +1,223 @@
+"""A whole kaalia on loopback: a marketplace process and a daemon process against a Docker Engine.
+
+Used by the end-to-end tests, the proofs, the benchmarks and the demo. Everything lives in one folder;
+`close()` ends what was started. Processes are real ones, so they can be killed as a crash would.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.rest import Rest
+from tests.support.vastai import VastAI
+from tests.support.waiting import wait_until
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """`gpu_env`: environment that points the probe at a simulated driver. `extra_config` is merged last."""
+
+    docker_host: str
+    port_range: str = "42000-42399"
+    public_ip: str = "127.0.0.1"
+    gpu_env: dict[str, str] | None = None
+    extra_config: dict[str, Any] | None = None
+    extra_env: dict[str, str] | None = None
+
+
+class Stack:
+    """Start with `up()`; then `host` and `renter` are real clients with keys of their own."""
+
+    def __init__(self, folder: Path, options: StackOptions, say: Say = lambda _: None) -> None:
+        self.folder = folder
+        self.options = options
+        self._say = say
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = folder / "marketplace"
+        self.config_file = folder / "kaalia.yaml"
+        self.socket = folder / "kaalia.sock"
+        self.marketplace: subprocess.Popen[bytes] | None = None
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.machine_id = 0
+        self.host_key = ""
+        self.renter_key = ""
+
+    @property
+    def host(self) -> VastAI:
+        return VastAI(self.url, self.host_key, self.folder / "home-host")
+
+    @property
+    def renter(self) -> VastAI:
+        return VastAI(self.url, self.renter_key, self.folder / "home-renter")
+
+    @property
+    def host_api(self) -> Rest:
+        return Rest(self.url, self.host_key)
+
+    @property
+    def renter_api(self) -> Rest:
+        return Rest(self.url, self.renter_key)
+
+    def up(self) -> None:
+        """Marketplace, two accounts, enrolment, daemon, first report. Takes a few seconds."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.start_marketplace()
+        self._say(f"marketplace answers on {self.url}")
+        self.host_key = self._add_user("host", "--host")
+        self.renter_key = self._add_user("renter")
+        self.write_config()
+        self.machine_id = self._enroll()
+        self._say(f"enrolled as machine {self.machine_id}")
+        self.start_daemon()
+        wait_until("the machine's first report", self.reported, 30)
+        self._say("daemon is running and has reported this machine")
+
+    def reported(self) -> Any:
+        """The machine row once a report has arrived, else None."""
+        rows = self.host_api.get(f"/api/v0/machines/{self.machine_id}")
+        return rows[0] if rows and rows[0].get("cpu_cores") else None
+
+    def start_marketplace(self) -> None:
+        self.marketplace = self._spawn(
+            "marketplace", ["marketplace", "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data_dir)]
+        )
+        wait_until("the marketplace to answer", lambda: Rest(self.url).get("/api/v0/gpu_names/unique/"), 30)
+
+    def start_daemon(self, **env: str) -> None:
+        self.daemon = self._spawn("daemon", ["daemon", "--config", str(self.config_file)], env)
+
+    def kill_daemon(self, number: int = signal.SIGKILL) -> None:
+        self.daemon = self._end(self.daemon, number)
+
+    def kill_marketplace(self, number: int = signal.SIGKILL) -> None:
+        self.marketplace = self._end(self.marketplace, number)
+
+    def close(self) -> None:
+        self.kill_daemon(signal.SIGTERM)
+        self.kill_marketplace(signal.SIGTERM)
+
+    def list_machine(self, price: float = 0.4) -> None:
+        """The owner lists the machine, through the real client."""
+        self.host.json("list", "machine", str(self.machine_id), "--price_gpu", str(price))
+
+    def rentable_offer(self, num_gpus: int | None = None) -> int | None:
+        """The id of a rentable offer of this machine."""
+        query: dict[str, Any] = {"machine_id": {"eq": self.machine_id}, "rentable": {"eq": True}}
+        if num_gpus is not None:
+            query["num_gpus"] = {"eq": num_gpus}
+        _, body = self.renter_api.call("POST", "/api/v0/bundles/", query)
+        offers = body.get("offers") if isinstance(body, dict) else None
+        return int(offers[0]["id"]) if offers else None
+
+    def rent(self, offer_id: int, **body: Any) -> int:
+        """Accept an offer by a raw request; returns the instance id. Raises on refusal."""
+        status, reply = self.renter_api.call("PUT", f"/api/v0/asks/{offer_id}/", {"client_id": "me", **body})
+        if status != 200:
+            raise RuntimeError(f"the offer was refused: {status} {reply}")
+        return int(reply["new_contract"])
+
+    def instance(self, instance_id: int) -> dict[str, Any] | None:
+        body = self.renter_api.get(f"/api/v0/instances/{instance_id}/?owner=me")
+        return body["instances"] if body else None
+
+    def wait_status(self, instance_id: int, status: str, timeout_s: float = 60, every_s: float = 0.05) -> dict[str, Any]:
+        """Wait until `actual_status` is as wanted; returns the row."""
+
+        def look() -> dict[str, Any] | None:
+            row = self.instance(instance_id)
+            return row if row and row["actual_status"] == status else None
+
+        try:
+            return wait_until(f"instance {instance_id} to be {status}", look, timeout_s, every_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; row: {self.instance(instance_id)}; logs: {self.folder}") from None
+
+    def destroy(self, instance_id: int) -> None:
+        """Destroy and wait until the machine has proven it gone: the offer is rentable again."""
+        self.renter_api.call("DELETE", f"/api/v0/instances/{instance_id}/", {})
+        wait_until("the offer to be rentable again", self.rentable_offer, 60)
+
+    def write_config(self) -> None:
+        config: dict[str, Any] = {
+            "state_dir": str(self.folder / "state"),
+            "socket": str(self.socket),
+            "docker": {"host": self.options.docker_host},
+            "ports": {"range": self.options.port_range, "public_ip": self.options.public_ip},
+        }
+        for key, value in (self.options.extra_config or {}).items():
+            config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+        self.config_file.write_text(yaml.safe_dump(config))
+
+    def kaalia(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a kaalia command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "kaalia.cli.main", *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=self._env(),
+        )
+
+    def log_text(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def _add_user(self, name: str, *flags: str) -> str:
+        done = self.kaalia("marketplace", "user", "add", name, *flags, "--data", str(self.data_dir), "--json")
+        if done.returncode != 0:
+            raise RuntimeError(f"cannot add user {name}: {done.stderr}")
+        return str(json.loads(done.stdout)["api_key"])
+
+    def _enroll(self) -> int:
+        made = self.kaalia("marketplace", "enroll-token", "--user", "host", "--data", str(self.data_dir), "--json")
+        token = json.loads(made.stdout)["token"]
+        done = self.kaalia("enroll", self.url, "-", "--config", str(self.config_file), "--json", stdin=token)
+        if done.returncode != 0:
+            raise RuntimeError(f"cannot enrol: {done.stderr}")
+        return int(json.loads(done.stdout)["machine_id"])
+
+    def _env(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        return {**os.environ, **(self.options.gpu_env or {}), **(self.options.extra_env or {}), **(extra or {})}
+
+    def _spawn(self, name: str, args: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "kaalia.cli.main", *args],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._env(env),
+                start_new_session=True,
+            )
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes] | None, number: int) -> None:
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=15)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
