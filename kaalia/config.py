@@ -1,0 +1,241 @@
+"""The owner's configuration: one YAML file, overridden by KAALIA_* variables (`KAALIA_PORTS__RANGE` is `ports.range`).
+
+Refuses what it does not know: a misspelt key that is silently ignored costs an owner a week. Every
+complaint names the file or variable, the key, the value and what to write instead. Holds no secrets.
+"""
+
+import difflib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from kaalia.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/kaalia/kaalia.yaml")
+ENVIRONMENT_PREFIX = "KAALIA_"
+SOCKET_PATH_MAX_BYTES = 107
+"""sun_path of Linux, without its final zero byte."""
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("must be an absolute path without '..'")
+    return path
+
+
+def _fits_socket(path: Path) -> Path:
+    if len(bytes(path)) > SOCKET_PATH_MAX_BYTES:
+        raise ValueError(f"must be at most {SOCKET_PATH_MAX_BYTES} bytes long, the limit of unix sockets")
+    return path
+
+
+def _unix_url(url: str) -> str:
+    # Containers, volumes and GPUs are this machine's: an engine elsewhere cannot be meant.
+    if not url.startswith("unix:///"):
+        raise ValueError("must be the engine's unix socket, such as unix:///var/run/docker.sock")
+    return url
+
+
+def _subnet_pool(text: str) -> str:
+    try:
+        pool = ipaddress.IPv4Network(text)
+    except ValueError:
+        raise ValueError("must be an IPv4 network, such as 10.214.0.0/16") from None
+    if not pool.is_private or not 8 <= pool.prefixlen <= 24:
+        raise ValueError("must be a private IPv4 network between /8 and /24, such as 10.214.0.0/16")
+    return text
+
+
+def _port_range(text: str) -> str:
+    first, dash, last = text.strip().partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+        raise ValueError("must be START-END with 1024 <= START <= END <= 65535, such as 40000-40799")
+    return text.strip()
+
+
+def _public_ip(text: str) -> str:
+    if text == "auto":
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("must be auto or an IP address, such as 203.0.113.7") from None
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+SocketPath = Annotated[Path, AfterValidator(_absolute), AfterValidator(_fits_socket)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DockerConfig(Section):
+    host: Annotated[str, AfterValidator(_unix_url)] = "unix:///var/run/docker.sock"
+    subnet_pool: Annotated[str, AfterValidator(_subnet_pool)] = "10.214.0.0/16"
+    """Contracts' bridge networks are cut from here; nothing else on the machine may use it."""
+
+
+class PortsConfig(Section):
+    range: Annotated[str, AfterValidator(_port_range)] = "40000-40799"
+    public_ip: Annotated[str, AfterValidator(_public_ip)] = "auto"
+
+    @property
+    def first(self) -> int:
+        return int(self.range.partition("-")[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.range.partition("-")[2])
+
+
+class NvmlConfig(Section):
+    deadline_s: float = Field(default=10.0, gt=0, le=300)
+    """A call into the driver that takes longer is a hang: the probe is killed and started anew."""
+
+
+class IntervalsConfig(Section):
+    report_s: float = Field(default=60.0, gt=0, le=3600)
+    heartbeat_s: float = Field(default=60.0, gt=0, le=120)
+    """A marketplace counts a machine as offline after 180 s of silence."""
+    resync_s: float = Field(default=60.0, gt=0, le=3600)
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section):
+    """Frozen. An empty file is a legal configuration: every field has a default."""
+
+    state_dir: AbsolutePath = Path("/var/lib/kaalia")
+    socket: SocketPath = Path("/run/kaalia/kaalia.sock")
+    docker: DockerConfig = DockerConfig()
+    ports: PortsConfig = PortsConfig()
+    nvml: NvmlConfig = NvmlConfig()
+    intervals: IntervalsConfig = IntervalsConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def database_path(self) -> Path:
+        return self.state_dir / "state.db"
+
+    @property
+    def identity_path(self) -> Path:
+        """The machine's private key, 0600."""
+        return self.state_dir / "identity.pem"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.state_dir / "daemon.lock"
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Config:
+    """Read, override, check. None: the default file if it exists, else defaults. Raises ConfigError."""
+    if path is None and not DEFAULT_PATH.exists():
+        document: dict[str, Any] = {}
+    else:
+        document = _read(path or DEFAULT_PATH)
+    origins = dict(_override(document, environment))
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise _explain(error, str(path or DEFAULT_PATH), origins) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML lets a key stand twice and keeps the last one; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if str(key) in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "config_unreadable", f"cannot read {path}: {error}", remedy="name an existing file with --config"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "config_not_yaml", f"cannot parse {path}: {' '.join(str(error).split())}", remedy="correct the YAML there"
+        ) from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(
+            "config_not_yaml",
+            f"cannot use {path}: it holds {type(document).__name__}, not keys with values",
+            remedy="write lines such as 'state_dir: /var/lib/kaalia'",
+        )
+    return document
+
+
+def _override(document: dict[str, Any], environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Put the variables into the document; yields (dotted key, variable)."""
+    for name, value in sorted(environment.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        section = document
+        for key in keys[:-1]:
+            inner = section.get(key)
+            section[key] = dict(inner) if isinstance(inner, dict) else {}
+            section = section[key]
+        section[keys[-1]] = value
+        yield ".".join(keys), name
+
+
+def _explain(error: ValidationError, file: str, origins: Mapping[str, str]) -> ConfigError:
+    """All complaints in one error; the code is that of the first."""
+    complaints = [_complaint(dict(each), file, origins) for each in error.errors()]
+    sentences = "; ".join(sentence for _, sentence, _ in complaints)
+    remedies = "; ".join(dict.fromkeys(remedy for _, _, remedy in complaints))
+    return ConfigError(complaints[0][0], f"cannot use the configuration: {sentences}", remedy=remedies)
+
+
+def _complaint(error: dict[str, Any], file: str, origins: Mapping[str, str]) -> tuple[str, str, str]:
+    """(code, sentence, remedy) of one complaint."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    where = f"the variable {origins[key]}" if key in origins else file
+    if error["type"] == "extra_forbidden":
+        near = _nearest(path)
+        remedy = f"write {near}" if near else f"remove {key}"
+        return "config_unknown_key", f"{where} has the unknown key {key}", remedy
+    if error["type"] == "model_type":
+        return "config_invalid", f"{where} gives {key} = {error['input']!r}, not a section", f"write keys under {key}:"
+    rule = str(error["msg"]).removeprefix("Value error, ")
+    rule = rule.replace("Input should be", "must be")
+    return "config_invalid", f"{where} gives {key} = {error['input']!r}", f"{key} {rule}"
+
+
+def _nearest(path: list[str]) -> str | None:
+    """The known key, anywhere, that looks most like the unknown one."""
+    known = list(_known_keys(Config, ""))
+    here = ".".join(path)
+    for candidates, wanted in ((known, here), ([k.rpartition(".")[2] for k in known], path[-1])):
+        if close := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
+            return next(k for k in known if k == close[0] or k.endswith(f".{close[0]}"))
+    return None
+
+
+def _known_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _known_keys(field.annotation, f"{prefix}{name}.")

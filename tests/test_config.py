@@ -1,0 +1,139 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaalia.config import Config, load
+from kaalia.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "kaalia.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(folder: Path, text: str, **environment: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, text), environment)
+    return caught.value
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), {}) == Config()
+    assert Config().state_dir == Path("/var/lib/kaalia")
+
+
+def test_the_file_is_read(tmp_path: Path) -> None:
+    config = load(write(tmp_path, "ports:\n  range: 41000-41009\nintervals: {report_s: 5}\n"), {})
+
+    assert (config.ports.first, config.ports.last) == (41000, 41009)
+    assert config.intervals.report_s == 5
+    assert config.intervals.heartbeat_s == 60
+
+
+def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "ports:\n  range: 41000-41009\n  public_ip: 192.0.2.1\n")
+
+    config = load(path, {"KAALIA_PORTS__RANGE": "42000-42001", "KAALIA_STATE_DIR": "/srv/kaalia", "PATH": "/bin"})
+
+    assert config.ports.range == "42000-42001"
+    assert config.ports.public_ip == "192.0.2.1"
+    assert config.database_path == Path("/srv/kaalia/state.db")
+
+
+def test_an_unknown_key_is_named_with_its_file_and_the_nearest_key(tmp_path: Path) -> None:
+    error = refused(tmp_path, "ports:\n  rnage: 41000-41009\n")
+
+    assert error.code == "config_unknown_key"
+    assert "ports.rnage" in str(error)
+    assert str(tmp_path / "kaalia.yaml") in str(error)
+    assert error.problem.remedy == "write ports.range"
+
+
+def test_a_key_in_the_wrong_section_is_pointed_to_the_right_one(tmp_path: Path) -> None:
+    assert refused(tmp_path, "public_ip: auto\n").problem.remedy == "write ports.public_ip"
+
+
+def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
+    error = refused(tmp_path, "", KAALIA_PORTS__RNAGE="1-2")
+
+    assert "the variable KAALIA_PORTS__RNAGE" in str(error)
+    assert error.problem.remedy == "write ports.range"
+
+
+def test_all_complaints_come_at_once(tmp_path: Path) -> None:
+    error = refused(tmp_path, "log: {level: loud}\nintervals: {heartbeat_s: 900}\n")
+
+    assert "log.level" in str(error)
+    assert "intervals.heartbeat_s" in str(error)
+    assert "900" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ports.range", "40000"),
+        ("ports.range", "40799-40000"),
+        ("ports.range", "80-90"),
+        ("ports.range", "40000-70000"),
+        ("ports.range", "40000-x"),
+        ("ports.public_ip", "example.com"),
+        ("docker.host", "tcp://10.0.0.1:2375"),
+        ("docker.subnet_pool", "8.8.0.0/16"),
+        ("docker.subnet_pool", "10.0.0.0/30"),
+        ("docker.subnet_pool", "10.0.0.1/16"),
+        ("state_dir", "var/lib/kaalia"),
+        ("state_dir", "/var/../etc"),
+        ("socket", "/" + "s" * 107),
+        ("nvml.deadline_s", "0"),
+        ("log.format", "xml"),
+    ],
+)
+def test_a_bad_value_is_refused_with_key_value_and_remedy(tmp_path: Path, key: str, value: str) -> None:
+    document: object = value
+    for part in reversed(key.split(".")):
+        document = {part: document}
+
+    error = refused(tmp_path, yaml.safe_dump(document))
+
+    assert error.code == "config_invalid"
+    assert key in error.problem.message
+    assert value in error.problem.message
+    assert error.problem.remedy.startswith(f"{key} must be")
+
+
+def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path) -> None:
+    assert "ports = '40000-40799', not a section" in str(refused(tmp_path, "ports: 40000-40799\n"))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "state_dir", "a: [", "ports: {range: 1-2}\nports: {}\n"])
+def test_what_is_not_a_mapping_of_keys_is_refused(tmp_path: Path, text: str) -> None:
+    assert refused(tmp_path, text).code == "config_not_yaml"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "absent.yaml", {})
+    assert caught.value.code == "config_unreadable"
+
+
+def test_the_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().state_dir = Path("/elsewhere")
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner))
+)
+def test_any_document_gives_a_configuration_or_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, document: object
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "kaalia.yaml"
+    path.write_text(yaml.safe_dump(document))
+
+    with contextlib.suppress(ConfigError):
+        assert load(path, {}) == Config()
