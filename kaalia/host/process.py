@@ -1,0 +1,267 @@
+"""The only door to other programs: `run` for a command, `Child` for a long-lived one that answers line by line.
+
+Refuses: shells (an argument vector only), waits without an end, unbounded output. Whatever outlives its deadline is
+killed with its whole process group; what even SIGKILL cannot end (a call stuck in the kernel) is not awaited.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar, cast
+
+from kaalia.errors import HostError
+from kaalia.units import MIB
+
+KILL_GRACE_S = 1.0
+"""How long to wait for a killed process to go. SIGKILL takes microseconds unless the process is stuck in the kernel."""
+EVIDENCE_CHARACTERS = 2000
+
+_STDOUT, _STDERR = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A command that ended. `exit_code` is negative for a signal. Output is decoded, wrong bytes replaced."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+    truncated: bool = False
+    """True: one of the streams was longer than allowed; its beginning is here."""
+
+
+async def run(
+    argv: Sequence[str],
+    timeout_s: float,
+    max_output_bytes: int = MIB,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    *,
+    check: bool = False,
+) -> Result:
+    """Run a command to its end. `env` is its whole environment; None: the daemon's own.
+
+    Raises HostError `command_missing`, `command_refused` (it cannot be started), `command_timeout`, and with `check`
+    `command_failed` for an exit code other than 0. Arguments appear in errors: secrets belong into `stdin` or `env`.
+    """
+    transport, output = await _spawn(argv, env, _Output(max_output_bytes), with_stdin=stdin is not None)
+    try:
+        _feed(transport, stdin)
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(output.closed)
+    except TimeoutError:
+        raise HostError(
+            "command_timeout",
+            f"cannot finish `{_shown(argv)}` within {timeout_s:g} s",
+            remedy="see whether the machine is overloaded or a device hangs (dmesg)",
+            evidence=output.text(_STDERR)[-EVIDENCE_CHARACTERS:],
+        ) from None
+    finally:
+        await _end(transport, output)
+    exit_code = cast(int, transport.get_returncode())
+    result = Result(tuple(argv), exit_code, output.text(_STDOUT), output.text(_STDERR), output.truncated)
+    if check and exit_code != 0:
+        raise HostError(
+            "command_failed",
+            f"cannot run `{_shown(argv)}`: exit code {exit_code}",
+            evidence=(result.stderr or result.stdout)[-EVIDENCE_CHARACTERS:],
+        )
+    return result
+
+
+class Child:
+    """A child that answers each line on its stdin with one line on its stdout. One request at a time."""
+
+    def __init__(self, argv: Sequence[str], transport: asyncio.SubprocessTransport, lines: "_Lines") -> None:
+        self._argv = tuple(argv)
+        self._transport = transport
+        self._lines = lines
+
+    @classmethod
+    async def start(cls, argv: Sequence[str], env: Mapping[str, str] | None = None, max_line_bytes: int = MIB) -> Self:
+        """Start it. Raises HostError `command_missing` or `command_refused`."""
+        transport, lines = await _spawn(argv, env, _Lines(max_line_bytes), with_stdin=True)
+        return cls(argv, transport, lines)
+
+    @property
+    def alive(self) -> bool:
+        """False once the process is really gone; a killed one stuck in the kernel is still alive."""
+        return not self._lines.exited.done()
+
+    @property
+    def pid(self) -> int:
+        return self._transport.get_pid()
+
+    async def request(self, line: str, deadline_s: float) -> str:
+        """Send `line`, return the answer without its line end. After any error the child has been killed.
+
+        Raises HostError `child_hung` (no answer in time), `child_gone` (it ended; exit code and stderr as evidence),
+        `child_babbles` (the answer is longer than the limit).
+        """
+        answer = self._lines.expect()
+        _feed(self._transport, line.encode() + b"\n", close=False)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await answer
+        except TimeoutError:
+            raise HostError(
+                "child_hung", f"cannot get an answer from `{_shown(self._argv)}` within {deadline_s:g} s"
+            ) from None
+        except EOFError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_GRACE_S):
+                    await asyncio.shield(self._lines.exited)
+            raise HostError(
+                "child_gone",
+                f"cannot get an answer from `{_shown(self._argv)}`: it ended with {self._transport.get_returncode()}",
+                evidence=self._lines.text(_STDERR)[-EVIDENCE_CHARACTERS:],
+            ) from None
+        except OverflowError:
+            raise HostError(
+                "child_babbles",
+                f"cannot read the answer of `{_shown(self._argv)}`: longer than {self._lines.limit_bytes} bytes",
+            ) from None
+        finally:
+            if not answer.done() or answer.cancelled() or answer.exception() is not None:
+                await self.kill()
+
+    async def close(self, grace_s: float = KILL_GRACE_S) -> None:
+        """Close its stdin so that it ends by itself; kill it if it does not within `grace_s`."""
+        with contextlib.suppress(TimeoutError):
+            _feed(self._transport, None)
+            async with asyncio.timeout(grace_s):
+                await asyncio.shield(self._lines.closed)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """Kill the process group. Returns within KILL_GRACE_S even if the kernel keeps the process."""
+        await _end(self._transport, self._lines)
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """Collects at most `limit_bytes` of each stream and drops the rest, so that the command never blocks on a pipe."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.limit_bytes = limit_bytes
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.truncated = False
+        self._streams = {_STDOUT: bytearray(), _STDERR: bytearray()}
+
+    def text(self, fd: int) -> str:
+        return self._streams[fd].decode(errors="replace")
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        stream = self._streams[fd]
+        room = self.limit_bytes - len(stream)
+        stream += data[:room]
+        self.truncated = self.truncated or len(data) > room
+
+    def process_exited(self) -> None:
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class _Lines(_Output):
+    """Hands out one line of stdout per request; keeps stderr as evidence."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self._buffer = bytearray()
+        self._answer: asyncio.Future[str] | None = None
+        self._ended = False
+
+    def expect(self) -> asyncio.Future[str]:
+        """The answer to the request that follows: EOFError if the child is gone, OverflowError if it is too long."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._ended:
+            self._answer.set_exception(EOFError())
+        return self._answer
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd != _STDOUT:
+            super().pipe_data_received(fd, data)
+            return
+        self._buffer += data
+        line, found, rest = self._buffer.partition(b"\n")
+        if len(line) > self.limit_bytes:
+            self._settle(OverflowError())
+            self._buffer.clear()
+        elif found:
+            self._buffer = rest
+            self._settle(line.decode(errors="replace"))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == _STDOUT:
+            self._ended = True
+            self._settle(EOFError())
+
+    def _settle(self, outcome: str | Exception) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        if isinstance(outcome, str):
+            self._answer.set_result(outcome)
+        else:
+            self._answer.set_exception(outcome)
+
+
+_P = TypeVar("_P", bound=_Output)
+
+
+async def _spawn(
+    argv: Sequence[str], env: Mapping[str, str] | None, protocol: _P, *, with_stdin: bool
+) -> tuple[asyncio.SubprocessTransport, _P]:
+    try:
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: protocol,
+            *argv,
+            stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise HostError(
+            "command_missing", f"cannot run `{_shown(argv)}`: {error.filename} is not on this machine"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise HostError("command_refused", f"cannot run `{_shown(argv)}`: {error}") from error
+    return transport, protocol
+
+
+def _feed(transport: asyncio.SubprocessTransport, data: bytes | None, *, close: bool = True) -> None:
+    """Write to the child's stdin. A child that no longer reads is no error here: its exit says what happened."""
+    pipe = cast(asyncio.WriteTransport | None, transport.get_pipe_transport(0))
+    if pipe is None or pipe.is_closing():
+        return
+    if data:
+        pipe.write(data)
+    if close:
+        pipe.write_eof()
+
+
+async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
+    """Make sure that the process group is gone and the pipes are closed, or abandon it after KILL_GRACE_S."""
+    if not output.closed.done():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_GRACE_S):
+                await asyncio.shield(output.exited)
+    transport.close()
+
+
+def _shown(argv: Sequence[str]) -> str:
+    """The command as people read it, cut to one line."""
+    text = " ".join(argv).replace("\n", " ")
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,191 @@
+"""Commands end, or are ended; nothing outlives its deadline."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaalia.errors import HostError
+from kaalia.host.process import Child, run
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
+
+
+async def gone(pid: int) -> None:
+    """Wait until `pid` is no process any more, or a zombie that somebody else must reap."""
+    while True:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_returns_output_and_exit_code() -> None:
+    result = await run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=30)
+
+    assert (result.exit_code, result.stdout, result.stderr, result.truncated) == (3, "out\n", "err\n", False)
+
+
+async def test_check_raises_with_stderr_as_evidence() -> None:
+    with pytest.raises(HostError) as caught:
+        await run(["sh", "-c", "echo no such table >&2; exit 3"], timeout_s=30, check=True)
+
+    assert caught.value.code == "command_failed"
+    assert "exit code 3" in caught.value.problem.message
+    assert caught.value.problem.evidence == "no such table\n"
+
+
+async def test_feeds_stdin_and_keeps_to_the_given_environment() -> None:
+    result = await run(["sh", "-c", "cat; echo $ONLY-$HOME"], 30, env={"ONLY": "this"}, stdin=b"rules\n")
+
+    assert result.stdout == "rules\nthis-\n"
+
+
+async def test_a_command_that_does_not_read_its_stdin_is_no_error() -> None:
+    result = await run(["true"], 30, stdin=b"x" * 4_000_000)
+
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("argument", ["$(touch x)", "; rm -rf /", "a b", "*", ""])
+async def test_arguments_never_meet_a_shell(argument: str) -> None:
+    result = await run(["printf", "%s", argument], 30)
+
+    assert result.stdout == argument
+
+
+async def test_a_missing_command_has_its_own_code() -> None:
+    with pytest.raises(HostError, match="kaalia-no-such-command") as caught:
+        await run(["kaalia-no-such-command"], 30)
+
+    assert caught.value.code == "command_missing"
+
+
+@pytest.mark.parametrize("argv", [["/"], ["echo", "a\0b"]])
+async def test_what_cannot_be_started_is_refused(argv: list[str]) -> None:
+    with pytest.raises(HostError) as caught:
+        await run(argv, 30)
+
+    assert caught.value.code == "command_refused"
+
+
+async def test_timeout_kills_the_whole_process_group(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"echo $$ > {pids}; sleep 600 & echo $! >> {pids}; echo partial >&2; wait"
+
+    with pytest.raises(HostError) as caught:
+        await run(["sh", "-c", script], timeout_s=2)
+
+    assert caught.value.code == "command_timeout"
+    assert caught.value.problem.evidence == "partial\n"
+    for pid in pids.read_text().split():
+        await gone(int(pid))
+
+
+async def test_cancelling_kills_the_process_group(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    task = asyncio.ensure_future(run(["sh", "-c", f"echo $$ > {pid_file}; sleep 600"], timeout_s=600))
+    while not pid_file.exists() or not pid_file.read_text().strip():
+        await asyncio.sleep(0.01)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await gone(int(pid_file.read_text()))
+
+
+async def test_a_grandchild_that_escapes_and_keeps_the_pipes_cannot_hold_us() -> None:
+    script = "import os, time\nif os.fork() == 0:\n    os.setsid(); print(os.getpid(), flush=True); time.sleep(20)"
+
+    with pytest.raises(HostError) as caught:
+        await run([*PYTHON, script], timeout_s=2)
+
+    assert caught.value.code == "command_timeout"
+
+
+@settings(max_examples=10, deadline=None)
+@given(size=st.integers(0, 300_000), limit=st.integers(0, 200_000))
+async def test_output_is_cut_at_the_limit(size: int, limit: int) -> None:
+    result = await run(["head", "-c", str(size), "/dev/zero"], 30, max_output_bytes=limit)
+
+    assert len(result.stdout) == min(size, limit)
+    assert result.truncated == (size > limit)
+    assert result.exit_code == 0
+
+
+ECHO = "import sys\nfor line in sys.stdin: print(line.strip()[::-1], flush=True)"
+
+
+async def test_child_answers_line_by_line_and_ends_when_closed() -> None:
+    child = await Child.start([*PYTHON, ECHO])
+
+    assert await child.request("abc", 30) == "cba"
+    assert await child.request("xyz", 30) == "zyx"
+    assert child.alive
+
+    await child.close(grace_s=30)
+    assert not child.alive
+
+
+async def test_child_that_does_not_answer_is_killed() -> None:
+    child = await Child.start([*PYTHON, "import time; time.sleep(600)"])
+
+    with pytest.raises(HostError) as caught:
+        await child.request("hello", 0.2)
+
+    assert caught.value.code == "child_hung"
+    assert not child.alive
+
+
+async def test_child_that_ignores_the_end_of_its_input_is_killed() -> None:
+    child = await Child.start([*PYTHON, "import sys, time; print(input(), flush=True); time.sleep(600)"])
+    assert await child.request("hello", 30) == "hello"
+
+    await child.close(grace_s=0.1)
+
+    assert not child.alive
+
+
+async def test_child_that_dies_says_how() -> None:
+    child = await Child.start(
+        [*PYTHON, "import os, sys; input(); sys.stderr.write('boom'); sys.stderr.flush(); os.abort()"]
+    )
+
+    with pytest.raises(HostError, match="ended with -6") as caught:
+        await child.request("hello", 30)
+
+    assert caught.value.code == "child_gone"
+    assert "boom" in caught.value.problem.evidence
+    with pytest.raises(HostError, match="ended with -6"):
+        await child.request("again", 30)
+
+
+async def test_child_that_babbles_is_killed() -> None:
+    child = await Child.start(
+        [*PYTHON, "import sys; input(); sys.stdout.write('x' * 100000); sys.stdout.flush(); input()"],
+        max_line_bytes=1000,
+    )
+
+    with pytest.raises(HostError) as caught:
+        await child.request("hello", 30)
+
+    assert caught.value.code == "child_babbles"
+    assert not child.alive
+
+
+async def test_child_leaves_no_open_descriptors() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    for _ in range(5):
+        child = await Child.start([*PYTHON, ECHO])
+        await child.request("abc", 30)
+        await child.close(grace_s=30)
+
+    await asyncio.sleep(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
