@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock
+from kaalia.marketplace.nonces import Nonces
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -67,6 +68,8 @@ class Context:
     """Rung when a machine's desired state changed."""
     task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
     """By task id: set when the result has come."""
+    nonces: Nonces = field(default_factory=Nonces)
+    """Of machines' requests, for as long as a copy of one would pass the clock check."""
 
 
 CONTEXT = web.AppKey("context", Context)
