@@ -1,0 +1,89 @@
+"""What the idle daemon costs: memory (PSS, children included) and CPU, with 8 simulated GPUs and 10 containers.
+
+Prints a table and one JSON line last. Run by `scripts/bench idle [--minutes N]`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from tests.support.scene import scene
+
+PSS_LIMIT_MB = 60
+CPU_LIMIT_PERCENT = 0.5
+CONTAINERS = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    minutes = parser.parse_args().minutes
+    with scene(gpus="8xRTX_4090") as (stack, image):
+        stack.list_machine()
+        for _ in range(8):
+            run_sleeper(stack, image)
+        for _ in range(CONTAINERS - 8):
+            run_sleeper(stack, image, local=True)
+        time.sleep(15)
+        assert stack.daemon is not None
+        figures = measure(stack.daemon.pid, minutes)
+    print(f"{'figure':<34}{'measured':>10}{'bar':>8}")
+    print(f"{'PSS, median, MB':<34}{figures['pss_median_mb']:>10.1f}{PSS_LIMIT_MB:>8}")
+    print(f"{'PSS, peak with probe child, MB':<34}{figures['pss_peak_mb']:>10.1f}{PSS_LIMIT_MB:>8}")
+    print(f"{'CPU, % of one core':<34}{figures['cpu_percent']:>10.3f}{CPU_LIMIT_PERCENT:>8}")
+    print(f"{'CPU, s per minute':<34}{figures['cpu_s_per_minute']:>10.3f}{'':>8}")
+    print(json.dumps({"benchmark": "idle", **figures}))
+    return 0
+
+
+def measure(pid: int, minutes: float) -> dict[str, float]:
+    """Sample PSS twice a second and take CPU time at both ends; times of ended children count."""
+    samples: list[float] = []
+    cpu_before, started = cpu_s(pid), time.monotonic()
+    while time.monotonic() - started < minutes * 60:
+        samples.append(sum(pss_mb(member) for member in family(pid)))
+        time.sleep(0.5)
+    elapsed = time.monotonic() - started
+    cpu = cpu_s(pid) - cpu_before
+    return {
+        "minutes": round(elapsed / 60, 2),
+        "pss_median_mb": round(statistics.median(samples), 1),
+        "pss_peak_mb": round(max(samples), 1),
+        "cpu_percent": round(100 * cpu / elapsed, 3),
+        "cpu_s_per_minute": round(60 * cpu / elapsed, 3),
+    }
+
+
+def family(pid: int) -> list[int]:
+    """The process and all its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [pid]
+    try:
+        for child in children.read_text().split():
+            found += family(int(child))
+    except OSError:
+        pass
+    return found
+
+
+def pss_mb(pid: int) -> float:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    line = next((line for line in text.splitlines() if line.startswith("Pss:")), "Pss: 0")
+    return int(line.split()[1]) / 1024
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of the process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

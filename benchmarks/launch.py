@@ -1,0 +1,94 @@
+"""Accept → running through kaalia, against bare Docker creating and starting the same container in the same run.
+
+The floor is what nobody can avoid for this container: its own bridge network, create, start, with the very
+configuration that kaalia used (read back by inspect). Both sides take turns, so that a noisy machine hurts
+both. kaalia's time runs from sending the accept request to the first answer of the marketplace that says
+`running`. Prints a table and one JSON line last. Run by `scripts/bench launch [--rounds N]`.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import docker
+
+from tests.support.scene import scene
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+BAR = 1.25
+PORTS = (0, 1, 20)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    results = []
+    with scene(gpus=None) as (stack, image):
+        stack.list_machine()
+        for ports in PORTS:
+            results.append(compare(stack, image, ports, rounds))
+    print(f"{'ports':>5} {'kaalia ms':>10} {'bare ms':>9} {'ratio':>7} {'bar':>6}   (medians of {rounds} pairs)")
+    for row in results:
+        print(f"{row['ports']:>5} {row['kaalia_ms']:>10.0f} {row['bare_ms']:>9.0f} {row['ratio']:>7.2f} {BAR:>6}")
+    print(json.dumps({"benchmark": "launch", "bar": BAR, "rounds": rounds, "results": results}))
+    return 0
+
+
+def compare(stack: Stack, image: str, ports: int, rounds: int) -> dict[str, Any]:
+    """Pairs of one launch by kaalia and one by bare Docker; medians, and the median of the pairwise ratios."""
+    client = docker.APIClient(base_url=stack.options.docker_host)
+    launch(stack, client, image, ports)
+    pairs = []
+    for _ in range(rounds):
+        kaalia_s, body = launch(stack, client, image, ports)
+        pairs.append((kaalia_s, bare(client, body)))
+    client.close()
+    return {
+        "ports": ports,
+        "kaalia_ms": round(1000 * statistics.median(pair[0] for pair in pairs), 1),
+        "bare_ms": round(1000 * statistics.median(pair[1] for pair in pairs), 1),
+        "ratio": round(statistics.median(pair[0] / pair[1] for pair in pairs), 3),
+    }
+
+
+def launch(stack: Stack, client: docker.APIClient, image: str, ports: int) -> tuple[float, dict[str, Any]]:
+    """One rental; returns its seconds and the container as Docker describes it. It is destroyed again."""
+    offer = wait_until("an offer", stack.rentable_offer, 30)
+    env = {f"-p {9000 + number}:{9000 + number}": "1" for number in range(ports)}
+    started = time.perf_counter()
+    instance_id = stack.rent(offer, image=image, disk=1, runtype="args", env=env, args=["sleep", "9999"])
+    stack.wait_status(instance_id, "running", every_s=0.005)
+    took = time.perf_counter() - started
+    body = client.inspect_container(f"C.{instance_id}")
+    body["Network"] = client.inspect_network(f"kaalia-{instance_id}")
+    stack.destroy(instance_id)
+    return took, body
+
+
+def bare(client: docker.APIClient, body: dict[str, Any]) -> float:
+    """The same network and container by three Docker calls and nothing else."""
+    network = body["Network"]
+    started = time.perf_counter()
+    made = client._result(  # noqa: SLF001 - the raw call, as kaalia's client library makes it
+        client._post_json(  # noqa: SLF001
+            client._url("/networks/create"),  # noqa: SLF001
+            {"Name": "bare", "Driver": "bridge", "IPAM": network["IPAM"], "Options": network["Options"]},
+        ),
+        json=True,
+    )
+    config = {**body["Config"], "HostConfig": {**body["HostConfig"], "NetworkMode": "bare"}}
+    container = client.create_container_from_config(config, "bare")
+    client.start(container["Id"])
+    took = time.perf_counter() - started
+    client.remove_container(container["Id"], force=True)
+    client.remove_network(made["Id"])
+    return took
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Run one proof by name: `python -m tests.proofs restart`. Prints what it tries, then one JSON line last."""
+
+import argparse
+import json
+import sys
+import time
+
+from tests.proofs import client, offline, restart
+
+PROOFS = {"restart": restart.prove, "offline": offline.prove, "client": client.prove}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/prove", description=__doc__)
+    parser.add_argument("name", choices=sorted(PROOFS))
+    parser.add_argument("--seed", type=int, default=1, help="replays the same random moments (default 1)")
+    parser.add_argument("--rounds", type=int, default=0, help="how many tries; 0 is the proof's own number")
+    options = parser.parse_args()
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:6.1f} s] {text}", flush=True)
+
+    report = PROOFS[options.name](options.seed, options.rounds, say)
+    print(json.dumps({"proof": options.name, "seed": options.seed, **report.as_dict()}))
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
