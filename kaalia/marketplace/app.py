@@ -1,0 +1,192 @@
+"""The web application: the routes of every module, and what is the same for each of them.
+
+Paths match with and without a last slash and with doubled slashes, never by redirect: a redirect turns PUT into GET.
+Answers are JSON with exactly `Content-Type: application/json`: the public client refuses a charset.
+"""
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from kaalia.errors import ContractError, KaaliaError, MarketplaceError, WorkloadError
+from kaalia.marketplace import auth
+from kaalia.marketplace.context import CONTEXT, Context
+from kaalia.marketplace.limits import RateLimit
+from kaalia.marketplace.routes import accounts, daemon, instances, machines, offers, templates
+from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
+from kaalia.wire import error as wire_error
+from kaalia.wire.error import ApiError
+
+log = logging.getLogger(__name__)
+
+ROUTES: tuple[Route, ...] = (
+    *accounts.ROUTES,
+    *machines.ROUTES,
+    *offers.ROUTES,
+    *instances.ROUTES,
+    *templates.ROUTES,
+    *daemon.ROUTES,
+)
+
+BODY_MAX_BYTES = 1024 * 1024
+"""A renter's or owner's request; scripts and environments fit many times over."""
+MACHINE_BODY_MAX_BYTES = 8 * 1024 * 1024
+"""A machine's post: a task result of 1 MiB of text may grow sixfold by JSON escapes."""
+
+_SEARCHES = frozenset({"/api/v0/bundles", "/api/v0/search/asks"})
+_LIMITS = web.AppKey("limits", dict[str, RateLimit])
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build(context: Context) -> web.Application:
+    """The application of one marketplace."""
+    app = web.Application(middlewares=[_answer_errors], client_max_size=MACHINE_BODY_MAX_BYTES)
+    app[CONTEXT] = context
+    app[_LIMITS] = {
+        "requests": RateLimit(context.settings.requests_per_minute),
+        "searches": RateLimit(context.settings.searches_per_minute),
+    }
+    for route in ROUTES:
+        app.router.add_route(route.method, pattern(route.path), _handler(route))
+    return app
+
+
+def pattern(path: str) -> str:
+    """The aiohttp path that matches `path` with any number of slashes for one, and with or without a last one."""
+    parts = [f"{{_{number}:/+}}{part}" for number, part in enumerate(path.strip("/").split("/"))]
+    parts[0] = parts[0].replace("{_0:/+}", "/{_0:/*}")
+    return "".join(parts) + "{_end:/*}"
+
+
+class AccessLog(AbstractAccessLogger):
+    """One line a request, without query, key or unguessable part of the path."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        route: Route | None = request.get("route")
+        path = _log_path(request, route)
+        self.logger.info("%s %s %s %d %.1f ms", request.remote, request.method, path, response.status, time * 1000)
+
+
+def _log_path(request: web.BaseRequest, route: Route | None) -> str:
+    if route is None:
+        return repr(request.path[:120])
+    return request.path if re.sub(r"\{\w+:\\d\+\}", "", route.path).count("{") == 0 else route.path
+
+
+def _handler(route: Route) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        request["route"] = route
+        context = request.app[CONTEXT]
+        body = _decode(await _read(request, route)) if request.can_read_body else {}
+        caller = None if route.access in {PUBLIC, MACHINE} else await _caller(context, request, route, body)
+        _count(request, route, caller)
+        answer = await route.handler(Call(request, context, body, caller))
+        return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
+
+    return handle
+
+
+async def _caller(context: Context, request: web.Request, route: Route, body: dict[str, Any]) -> Caller:
+    try:
+        key = await auth.identify(context, request)
+    except ApiError:
+        _count(request, route, None)  # guessing keys costs the guesser's address
+        raise
+    auth.authorise(key, route, _parameters(request, body))
+    return key.caller
+
+
+def _parameters(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+    path = {name: value for name, value in request.match_info.items() if not name.startswith("_")}
+    numbers = [value for value in path.values() if value.isdecimal()]
+    return {**request.query, **body, **path, **({"id": numbers[0]} if numbers else {})}
+
+
+def _count(request: web.Request, route: Route, caller: Caller | None) -> None:
+    limits, now_s = request.app[_LIMITS], request.app[CONTEXT].clock.monotonic_s()
+    identity = f"address {request.remote}" if caller is None else f"key {caller.key_id}"
+    limits["requests"].take(identity, now_s)
+    if route.path in _SEARCHES:
+        limits["searches"].take(identity, now_s)
+
+
+async def _read(request: web.Request, route: Route) -> bytes:
+    raw = await request.read()
+    if route.access != MACHINE and len(raw) > BODY_MAX_BYTES:
+        raise web.HTTPRequestEntityTooLarge(BODY_MAX_BYTES, len(raw))
+    return raw
+
+
+def _decode(raw: bytes) -> dict[str, Any]:
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(raw)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ApiError(400, "invalid_json", f"cannot read the body: {error.msg} at {place}") from error
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "invalid_json", f"cannot read the body: not UTF-8 at byte {error.start}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_json", "cannot use the body: it must be a JSON object, at line 1 column 1")
+    return body
+
+
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer whose content type carries no charset."""
+    body = json.dumps(answer, allow_nan=False).encode()
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Every refusal and every failure as a JSON body with a status."""
+    try:
+        return await handler(request)
+    except KaaliaError as error:
+        retry_after_s = error.extra.get("retry_after_s") if isinstance(error, ApiError) else None
+        headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        return json_response(wire_error.body(error), _status(error), headers)
+    except web.HTTPException as error:
+        refusal = _http_refusal(request, error)
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return json_response(wire_error.body(refusal), refusal.status, headers)
+    except Exception:
+        # The last resort of a request: whatever it was, the caller gets an id and the log gets the rest.
+        request_id = secrets.token_hex(8)
+        log.exception("request %s failed", request_id)
+        failure = ApiError(500, "internal_error", f"cannot answer: an unexpected error, request id {request_id}")
+        return json_response(wire_error.body(failure), 500)
+
+
+def _status(error: KaaliaError) -> int:
+    match error:
+        case ApiError():
+            return error.status
+        case ContractError() | WorkloadError():
+            return 400
+        case MarketplaceError():
+            return error.status or 502
+        case _:
+            return 500
+
+
+def _http_refusal(request: web.Request, error: web.HTTPException) -> ApiError:
+    match error.status:
+        case 404:
+            return ApiError(404, "no_such_endpoint", f"cannot find {request.method} {request.path[:200]}")
+        case 405:
+            return ApiError(405, "method_not_allowed", f"cannot {request.method} {request.path[:200]}")
+        case 413:
+            return ApiError(
+                413, "body_too_large", f"cannot read the body: it is too large, at most {BODY_MAX_BYTES} bytes"
+            )
+        case status:
+            return ApiError(status, "http_error", f"cannot answer: {error.reason}")

@@ -1,0 +1,215 @@
+"""Which slices of a machine are on offer: the ask rows, what is still free, and which of them can be rented.
+
+The rows only keep ids stable; whether one is rentable is worked out from what live contracts hold, each time.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.clock import from_epoch
+from kaalia.contracts import offer
+from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.offer import Listing
+from kaalia.marketplace import liveness, machines
+from kaalia.marketplace.context import Settings
+from kaalia.marketplace.db.tables import asks, contracts
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.workload import WorkloadState, WorkloadStatus
+
+_CONTRACT = TypeAdapter(Contract)
+_STATUS = TypeAdapter(WorkloadStatus)
+
+_HOLDS_GPUS = frozenset(
+    {
+        WorkloadState.PULLING,
+        WorkloadState.CREATING,
+        WorkloadState.STARTING,
+        WorkloadState.RUNNING,
+        WorkloadState.STOPPING,
+        WorkloadState.REMOVING,
+        WorkloadState.UNKNOWN,
+    }
+)
+"""States in which a workload that should not run may still have its GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What no live contract holds. GPUs are held while a workload runs or should run, disk until it is removed.
+
+    `idle`: no contract holds GPUs, or, on a machine without any, the machine itself.
+    """
+
+    gpus: int
+    disk_bytes: int
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskRecord:
+    """One slice. `rentable`: the machine is listed and has the GPUs; whether it is online is `can_rent`'s question."""
+
+    id: int
+    machine_id: int
+    num_gpus: int
+    contract_id: int | None
+    rentable: bool
+    created_at: datetime
+
+
+async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> None:
+    """Make the rows fit. Call after a report, a listing, a rental, and when a contract stops holding its GPUs."""
+    machine = await machines.get(tx, machine_id)
+    if machine is None:
+        return
+    live = await _live(tx, machine_id)
+    await _release(tx, machine_id, set(live))
+    rows = await _rows(tx, machine_id)
+    wanted = _wanted(machine, _free(machine, live.values()), rows)
+    spare: Counter[int] = Counter()
+    surplus = []
+    for row in rows:
+        if row.contract_id is None:
+            spare[row.num_gpus] += 1
+            if spare[row.num_gpus] > wanted.get(row.num_gpus, 0):
+                surplus.append(row.id)
+    if surplus:
+        await tx.execute(sa.delete(asks).where(asks.c.id.in_(surplus)))
+    missing = [size for size, count in sorted(wanted.items()) for _ in range(count - spare[size])]
+    for size in missing:
+        await tx.execute(sa.insert(asks).values(machine_id=machine_id, num_gpus=size, created_at=now.timestamp()))
+
+
+async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
+    machine_id = await tx.scalar(sa.select(asks.c.machine_id).where(asks.c.id == ask_id))
+    machine = None if machine_id is None else await machines.get(tx, machine_id)
+    if machine is None:
+        return None
+    records = of_machine(machine, await free(tx, machine), await _rows(tx, machine.id))
+    return next(record for record in records if record.id == ask_id)
+
+
+async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
+    return _free(machine, (await _live(tx, machine.id)).values())
+
+
+def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
+    """The slice is free, and the machine is listed, not past its end date, and online."""
+    if machine.listing is None or not record.rentable:
+        return False
+    end_at = end_of_offer(machine.listing, now)
+    return (end_at is None or now < end_at) and liveness.is_online(machine, now, settings)
+
+
+def end_of_offer(listing: Listing, now: datetime) -> datetime | None:
+    """When a contract made now would end. None: the listing has no end."""
+    if listing.rolling_duration_s is not None:
+        return now + timedelta(seconds=listing.rolling_duration_s)
+    return listing.end_at
+
+
+def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> list[AskRecord]:
+    """The slices of one machine, each knowing whether the free GPUs suffice for it and its elder equals."""
+    used: Counter[int] = Counter()
+    records = []
+    for row in rows:
+        fits = False
+        if row.contract_id is None and machine.listing is not None:
+            used[row.num_gpus] += 1
+            fits = used[row.num_gpus] <= _fitting(row.num_gpus, left)
+        records.append(
+            AskRecord(row.id, row.machine_id, row.num_gpus, row.contract_id, fits, from_epoch(row.created_at))
+        )
+    return records
+
+
+async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
+    """All machines that reported, what is free on them, and their slices: three queries whatever their number."""
+    found = await machines.reported(tx)
+    live: dict[int, list[_Live]] = defaultdict(list)
+    for row in await tx.execute(_live_query()):
+        live[row.machine_id].append(_Live.of(row))
+    rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
+        rows[row.machine_id].append(row)
+    result = []
+    for machine in found.values():
+        left = _free(machine, live[machine.id])
+        result.append((machine, left, of_machine(machine, left, rows[machine.id])))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What a contract that is not proven gone holds."""
+
+    gpus: int
+    disk_bytes: int
+    holds_gpus: bool
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "_Live":
+        contract = _CONTRACT.validate_json(row.document)
+        state = None if row.status is None else _STATUS.validate_json(row.status).state
+        holds = contract.desired is Desired.RUNNING or state in _HOLDS_GPUS
+        return cls(contract.spec.gpu_count, contract.spec.disk_bytes, holds)
+
+
+def _live_query() -> sa.Select[Any]:
+    return sa.select(contracts.c.id, contracts.c.machine_id, contracts.c.document, contracts.c.status).where(
+        contracts.c.removed_at.is_(None)
+    )
+
+
+async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, _Live]:
+    rows = await tx.execute(_live_query().where(contracts.c.machine_id == machine_id))
+    return {row.id: _Live.of(row) for row in rows}
+
+
+async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
+    return list(await tx.execute(sa.select(asks).where(asks.c.machine_id == machine_id).order_by(asks.c.id)))
+
+
+async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> None:
+    """A slice whose contract is gone is on offer again, under its old id."""
+    await tx.execute(
+        sa.update(asks)
+        .where(asks.c.machine_id == machine_id, asks.c.contract_id.is_not(None), asks.c.contract_id.not_in(live))
+        .values(contract_id=None)
+    )
+
+
+def _free(machine: MachineRecord, live: Collection[_Live]) -> Free:
+    held = [contract for contract in live if contract.holds_gpus]
+    disk = machine.report.disk if machine.report else None
+    disk_bytes = disk.free_bytes if disk else 0
+    return Free(
+        gpus=max(0, machine.num_gpus - sum(contract.gpus for contract in held)),
+        disk_bytes=max(0, disk_bytes - sum(contract.disk_bytes for contract in live)),
+        idle=not held,
+    )
+
+
+def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> dict[int, int]:
+    """How many unrented rows of each size there should be: enough for the free GPUs, and no id lost meanwhile."""
+    if machine.listing is None or machine.report is None:
+        return {}
+    rented = Counter(row.num_gpus for row in rows if row.contract_id is not None)
+    whole = Free(machine.num_gpus, 0, idle=True)
+    return {
+        size: max(_fitting(size, left), _fitting(size, whole) - rented[size])
+        for size in offer.sizes(machine.num_gpus, machine.listing.min_gpu)
+    }
+
+
+def _fitting(size: int, left: Free) -> int:
+    if size == 0:
+        return 1 if left.idle else 0
+    return offer.slice_count(size, left.gpus)

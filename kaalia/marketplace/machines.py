@@ -1,0 +1,104 @@
+"""Machines as the marketplace holds them: rows to records, the owner's terms, the revision that daemons wait for."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.clock import from_epoch
+from kaalia.contracts.offer import Listing
+from kaalia.marketplace.db.tables import machines
+from kaalia.model.machine import MachineReport
+
+_REPORT = TypeAdapter(MachineReport)
+_LISTING = TypeAdapter(Listing)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRecord:
+    """One row of `machines`, decoded. `report` None: never reported; `listing` None: not listed."""
+
+    id: int
+    user_id: int
+    public_key: str
+    fingerprint: str
+    enrolled_at: datetime
+    revision: int
+    report: MachineReport | None
+    listing: Listing | None
+    last_seen_at: datetime | None
+    online_s: float
+    observed_s: float
+    stream_id: str | None
+    acked_seq: int
+    applied_revision: int
+    verification: str
+
+    @property
+    def num_gpus(self) -> int:
+        return len(self.report.gpus) if self.report else 0
+
+
+async def get(tx: AsyncConnection, machine_id: int) -> MachineRecord | None:
+    row = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+async def of_user(tx: AsyncConnection, user_id: int) -> list[MachineRecord]:
+    """The machines of one owner, oldest first."""
+    rows = await tx.execute(sa.select(machines).where(machines.c.user_id == user_id).order_by(machines.c.id))
+    return [_from_row(row) for row in rows]
+
+
+async def reported(tx: AsyncConnection) -> dict[int, MachineRecord]:
+    """Every machine that has said what it is, by id."""
+    rows = await tx.execute(sa.select(machines).where(machines.c.report.is_not(None)))
+    return {row.id: _from_row(row) for row in rows}
+
+
+async def bump(tx: AsyncConnection, machine_id: int) -> None:
+    """The daemon must see a change: revision + 1. Ring `machine_bells` after the commit."""
+    await tx.execute(sa.update(machines).where(machines.c.id == machine_id).values(revision=machines.c.revision + 1))
+
+
+async def put_report(tx: AsyncConnection, machine_id: int, report: MachineReport) -> None:
+    """Keep the newest report. Call `listings.refresh_asks` after it: the number of GPUs may have changed."""
+    document = _REPORT.dump_json(report).decode()
+    await tx.execute(sa.update(machines).where(machines.c.id == machine_id).values(report=document))
+
+
+async def put_listing(tx: AsyncConnection, machine_id: int, listing: Listing | None) -> None:
+    """Set or end (None) the owner's terms and tell the daemon. Call `listings.refresh_asks` after it."""
+    document = None if listing is None else _LISTING.dump_json(listing).decode()
+    await tx.execute(sa.update(machines).where(machines.c.id == machine_id).values(listing=document))
+    await bump(tx, machine_id)
+
+
+@lru_cache(maxsize=4096)
+def _report(document: str) -> MachineReport:
+    # A search decodes every machine's report; most have not changed since the last search.
+    return _REPORT.validate_json(document)
+
+
+def _from_row(row: sa.Row[Any]) -> MachineRecord:
+    return MachineRecord(
+        id=row.id,
+        user_id=row.user_id,
+        public_key=row.public_key,
+        fingerprint=row.fingerprint,
+        enrolled_at=from_epoch(row.enrolled_at),
+        revision=row.revision,
+        report=None if row.report is None else _report(row.report),
+        listing=None if row.listing is None else _LISTING.validate_json(row.listing),
+        last_seen_at=None if row.last_seen_at is None else from_epoch(row.last_seen_at),
+        online_s=row.online_s,
+        observed_s=row.observed_s,
+        stream_id=row.stream_id,
+        acked_seq=row.acked_seq,
+        applied_revision=row.applied_revision,
+        verification=row.verification,
+    )

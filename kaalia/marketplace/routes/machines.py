@@ -1,0 +1,5 @@
+"""Routes of machines."""
+
+from kaalia.marketplace.routing import Route
+
+ROUTES: tuple[Route, ...] = ()
