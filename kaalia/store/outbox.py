@@ -24,5 +24,9 @@ def pending(tx: Transaction, limit: int) -> tuple[Message, ...]:
     return tuple(Message(row["seq"], row["kind"], row["body"]) for row in rows)
 
 
+def count(tx: Transaction) -> int:
+    return int(tx.execute("SELECT COUNT(*) FROM outbox").fetchone()[0])
+
+
 def acknowledge(tx: Transaction, up_to_seq: int) -> None:
     tx.execute("DELETE FROM outbox WHERE seq <= ?", (up_to_seq,))

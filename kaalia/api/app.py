@@ -1,0 +1,50 @@
+"""The local API: the whole of it on one screen, and the service that listens on its unix socket."""
+
+import asyncio
+from pathlib import Path
+
+from aiohttp import web
+
+from kaalia.api import access, responses
+from kaalia.api.context import CONTEXT, Context
+from kaalia.api.routes import contracts, machine, status
+
+SHUTDOWN_S = 0.5
+"""How long an answer under way may take when the daemon stops."""
+
+ROUTES = (
+    web.get("/v1/status", status.show),
+    web.get("/v1/report", machine.show_report),
+    web.get("/v1/contracts", contracts.show_all),
+    web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
+)
+
+
+def build(context: Context) -> web.Application:
+    app = web.Application(middlewares=[responses.map_errors])
+    app[CONTEXT] = context
+    app.add_routes(ROUTES)
+    return app
+
+
+class LocalApiService:
+    """Answers until cancelled; removes its socket when it goes."""
+
+    name = "local api"
+
+    def __init__(self, path: Path, context: Context) -> None:
+        self._path = path
+        self._context = context
+
+    async def run(self) -> None:
+        door = access.listen(self._path)
+        runner = web.AppRunner(build(self._context), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, door).start()
+            self._context.listening.set()
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+            door.close()
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""What a handler of the local API can reach: the store, to read from, and when the daemon started."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from aiohttp import web
+
+from kaalia.clock import Clock
+from kaalia.errors import Problem, StoreError
+from kaalia.store.database import Database, Transaction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`safe_mode`: why the state cannot be used; then the store holds nothing that could be read."""
+
+    database: Database
+    clock: Clock
+    started_at: datetime
+    safe_mode: Problem | None = None
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the socket answers."""
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """A read of the store. Raises StoreError, in safe mode always."""
+        if why := self.safe_mode:
+            raise StoreError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
+        return await self.database.read(work)
+
+
+CONTEXT = web.AppKey("context", Context)
+
+
+def of(request: web.Request) -> Context:
+    return request.app[CONTEXT]

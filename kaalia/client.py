@@ -1,0 +1,100 @@
+"""A typed Python client of the daemon's local API: `LocalClient(Path("/run/kaalia/kaalia.sock")).status().problems`.
+
+Plain blocking calls over a unix socket with the standard library, so that a command that asks one question starts fast.
+"""
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from kaalia.errors import KaaliaError, Problem, UnreachableError
+from kaalia.model.machine import MachineReport
+from kaalia.wire.local import ContractView, DaemonStatus
+
+T = TypeVar("T")
+
+TIMEOUT_S = 10.0
+
+_STATUS = TypeAdapter(DaemonStatus)
+_REPORT = TypeAdapter(MachineReport)
+_CONTRACT = TypeAdapter(ContractView)
+_CONTRACTS = TypeAdapter(tuple[ContractView, ...])
+_PROBLEM = TypeAdapter(Problem)
+
+
+class LocalError(KaaliaError):
+    """The daemon answered, with a refusal."""
+
+
+class LocalClient:
+    """Each method is one request. Raises UnreachableError `daemon_not_running` or LocalError in the daemon's words."""
+
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def status(self) -> DaemonStatus:
+        return self._get("/v1/status", _STATUS)
+
+    def report(self) -> MachineReport:
+        return self._get("/v1/report", _REPORT)
+
+    def contracts(self) -> tuple[ContractView, ...]:
+        return self._get("/v1/contracts", _CONTRACTS)
+
+    def contract(self, contract_id: int) -> ContractView:
+        return self._get(f"/v1/contracts/{contract_id}", _CONTRACT)
+
+    def _get(self, path: str, document: TypeAdapter[T]) -> T:
+        status, raw = self._exchange(path)
+        try:
+            envelope: dict[str, Any] = from_json(raw)
+            if status == 200:
+                return document.validate_python(envelope["data"])
+            problem = _PROBLEM.validate_python(envelope["error"])
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            raise LocalError(
+                "answer_not_understood",
+                f"cannot understand what answers on {self._path}",
+                remedy="give command and daemon the same version: restart the daemon after an update",
+                evidence=str(error),
+            ) from error
+        raise LocalError(problem.code, problem.message, remedy=problem.remedy, evidence=problem.evidence)
+
+    def _exchange(self, path: str) -> tuple[int, bytes]:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        except PermissionError as error:
+            raise LocalError(
+                "socket_forbidden",
+                f"cannot open {self._path}: permission denied",
+                remedy="use sudo, or join the group kaalia and log in again",
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(
+                "daemon_not_running",
+                f"cannot reach the daemon at {self._path}: {error}",
+                remedy="start it with: systemctl start kaalia; or name its socket with --socket",
+            ) from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("kaalia", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,113 @@
+"""The documents of the local API, shared by the daemon and its clients. What a tenant keeps secret is not in them:
+of environment variables the names only, of scripts and arguments nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.errors import Problem
+from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class MarketplaceLink:
+    """Where the machine is enrolled. `admits_until` is None before the first snapshot."""
+
+    url: str
+    machine_id: int
+    enrolled_at: datetime
+    revision: int | None
+    snapshot_at: datetime | None
+    admits_until: datetime | None
+    unsent_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGroup:
+    """Equal GPUs, counted."""
+
+    name: str
+    count: int
+    vram_mb: int
+    in_use: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """One screen about the daemon. `problems` is empty when all is well."""
+
+    version: str
+    pid: int
+    started_at: datetime
+    as_of: datetime
+    safe_mode: bool
+    marketplace: MarketplaceLink | None
+    price_gpu_per_hour: Decimal | None
+    """None: the machine is not listed."""
+    gpus: tuple[GpuGroup, ...]
+    simulated: bool
+    driver_version: str | None
+    engine_version: str | None
+    reported_at: datetime | None
+    contracts: dict[WorkloadState, int]
+    """How many contracts are in which state."""
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContractView:
+    """A contract with the workload that serves it, as the owner of the machine may see it."""
+
+    contract_id: int
+    generation: int
+    kind: ContractKind
+    desired: Desired
+    state: WorkloadState
+    status_msg: str
+    image: str
+    launch_mode: LaunchMode
+    gpu_count: int
+    gpu_uuids: tuple[str, ...]
+    disk_bytes: int
+    ports: tuple[PortBinding, ...]
+    env_names: tuple[str, ...]
+    price_usd_per_hour: Decimal
+    start_at: datetime
+    end_at: datetime | None
+    container_id: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    exit_code: int | None
+    missing_since: datetime | None
+    """Set while the marketplace no longer mentions the contract."""
+    problem: Problem | None
+
+
+def contract_view(contract: Contract, status: WorkloadStatus | None, missing_since: datetime | None) -> ContractView:
+    """Join both sides. Without a status the workload waits: nothing has been done for it yet."""
+    spec = contract.spec
+    return ContractView(
+        contract_id=contract.contract_id,
+        generation=contract.generation,
+        kind=contract.kind,
+        desired=contract.desired,
+        state=status.state if status else WorkloadState.WAITING,
+        status_msg=status.status_msg if status else "",
+        image=spec.image,
+        launch_mode=spec.launch_mode,
+        gpu_count=spec.gpu_count,
+        gpu_uuids=status.gpu_uuids if status else (),
+        disk_bytes=spec.disk_bytes,
+        ports=status.ports if status else (),
+        env_names=tuple(name for name, _ in spec.env),
+        price_usd_per_hour=contract.price_usd_per_hour,
+        start_at=contract.start_at,
+        end_at=contract.end_at,
+        container_id=status.container_id if status else None,
+        started_at=status.started_at if status else None,
+        finished_at=status.finished_at if status else None,
+        exit_code=status.exit_code if status else None,
+        missing_since=missing_since,
+        problem=status.problem if status else None,
+    )
