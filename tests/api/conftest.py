@@ -1,0 +1,53 @@
+"""A local API on a real unix socket, over a real store."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kaalia.api.app import LocalApiService
+from kaalia.api.context import Context
+from kaalia.client import LocalClient
+from kaalia.store.changes import Changes
+from kaalia.store.database import Database
+from tests.support.clock import FakeClock
+
+
+@dataclass(frozen=True)
+class Local:
+    database: Database
+    clock: FakeClock
+    context: Context
+    socket: Path
+    client: LocalClient
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path, context: Context) -> AsyncIterator[None]:
+    service = asyncio.ensure_future(LocalApiService(path, context).run())
+    ready = asyncio.ensure_future(context.listening.wait())
+    await asyncio.wait([service, ready], return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    ready.cancel()
+    if service.done():
+        service.result()
+    try:
+        yield
+    finally:
+        service.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await service
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Local]:
+    database = Database(tmp_path / "state.db", Changes())
+    await database.open()
+    clock = FakeClock()
+    context = Context(database, clock, clock.now())
+    path = tmp_path / "kaalia.sock"
+    async with serving(path, context):
+        yield Local(database, clock, context, path, LocalClient(path))
+    await database.close()
