@@ -10,21 +10,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.slicing import Share
 from kaalia.model.machine import Engine
 from kaalia.model.workload import PortBinding, PortRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The part of the machine that a workload gets, in proportion to its GPUs."""
-
-    cpu_cores: float
-    """Baseline in logical cores (weight); the workload may burst above it while others are idle."""
-    cpu_quota_cores: float
-    """Hard ceiling in logical cores."""
-    memory_bytes: int
-    shm_bytes: int
-    pids: int
 
 
 @dataclass(frozen=True, slots=True)

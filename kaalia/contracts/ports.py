@@ -1,0 +1,113 @@
+"""Which host ports and which subnet a contract gets. What is taken and every random number come as arguments.
+
+A port is asked for by its number in the container and answered by a random one of the machine's range. Numbers
+from 70000 on ask for an identity port: the container sees the very number that the outside uses.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import IPv4Network
+
+from kaalia.contracts.dockerflags import IDENTITY_PORT_MIN, MAX_PORTS
+from kaalia.errors import ContractError
+from kaalia.model.machine import PortRange
+from kaalia.model.workload import PortBinding, PortRequest, Protocol
+
+SUBNET_PREFIX = 28
+"""14 addresses: gateway, container, and room for a sandbox."""
+
+Taken = Collection[tuple[int, Protocol]]
+
+
+def wanted(asked: Iterable[PortRequest], exposed: Iterable[PortRequest]) -> tuple[PortRequest, ...]:
+    """What the renter asked for, then what the image exposes, each once; exposed ports beyond 64 are left out."""
+    requests = list(dict.fromkeys(asked))
+    extra = [request for request in dict.fromkeys(exposed) if request not in requests]
+    return (*requests, *extra[: max(0, MAX_PORTS - len(requests))])
+
+
+def allocate(
+    requests: Sequence[PortRequest],
+    port_range: PortRange,
+    taken: Taken,
+    randbelow: Callable[[int], int],
+    kept: Iterable[PortBinding] = (),
+) -> tuple[PortBinding, ...]:
+    """One binding for each request. `kept`: bindings of the same contract, used again where they fit.
+
+    Raises ContractError too_many_ports or ports_exhausted.
+    """
+    if len(requests) > MAX_PORTS:
+        raise ContractError(
+            "too_many_ports",
+            f"cannot open {len(requests)} ports: {MAX_PORTS} is the most",
+            remedy=f"ask for {MAX_PORTS} ports or fewer",
+        )
+    old = {(binding.requested, binding.protocol): binding for binding in kept}
+    free = {protocol: _free(port_range, taken, protocol, old.values()) for protocol in Protocol}
+    inner = {(request.container_port, request.protocol) for request in requests}
+    bindings = []
+    for request in requests:
+        binding = old.get((request.container_port, request.protocol))
+        if binding is None or (binding.host_port, binding.protocol) in taken or binding.host_port not in port_range:
+            host_port = _draw(free[request.protocol], request, inner, randbelow)
+            if host_port is None:
+                raise _exhausted(port_range, requests)
+            binding = _bind(request, host_port)
+        bindings.append(binding)
+    return tuple(bindings)
+
+
+def next_subnet(pool: str, taken: Iterable[str]) -> str:
+    """The first /28 of `pool` that overlaps no network of `taken`: claims, and the routes of the machine.
+
+    Raises ContractError subnets_exhausted.
+    """
+    network = IPv4Network(pool)
+    used = [
+        other
+        for other in (IPv4Network(cidr, strict=False) for cidr in taken)
+        if other.prefixlen and network.overlaps(other)
+    ]
+    small = {other for other in used if other.prefixlen == SUBNET_PREFIX}
+    large = [other for other in used if other.prefixlen != SUBNET_PREFIX]
+    for subnet in network.subnets(new_prefix=SUBNET_PREFIX):
+        if subnet not in small and not any(subnet.overlaps(other) for other in large):
+            return str(subnet)
+    raise ContractError(
+        "subnets_exhausted",
+        f"cannot give a subnet: all /{SUBNET_PREFIX} of {pool} are taken",
+        remedy="configure a larger pool of addresses that the machine does not route",
+    )
+
+
+def _free(port_range: PortRange, taken: Taken, protocol: Protocol, kept: Iterable[PortBinding]) -> list[int]:
+    held = {port for port, its_protocol in taken if its_protocol is protocol}
+    held.update(binding.host_port for binding in kept if binding.protocol is protocol)
+    return [port for port in range(port_range.first, port_range.last + 1) if port not in held]
+
+
+def _draw(
+    free: list[int], request: PortRequest, inner: Collection[tuple[int, Protocol]], randbelow: Callable[[int], int]
+) -> int | None:
+    """Take a random free port out of `free`; an identity port must not be a number the container uses already."""
+    is_identity = request.container_port >= IDENTITY_PORT_MIN
+    fits = [port for port in free if (port, request.protocol) not in inner] if is_identity else free
+    if not fits:
+        return None
+    port = fits[randbelow(len(fits))]
+    free.remove(port)
+    return port
+
+
+def _bind(request: PortRequest, host_port: int) -> PortBinding:
+    is_identity = request.container_port >= IDENTITY_PORT_MIN
+    inner = host_port if is_identity else request.container_port
+    return PortBinding(request.container_port, inner, host_port, request.protocol)
+
+
+def _exhausted(port_range: PortRange, requests: Sequence[PortRequest]) -> ContractError:
+    return ContractError(
+        "ports_exhausted",
+        f"cannot open {len(requests)} ports: the range {port_range.first}-{port_range.last} has too few free ones",
+        remedy="configure a larger port range, or end other contracts",
+    )
