@@ -1,12 +1,23 @@
 """What an owner offers: the listing of a machine, and the rule that turns it into offers."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from kaalia.errors import ContractError
+
 DEFAULT_DISK_PRICE = Decimal("0.10")
 """US dollars per GB and month; the default that the public `list machine` help names."""
 DEFAULT_CREDIT_DISCOUNT_MAX = Decimal("0.4")
+
+_PRICES = (
+    "price_gpu_per_hour",
+    "price_disk_per_gb_month",
+    "price_inet_up_per_gb",
+    "price_inet_down_per_gb",
+    "price_min_bid_per_hour",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +33,59 @@ class Listing:
     end_at: datetime | None = None
     rolling_duration_s: float | None = None
     credit_discount_max: Decimal = DEFAULT_CREDIT_DISCOUNT_MAX
+
+
+def sizes(num_gpus: int, min_gpu: int) -> tuple[int, ...]:
+    """Offer sizes in GPUs: `min_gpu` × powers of two, and always the whole machine. No GPUs: `(0,)`.
+
+    >>> sizes(8, 2), sizes(6, 1)
+    ((2, 4, 8), (1, 2, 4, 6))
+    """
+    result = []
+    size = max(min_gpu, 1)
+    while size < num_gpus:
+        result.append(size)
+        size *= 2
+    return (*result, num_gpus)
+
+
+def slice_count(size: int, free_gpus: int) -> int:
+    """How many offers of `size` fit into the free GPUs. An offer without GPUs is one: the whole machine."""
+    return max(free_gpus, 0) // size if size > 0 else 1
+
+
+def check_listing(listing: Listing, num_gpus: int | None = None) -> None:
+    """Refuse terms that contradict themselves, or a machine of `num_gpus` GPUs when that is given.
+
+    Raises ContractError price_invalid, discount_invalid, min_gpu_invalid, duration_invalid or end_conflict.
+    """
+    for name in _PRICES:
+        price: Decimal | None = getattr(listing, name)
+        if price is not None and not (price.is_finite() and price >= 0):
+            remedy = "give a price of 0 or more US dollars"
+            raise ContractError("price_invalid", f"cannot list with {name} {price}: it is no price", remedy=remedy)
+    discount = listing.credit_discount_max
+    if not (discount.is_finite() and 0 <= discount <= 1):
+        message = f"cannot list with credit_discount_max {discount}: it is no fraction"
+        raise ContractError("discount_invalid", message, remedy="give a number from 0 to 1, such as 0.4 for 40 %")
+    _check_min_gpu(listing.min_gpu, num_gpus)
+    _check_end(listing)
+
+
+def _check_min_gpu(min_gpu: int, num_gpus: int | None) -> None:
+    if min_gpu < 1 or min_gpu & (min_gpu - 1):
+        message = f"cannot list with min_gpu {min_gpu}: it is no power of two"
+        raise ContractError("min_gpu_invalid", message, remedy="use 1, 2, 4, 8 or 16")
+    if num_gpus is not None and min_gpu > max(num_gpus, 1):
+        message = f"cannot list with min_gpu {min_gpu}: the machine has {num_gpus} GPUs"
+        raise ContractError("min_gpu_invalid", message, remedy=f"use a power of two up to {max(num_gpus, 1)}")
+
+
+def _check_end(listing: Listing) -> None:
+    duration_s = listing.rolling_duration_s
+    if listing.end_at is not None and duration_s is not None:
+        message = f"cannot list with both an end date ({listing.end_at:%Y-%m-%d}) and a duration ({duration_s:g} s)"
+        raise ContractError("end_conflict", message, remedy="give one of them: a duration moves the end date daily")
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        message = f"cannot list with a duration of {duration_s:g} s: it must be positive"
+        raise ContractError("duration_invalid", message, remedy="give a duration such as '3 months' or '10 days'")
