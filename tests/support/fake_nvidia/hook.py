@@ -1,0 +1,48 @@
+"""Stands in for nvidia-container-runtime-hook: Docker's own `--gpus` path runs for real, this records what it asks for.
+
+runc calls it as `nvidia-container-runtime-hook prestart`, with dockerd's environment, the container's state as JSON on
+stdin, and the container's environment in <bundle>/config.json. It appends one JSON line to hook.log beside itself.
+hook.control beside it, if present, holds {"fail": "<message>"} or {"sleep_s": <seconds>}.
+"""
+
+# ruff: noqa: PTH -- pathlib would double the time this adds to every container start
+import json
+import os
+import sys
+import time
+
+
+def main() -> int:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    state = json.load(sys.stdin)
+    with open(os.path.join(state["bundle"], "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    env = dict(pair.partition("=")[::2] for pair in config["process"].get("env") or ())
+    entry = {
+        "container_id": state["id"],
+        "visible_devices": env.get("NVIDIA_VISIBLE_DEVICES"),
+        "driver_capabilities": env.get("NVIDIA_DRIVER_CAPABILITIES"),
+        "stage": sys.argv[1] if len(sys.argv) > 1 else None,
+        "pid": state.get("pid"),
+        "bundle": state["bundle"],
+    }
+    log = os.open(os.path.join(folder, "hook.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(log, json.dumps(entry).encode() + b"\n")  # one write: lines of concurrent starts do not mix
+    return obey(os.path.join(folder, "hook.control"))
+
+
+def obey(control: str) -> int:
+    try:
+        with open(control, encoding="utf-8") as file:
+            orders = json.load(file)
+    except FileNotFoundError:
+        return 0
+    time.sleep(orders.get("sleep_s", 0))
+    if "fail" in orders:
+        print(orders["fail"], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
