@@ -1,0 +1,143 @@
+"""What offers, machines and instances say alike about the hardware: a capability report in the public API's spelling.
+
+A value that nobody measured is null. Nothing is guessed from a model's name.
+"""
+
+import re
+from typing import Any
+
+from kaalia.contracts.query import driver_number
+from kaalia.model.machine import Gpu, MachineReport
+from kaalia.units import MIB
+
+SIMULATED = " (simulated)"
+"""Behind every GPU name of a simulated driver."""
+
+_NAME_RULES: tuple[tuple[str, str], ...] = (
+    (r"^NVIDIA ", ""),
+    (r"^GeForce (?=[RG]TX|GT )", ""),
+    (r"^Quadro RTX ", "Q RTX "),
+    (r"^TITAN (?=Xp?\b|V$|RTX)", "Titan "),
+    (r"^(Titan X) \(.*\)$", r"\1"),
+    (r" Generation\b", ""),
+    (r" Laptop GPU$", " laptop"),
+    (r"^(RTX \d+) Ada\b", r"\1Ada"),
+    (r"^(RTX \d+) Ti SUPER", r"\1S Ti"),
+    (r"^(RTX \d+) SUPER", r"\1S"),
+    (r"^(GTX \d+) SUPER", r"\1 S"),
+    (r"^(RTX \d+) D\b", r"\1D"),
+    (r"^(RTX PRO \d+) Blackwell\b", r"\1"),
+    (r"^(RTX PRO \d+) Max-Q Workstation Edition$", r"\1 Max-Q"),
+    (r"^(RTX PRO \d+) Workstation Edition$", r"\1 WS"),
+    (r"^(RTX PRO \d+) Server Edition$", r"\1 S"),
+    (r"^(RTX PRO \d+) laptop$", r"\1 Mobile"),
+    (r"^(Tesla \w+)-(?:SXM\d?|PCI-?E|FHHL|DGXS|LS).*$", r"\1"),
+    (r"^([AH]\d{3})-(SXM\d?|PCIE)-\d+GB$", r"\1 \2"),
+    (r"^([AH]\d{3})(?: \d+GB)? PCIe$", r"\1 PCIE"),
+    (r"^(H\d{3}) \d+GB HBM\w+$", r"\1 SXM"),
+    (r"^(GH200) \d+GB.*$", r"\1 SXM"),
+    (r"^A10G$", "A10g"),
+)
+"""Applied in order to NVML's product name; the results are the names that the public client lists and completes."""
+
+
+def gpu_name(product_name: str) -> str:
+    """NVML's product name as users know it: `NVIDIA GeForce RTX 4070 Ti SUPER` is `RTX 4070S Ti`."""
+    name = product_name.strip()
+    for pattern, replacement in _NAME_RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def plain_gpu_name(name: str) -> str:
+    """Without the mark of a simulated driver: what filters compare."""
+    return name.removesuffix(SIMULATED)
+
+
+def encode(report: MachineReport) -> dict[str, Any]:
+    """The whole machine. GPU numbers are those of the weakest GPU; sizes in MB are MiB, as the real service counts."""
+    system, network = report.system, report.network
+    return {
+        **_gpus(report),
+        **_cpu(report),
+        **_driver(report),
+        "mobo_name": system.board,
+        "os_version": _release(system.os_name),
+        "ubuntu_version": _release(system.os_name) if (system.os_name or "").startswith("Ubuntu") else None,
+        "public_ipaddr": network.public_ip,
+        "direct_port_count": len(network.port_range),
+        "disk_name": report.disk.model if report.disk else None,
+        **dict.fromkeys(_UNMEASURED),
+    }
+
+
+_UNMEASURED = (
+    "pcie_bw",
+    "inet_up",
+    "inet_down",
+    "disk_bw",
+    "gpu_mem_bw",
+    "bw_nvlink",
+    "total_flops",
+    "dlperf",
+    "geolocation",
+    "geolocode",
+    "static_ip",
+)
+"""Known only by measuring, or from outside of the machine."""
+
+
+def _gpus(report: MachineReport) -> dict[str, Any]:
+    gpus = report.gpus
+    capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
+    shown = [gpu.display_active for gpu in gpus if gpu.display_active is not None]
+    return {
+        "gpu_name": _names(report),
+        "gpu_arch": "nvidia" if gpus else None,
+        "gpu_ram": min((gpu.vram_mb for gpu in gpus), default=0),
+        "gpu_lanes": _least(gpus, "pci_width_current", "pci_width_max"),
+        "pci_gen": _least(gpus, "pci_gen_max"),
+        "gpu_max_power": _least(gpus, "power_limit_w"),
+        "gpu_max_temp": _least(gpus, "temperature_limit_c"),
+        "compute_cap": min((100 * major + 10 * minor for major, minor in capabilities), default=None),
+        "gpu_display_active": any(shown) if shown else None,
+    }
+
+
+def _names(report: MachineReport) -> str | None:
+    names = sorted({gpu_name(gpu.name) for gpu in report.gpus})
+    simulated = report.driver is not None and report.driver.simulated
+    return " + ".join(names) + (SIMULATED if simulated else "") if names else None
+
+
+def _least(gpus: tuple[Gpu, ...], *fields: str) -> Any:
+    """The smallest value over all GPUs, of the first of the fields that each one knows."""
+    values = [next((getattr(gpu, name) for name in fields if getattr(gpu, name) is not None), None) for gpu in gpus]
+    return min((value for value in values if value is not None), default=None)
+
+
+def _cpu(report: MachineReport) -> dict[str, Any]:
+    cpu = report.cpu
+    return {
+        "cpu_name": cpu.model,
+        "cpu_arch": cpu.architecture,
+        "cpu_cores": cpu.logical_cores,
+        "cpu_ghz": cpu.max_ghz,
+        "has_avx": None if cpu.has_avx is None else int(cpu.has_avx),
+        "cpu_ram": report.memory.total_bytes // MIB,
+    }
+
+
+def _driver(report: MachineReport) -> dict[str, Any]:
+    driver = report.driver
+    return {
+        "driver_version": driver.version if driver else None,
+        "driver_vers": driver_number(driver.version) if driver else None,
+        "cuda_max_good": float(driver.cuda_version) if driver and driver.cuda_version else None,
+    }
+
+
+def _release(os_name: str | None) -> str | None:
+    """`Ubuntu 22.04.5 LTS` is release 22.04."""
+    found = re.search(r"\d+(?:\.\d+)?", os_name or "")
+    return found[0] if found else None

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+
+from kaalia.model.machine import GpuDriver
+from kaalia.wire import facts
+from tests.support.machines import machine_report
+
+NAMES = {
+    "NVIDIA GeForce RTX 4090": "RTX 4090",
+    "NVIDIA GeForce RTX 4090 D": "RTX 4090D",
+    "NVIDIA GeForce RTX 4070 Ti SUPER": "RTX 4070S Ti",
+    "NVIDIA GeForce RTX 4080 SUPER": "RTX 4080S",
+    "NVIDIA GeForce RTX 3080 Laptop GPU": "RTX 3080 laptop",
+    "NVIDIA GeForce GTX 1660 SUPER": "GTX 1660 S",
+    "GeForce GTX 1080 Ti": "GTX 1080 Ti",
+    "NVIDIA GeForce RTX 5090": "RTX 5090",
+    "NVIDIA RTX A6000": "RTX A6000",
+    "NVIDIA RTX 6000 Ada Generation": "RTX 6000Ada",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "RTX PRO 6000 S",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "RTX PRO 6000 WS",
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition": "RTX PRO 6000 Max-Q",
+    "NVIDIA A100-SXM4-80GB": "A100 SXM4",
+    "NVIDIA A100 80GB PCIe": "A100 PCIE",
+    "NVIDIA A100-PCIE-40GB": "A100 PCIE",
+    "NVIDIA H100 80GB HBM3": "H100 SXM",
+    "NVIDIA H100 PCIe": "H100 PCIE",
+    "NVIDIA H100 NVL": "H100 NVL",
+    "NVIDIA H200": "H200",
+    "NVIDIA GH200 480GB": "GH200 SXM",
+    "NVIDIA B200": "B200",
+    "NVIDIA L40S": "L40S",
+    "NVIDIA A10G": "A10g",
+    "Tesla V100-SXM2-16GB": "Tesla V100",
+    "Tesla T4": "Tesla T4",
+    "Quadro RTX 8000": "Q RTX 8000",
+    "Quadro P4000": "Quadro P4000",
+    "NVIDIA TITAN RTX": "Titan RTX",
+    "NVIDIA TITAN X (Pascal)": "Titan X",
+    "Something Unknown 7": "Something Unknown 7",
+}
+
+
+@pytest.mark.parametrize(("product", "name"), NAMES.items())
+def test_gpu_name_is_the_one_users_know(product: str, name: str) -> None:
+    assert facts.gpu_name(product) == name
+    assert facts.gpu_name(name) == name
+
+
+def test_encodes_numbers_in_the_units_of_the_api() -> None:
+    row = facts.encode(machine_report(gpus=2))
+
+    assert row["gpu_name"] == "RTX 4090"
+    assert row["gpu_ram"] == 24564
+    assert row["cpu_ram"] == 256 * 1024
+    assert row["compute_cap"] == 890
+    assert row["driver_vers"] == 550054015
+    assert row["cuda_max_good"] == 12.4
+    assert row["has_avx"] == 1
+    assert row["os_version"] == "22.04"
+    assert row["ubuntu_version"] == "22.04"
+    assert row["direct_port_count"] == 1000
+    assert row["gpu_display_active"] is False
+
+
+def test_a_simulated_driver_is_marked_and_the_plain_name_is_known() -> None:
+    report = machine_report(driver=GpuDriver(version="550.54.15", cuda_version="12.4", simulated=True))
+
+    name = facts.encode(report)["gpu_name"]
+
+    assert name == "RTX 4090 (simulated)"
+    assert facts.plain_gpu_name(name) == "RTX 4090"
+
+
+def test_what_is_not_known_is_null() -> None:
+    row = facts.encode(machine_report(gpus=0, disk=None))
+
+    for field in ("gpu_name", "driver_version", "driver_vers", "cuda_max_good", "compute_cap", "disk_name", "pcie_bw"):
+        assert row[field] is None
+
+
+def test_gpus_that_differ_are_all_named_and_the_weakest_counts() -> None:
+    report = machine_report(gpus=2)
+    small = dataclasses.replace(
+        report.gpus[1], name="NVIDIA GeForce RTX 3060", vram_mb=12288, compute_capability=(8, 6)
+    )
+    row = facts.encode(dataclasses.replace(report, gpus=(report.gpus[0], small)))
+
+    assert row["gpu_name"] == "RTX 3060 + RTX 4090"
+    assert row["gpu_ram"] == 12288
+    assert row["compute_cap"] == 860
