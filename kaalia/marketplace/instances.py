@@ -1,0 +1,179 @@
+"""The renter's view of contracts, and what a renter may change: running or stopped, label, reboot, end.
+
+An instance that is another's, or ended, is not there: 404. Every change raises the machine's revision in the same
+transaction; the machine's bell rings after it.
+"""
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.contracts import pricing
+from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.contracts.offer import Listing
+from kaalia.marketplace import listings, liveness, machines, templates
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.db.tables import api_keys, contracts
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.marketplace.routing import Caller
+from kaalia.model.workload import WorkloadStatus
+from kaalia.units import GB
+from kaalia.wire import contract as wire
+from kaalia.wire import document
+from kaalia.wire.error import ApiError
+
+Row = sa.Row[Any]
+
+
+async def rows(context: Context, caller: Caller, instance_id: int | None = None) -> list[dict[str, Any]]:
+    """The caller's instances as the API shows them, oldest first; only one of them when `instance_id` is given."""
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        found = (await tx.execute(_mine(caller, None if instance_id is None else [instance_id]))).all()
+        ids = {row.machine_id for row in found}
+        owners = {machine_id: await machines.get(tx, machine_id) for machine_id in ids}
+        names = await templates.names(tx, {row.template_id for row in found if row.template_id is not None})
+    return [wire.encode(_instance(context, row, owners[row.machine_id], names, now), now) for row in found]
+
+
+async def owned(tx: AsyncConnection, caller: Caller, instance_id: int, code: str = "no_such_instance") -> Row:
+    """The contract row of one live instance of the caller's. Raises ApiError 404 with `code`."""
+    row: Row | None = (await tx.execute(_mine(caller, [instance_id]).with_for_update())).one_or_none()
+    if row is None:
+        raise _missing([instance_id], code)
+    return row
+
+
+async def set_state(context: Context, caller: Caller, instance_ids: Collection[int], desired: Desired) -> None:
+    """Start or stop instances, all or none. A start waits on the machine until the GPUs are free.
+
+    Raises ApiError 404 `no_such_instance`, 400 `contract_expired`.
+    """
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        found = await _all_owned(tx, caller, instance_ids)
+        for row in found:
+            contract = document.decode(Contract, row.document)
+            if desired is Desired.RUNNING and is_expired(contract, now):
+                ended = f"{contract.end_at:%Y-%m-%d %H:%M} UTC"
+                message = f"cannot start instance {row.id}: its contract expired at {ended}"
+                raise ApiError(400, "contract_expired", message, remedy="Copy the data and rent another offer")
+            if contract.desired is not desired:
+                await _change(tx, row, replace(contract, desired=desired), now)
+    _ring(context, found)
+
+
+async def set_label(context: Context, caller: Caller, instance_id: int, label: str | None) -> None:
+    """Label an instance; None takes the label away. Raises ApiError 404."""
+    async with context.engine.begin() as tx:
+        row = await owned(tx, caller, instance_id)
+        await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(label=label))
+
+
+async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
+    """Stop and start the container; one that is under way already takes a further request in.
+
+    Raises ApiError 404 `no_such_instance`, 400 `not_running`.
+    """
+    async with context.engine.begin() as tx:
+        row = await owned(tx, caller, instance_id)
+        contract = document.decode(Contract, row.document)
+        if contract.desired is not Desired.RUNNING:
+            message = f"cannot reboot instance {instance_id}: it is stopped"
+            raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
+        done = 0 if row.status is None else document.decode(WorkloadStatus, row.status).restarts_done
+        if contract.restart_count <= done:
+            changed = replace(contract, restart_count=contract.restart_count + 1)
+            await _change(tx, row, changed, context.clock.now())
+    context.machine_bells.ring(row.machine_id)
+
+
+async def destroy(context: Context, caller: Caller, instance_ids: Collection[int]) -> None:
+    """End contracts, all or none: they vanish here at once, and the machine removes containers and data.
+
+    Ending one that has ended is a success, since clients repeat requests. Raises ApiError 404 `no_such_instance`.
+    """
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        found = await _all_owned(tx, caller, instance_ids, live_only=False)
+        for row in found:
+            if row.ended_at is not None:
+                continue
+            await tx.execute(
+                sa.update(contracts).where(contracts.c.id == row.id).values(ended_at=now.timestamp(), image_login=None)
+            )
+            await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == row.id))
+            contract = document.decode(Contract, row.document)
+            await _change(tx, row, replace(contract, desired=Desired.ENDED), now)
+    _ring(context, found)
+
+
+def _mine(caller: Caller, instance_ids: Collection[int] | None, live_only: bool = True) -> sa.Select[Any]:
+    query = sa.select(contracts).where(contracts.c.user_id == caller.user_id).order_by(contracts.c.id)
+    if live_only:
+        query = query.where(contracts.c.ended_at.is_(None))
+    if caller.instance_id is not None:
+        query = query.where(contracts.c.id == caller.instance_id)
+    return query if instance_ids is None else query.where(contracts.c.id.in_(instance_ids))
+
+
+async def _all_owned(
+    tx: AsyncConnection, caller: Caller, instance_ids: Collection[int], live_only: bool = True
+) -> list[Row]:
+    found = list(await tx.execute(_mine(caller, instance_ids, live_only).with_for_update()))
+    if missing := set(instance_ids) - {row.id for row in found}:
+        raise _missing(sorted(missing), "no_such_instance")
+    return found
+
+
+def _missing(instance_ids: Iterable[int], code: str) -> ApiError:
+    named = ", ".join(str(instance_id) for instance_id in instance_ids)
+    remedy = "`vastai show instances` lists yours"
+    return ApiError(404, code, f"cannot find instance {named}: no such instance of yours", remedy=remedy)
+
+
+async def _change(tx: AsyncConnection, row: Row, contract: Contract, now: datetime) -> None:
+    await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(contract)))
+    await machines.bump(tx, row.machine_id)
+    await listings.refresh_asks(tx, row.machine_id, now)
+
+
+def _ring(context: Context, found: Iterable[Row]) -> None:
+    for machine_id in {row.machine_id for row in found}:
+        context.machine_bells.ring(machine_id)
+
+
+def _instance(
+    context: Context, row: Row, machine: MachineRecord | None, names: dict[int, str | None], now: datetime
+) -> wire.Instance:
+    if machine is None or machine.report is None:
+        raise RuntimeError(f"contract {row.id} is on a machine that never reported")
+    contract = document.decode(Contract, row.document)
+    terms = document.decode(Listing, row.price_terms)
+    listed = pricing.price(terms, contract.spec.gpu_count, Decimal(contract.spec.disk_bytes) / GB)
+    agreed = contract.price_usd_per_hour
+    return wire.Instance(
+        contract=contract,
+        status=None if row.status is None else document.decode(WorkloadStatus, row.status),
+        request=json.loads(row.request),
+        label=row.label,
+        template_id=row.template_id,
+        template_hash_id=row.template_hash_id,
+        template_name=names.get(row.template_id),
+        jupyter_token=row.jupyter_token,
+        ask_id=row.ask_id,
+        machine_id=machine.id,
+        host_id=machine.user_id,
+        report=machine.report,
+        online=liveness.is_online(machine, now, context.settings),
+        reliability=liveness.reliability(machine, now, context.settings.offline_after_s),
+        verification=machine.verification,
+        terms=terms,
+        price=pricing.Price(agreed, listed.storage_total_cost, agreed + listed.storage_total_cost),
+    )

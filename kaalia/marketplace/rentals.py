@@ -1,0 +1,300 @@
+"""Accepting an offer: an ask becomes a contract; and what the machine says of the contract until it is proven gone.
+
+One transaction takes the ask, writes the contract and its key, and raises the machine's revision. A request that is
+repeated within a minute gets the contract it made before: the public client repeats any request whose answer is lost.
+"""
+
+import hashlib
+import json
+import secrets as random_secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.contracts import environment, pricing
+from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.contracts.environment import Identity, Launch
+from kaalia.contracts.offer import Listing
+from kaalia.marketplace import auth, create_request, listings, machines, sealing, templates
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.create_request import CreateRequest
+from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.marketplace.routing import Caller
+from kaalia.marketplace.templates import NamedTemplate
+from kaalia.model.workload import WorkloadSpec, WorkloadStatus
+from kaalia.units import GB
+from kaalia.wire import document
+from kaalia.wire.error import ApiError
+from kaalia.wire.protocol import RegistryLoginReply
+
+REPEAT_WINDOW = timedelta(seconds=60)
+"""The client's retries and their delays fit into this several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rental:
+    """What the renter is told. `api_key` opens this instance only."""
+
+    contract_id: int
+    api_key: str
+
+
+async def rent(context: Context, caller: Caller, ask_id: int, body: Mapping[str, Any]) -> Rental:
+    """Accept an offer. Raises ApiError 400, 403, 404 or 410 with `ask_id` beside the message."""
+    now = context.clock.now()
+    repeat_key = _repeat_key(caller.user_id, ask_id, body)
+    try:
+        async with context.engine.begin() as tx:
+            if (earlier := await _earlier(tx, repeat_key, now)) is not None:
+                return earlier
+            template = await templates.resolve(tx, caller.user_id, *create_request.named_template(body))
+            request = create_request.read(body, template.document if template else None)
+            machine, num_gpus = await _take_offer(context, tx, caller, ask_id, request, now)
+            draft = _Draft(request, template, ask_id, num_gpus, repeat_key)
+            rental = await _write(context, tx, caller.user_id, machine, draft, now)
+    except ApiError as error:
+        error.extra.setdefault("ask_id", ask_id)
+        raise
+    context.machine_bells.ring(machine.id)
+    return rental
+
+
+async def record_status(tx: AsyncConnection, status: WorkloadStatus) -> None:
+    """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is."""
+    query = sa.select(contracts.c.machine_id, contracts.c.status).where(contracts.c.id == status.contract_id)
+    row = (await tx.execute(query.with_for_update())).one_or_none()
+    if row is None:
+        return
+    known = None if row.status is None else document.decode(WorkloadStatus, row.status)
+    if known is not None and (status.generation, status.as_of) < (known.generation, known.as_of):
+        return
+    await tx.execute(
+        sa.update(contracts).where(contracts.c.id == status.contract_id).values(status=document.encode(status))
+    )
+    if known is None or known.state is not status.state:
+        await listings.refresh_asks(tx, row.machine_id, status.as_of)
+
+
+async def finished(tx: AsyncConnection, contract_id: int, now: datetime) -> None:
+    """The machine has proven container and data gone: the slice is free. Ring the machine's bell after the commit."""
+    query = sa.select(contracts.c.machine_id).where(contracts.c.id == contract_id, contracts.c.removed_at.is_(None))
+    machine_id = await tx.scalar(query)
+    if machine_id is None:
+        return
+    ended_at = sa.func.coalesce(contracts.c.ended_at, now.timestamp())
+    await tx.execute(
+        sa.update(contracts)
+        .where(contracts.c.id == contract_id)
+        .values(removed_at=now.timestamp(), ended_at=ended_at, image_login=None)
+    )
+    await tx.execute(sa.update(asks).where(asks.c.contract_id == contract_id).values(contract_id=None))
+    await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == contract_id))
+    await machines.bump(tx, machine_id)
+    await listings.refresh_asks(tx, machine_id, now)
+
+
+async def registry_login(context: Context, tx: AsyncConnection, contract_id: int) -> RegistryLoginReply | None:
+    """The login for the contract's image, for its machine's eyes only. None: the renter gave none, or it has ended."""
+    sealed = await tx.scalar(
+        sa.select(contracts.c.image_login).where(contracts.c.id == contract_id, contracts.c.ended_at.is_(None))
+    )
+    clear = None if sealed is None else sealing.unseal(context.signing_key, sealed)
+    return None if clear is None else document.decode(RegistryLoginReply, clear)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    request: CreateRequest
+    template: NamedTemplate | None
+    ask_id: int
+    num_gpus: int
+    repeat_key: str
+
+
+def _repeat_key(user_id: int, ask_id: int, body: Mapping[str, Any]) -> str:
+    text = json.dumps([user_id, ask_id, body], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def _earlier(tx: AsyncConnection, repeat_key: str, now: datetime) -> Rental | None:
+    row = (
+        await tx.execute(
+            sa.select(contracts.c.id, contracts.c.document).where(
+                contracts.c.idempotency_key == repeat_key,
+                contracts.c.ended_at.is_(None),
+                contracts.c.start_date > (now - REPEAT_WINDOW).timestamp(),
+            )
+        )
+    ).first()
+    if row is None:
+        return None
+    env = dict(document.decode(Contract, row.document).spec.env)
+    return Rental(row.id, env["CONTAINER_API_KEY"])
+
+
+async def _take_offer(
+    context: Context, tx: AsyncConnection, caller: Caller, ask_id: int, request: CreateRequest, now: datetime
+) -> tuple[MachineRecord, int]:
+    """The machine of an offer that this caller may rent now, and its GPUs."""
+    record = await listings.ask(tx, ask_id)
+    if record is None:
+        remedy = "`vastai search offers` shows what is"
+        raise ApiError(404, "invalid_args", f"no_such_ask: offer {ask_id} is not available", remedy=remedy)
+    # Raising the revision first locks the machine's row: of two renters of overlapping slices the second one waits.
+    await machines.bump(tx, record.machine_id)
+    machine = await machines.get(tx, record.machine_id)
+    record = await listings.ask(tx, ask_id)
+    if machine is None or record is None or machine.listing is None:
+        raise _gone(ask_id, request)
+    if caller.is_host and machine.user_id != caller.user_id:
+        message = f"cannot rent offer {ask_id}: it is not your own, and hosts can only rent their own machines"
+        raise ApiError(403, "invalid_args", message, remedy="Rent with an account that is no host")
+    if not listings.can_rent(record, machine, now, context.settings):
+        raise _gone(ask_id, request)
+    _check_bid(request, machine.listing, record.num_gpus)
+    _check_disk(request, await listings.free(tx, machine))
+    return machine, record.num_gpus
+
+
+def _gone(ask_id: int, request: CreateRequest) -> ApiError:
+    remedy = "Search again and rent another offer"
+    if not request.cancel_unavail:
+        remedy += "; cancel_unavail=false does not help yet, since instances are not queued here"
+    return ApiError(410, "no_such_ask", f"no_such_ask: offer {ask_id} is no longer available", remedy=remedy)
+
+
+def _check_bid(request: CreateRequest, listing: Listing, num_gpus: int) -> None:
+    least = (listing.price_min_bid_per_hour or Decimal(0)) * max(num_gpus, 1)
+    if request.bid_usd_per_hour is not None and request.bid_usd_per_hour < least:
+        message = f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {num_gpus} GPUs"
+        raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")
+
+
+def _check_disk(request: CreateRequest, free: listings.Free) -> None:
+    if request.disk_gb * GB > free.disk_bytes:
+        free_gb = free.disk_bytes / GB
+        message = f"cannot use disk={request.disk_gb}: the machine has {free_gb:.1f} GB free of other contracts"
+        remedy = f"Ask for {create_request.MIN_DISK_GB} to {int(free_gb)} GB, or rent another offer"
+        raise ApiError(400, "invalid_args", message, remedy=remedy)
+
+
+async def _write(
+    context: Context, tx: AsyncConnection, user_id: int, machine: MachineRecord, draft: _Draft, now: datetime
+) -> Rental:
+    if machine.listing is None:
+        raise RuntimeError("an offer of an unlisted machine was taken")
+    asked = dict(draft.request.options.env)
+    jupyter_token = asked.get("JUPYTER_TOKEN") or random_secrets.token_hex(32)
+    row = {
+        "machine_id": machine.id,
+        "user_id": user_id,
+        "ask_id": draft.ask_id,
+        "document": "",
+        "request": json.dumps(draft.request.shown),
+        "label": draft.request.label,
+        "template_id": draft.template.template_id if draft.template else None,
+        "template_hash_id": draft.template.hash_id if draft.template else None,
+        "jupyter_token": jupyter_token,
+        "image_login": _sealed_login(context, draft.request),
+        "price_terms": document.encode(machine.listing),
+        "start_date": now.timestamp(),
+        "idempotency_key": draft.repeat_key,
+    }
+    contract_id = (await tx.execute(sa.insert(contracts).values(row).returning(contracts.c.id))).scalar_one()
+    identity = Identity(
+        contract_id=contract_id,
+        api_key=auth.new_key(),
+        jupyter_token=jupyter_token,
+        gpu_count=draft.num_gpus,
+        marketplace_url=context.settings.public_url,
+        ssh_public_keys=await _ssh_keys(tx, user_id),
+    )
+    contract = _contract(draft, identity, await _secrets(tx, user_id), machine.listing, now)
+    await tx.execute(
+        sa.update(contracts).where(contracts.c.id == contract_id).values(document=document.encode(contract))
+    )
+    await _keep_key(tx, user_id, identity, now)
+    taken = await tx.execute(
+        sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
+    )
+    if taken.rowcount != 1:
+        raise _gone(draft.ask_id, draft.request)
+    if draft.template:
+        await templates.count_rental(tx, draft.template.template_id, now)
+    await listings.refresh_asks(tx, machine.id, now)
+    return Rental(contract_id, identity.api_key)
+
+
+def _contract(
+    draft: _Draft, identity: Identity, account: Mapping[str, str], listing: Listing, now: datetime
+) -> Contract:
+    request = draft.request
+    launch = Launch(
+        mode=request.launch_mode,
+        jupyter_dir=request.shown["jupyter_dir"],
+        use_jupyter_lab=request.shown["use_jupyter_lab"],
+        python_utf8=request.shown["python_utf8"],
+        lang_utf8=request.shown["lang_utf8"],
+    )
+    spec = WorkloadSpec(
+        image=request.image,
+        launch_mode=request.launch_mode,
+        disk_bytes=int(request.disk_gb * GB),
+        gpu_count=draft.num_gpus,
+        args=request.args,
+        entrypoint=request.entrypoint,
+        env=environment.compose(account, request.options.env, identity, launch),
+        ports=request.ports,
+        hostname=request.options.hostname,
+        onstart=request.onstart,
+        user=request.user,
+        needs_registry_login=request.login is not None,
+    )
+    is_bid = request.bid_usd_per_hour is not None
+    on_demand = pricing.price(listing, draft.num_gpus, request.disk_gb).dph_base
+    return Contract(
+        contract_id=identity.contract_id,
+        generation=1,
+        kind=ContractKind.INTERRUPTIBLE if is_bid else ContractKind.ON_DEMAND,
+        desired=Desired.RUNNING if request.starts else Desired.STOPPED,
+        spec=spec,
+        price_usd_per_hour=request.bid_usd_per_hour or on_demand,
+        start_at=now,
+        end_at=listings.end_of_offer(listing, now),
+    )
+
+
+def _sealed_login(context: Context, request: CreateRequest) -> bytes | None:
+    if request.login is None:
+        return None
+    return sealing.seal(context.signing_key, document.encode(RegistryLoginReply(**asdict(request.login))).encode())
+
+
+async def _keep_key(tx: AsyncConnection, user_id: int, identity: Identity, now: datetime) -> None:
+    await tx.execute(
+        sa.insert(api_keys).values(
+            user_id=user_id,
+            name=f"instance {identity.contract_id}",
+            key_sha256=auth.digest(identity.api_key),
+            instance_id=identity.contract_id,
+            created_at=now.timestamp(),
+        )
+    )
+
+
+async def _secrets(tx: AsyncConnection, user_id: int) -> dict[str, str]:
+    rows = await tx.execute(
+        sa.select(secrets.c.key, secrets.c.value).where(secrets.c.user_id == user_id).order_by(secrets.c.key)
+    )
+    return {row.key: row.value for row in rows}
+
+
+async def _ssh_keys(tx: AsyncConnection, user_id: int) -> tuple[str, ...]:
+    query = sa.select(ssh_keys.c.public_key).where(ssh_keys.c.user_id == user_id, ssh_keys.c.deleted_at.is_(None))
+    return tuple(await tx.scalars(query.order_by(ssh_keys.c.id)))
