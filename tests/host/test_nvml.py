@@ -218,30 +218,18 @@ async def test_a_gpu_lost_while_being_read_keeps_what_was_read(probe: Callable[.
     assert Missing("gpus.0.temperature_c", "NVMLError_GpuIsLost") in reading.missing
 
 
-@pytest.mark.parametrize(
-    "function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", "nvmlDeviceGetUUID", "nvmlShutdown"]
-)
-async def test_a_call_that_hangs_is_ended_at_the_deadline(
+@pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetUUID", "nvmlShutdown"])
+async def test_a_call_that_hangs_is_ended_at_the_deadline_and_the_next_reading_works(
     probe: Callable[..., NvmlProbe], tmp_path: Path, function: str
 ) -> None:
-    hanging = probe(machine("1xA100") + fault(function, "hang"), deadline_s=1.5)
+    subject = probe(machine("1xA100") + fault(function, "hang"), deadline_s=3)
 
     async with asyncio.timeout(60):
-        reading = await hanging.read()
+        reading = await subject.read()
 
     assert (reading.state, reading.gpus) == (NvmlState.HUNG, ())
-    assert "1.5 s" in reading.reason
+    assert reading.reason == "the driver did not answer within 3 s"
     write(tmp_path / "profile", machine("1xA100"))
-    healed = NvmlProbe(env=hanging._env)
-    assert (await healed.read()).state is NvmlState.OK
-
-
-async def test_the_same_probe_works_again_after_a_hang(probe: Callable[..., NvmlProbe], tmp_path: Path) -> None:
-    subject = probe(machine("1xA100") + fault("nvmlInitWithFlags", "hang"), deadline_s=5)
-    assert (await subject.read()).state is NvmlState.HUNG
-
-    write(tmp_path / "profile", machine("1xA100"))
-
     assert (await subject.read()).state is NvmlState.OK
 
 
@@ -303,7 +291,7 @@ async def test_the_probe_stays_small() -> None:
     script = (
         "import runpy, sys; sys.stdin = open('/dev/null');"
         f"runpy.run_path({str(Path('kaalia/host/nvml_probe.py').resolve())!r}, run_name='__main__');"
-        "assert not {'kaalia', 'pydantic', 'asyncio', 'subprocess'} & set(sys.modules), sorted(sys.modules)"
+        "assert not {'kaalia', 'pydantic', 'asyncio'} & set(sys.modules), sorted(sys.modules)"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-c", script)
 
