@@ -80,6 +80,9 @@ class RegistryLogin:
     password: str = field(repr=False)
 
 
+ANY_CONTRACT = 0
+"""An event that names no contract: events may have been missed, look at everything."""
+
 Progress = Callable[[str], None]
 """Called with one line of progress, at most a few times a second."""
 
@@ -128,5 +131,5 @@ class Runtime(Protocol):
         ...
 
     def events(self) -> AsyncIterator[int]:
-        """Contract ids whose workload changed. An event is only a reason to look again."""
+        """Contract ids whose workload changed, or ANY_CONTRACT. An event is only a reason to look again."""
         ...

@@ -1,0 +1,399 @@
+"""The door to the Docker Engine: the only importer of docker-py, of which it uses the low-level client in threads.
+
+Short calls share eight threads; what may last (pulls, stops with a grace, the event stream) has its own, so that
+looking never waits for them. Every failure leaves here as WorkloadError; `engine_unavailable`: nothing is known.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+import requests
+import urllib3.exceptions
+from docker.auth import encode_header
+from docker.types import CancellableStream
+
+from kaalia.errors import WorkloadError
+from kaalia.model.machine import Engine
+from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook
+from kaalia.runtime.container.faults import classify, stalled, unavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Document = dict[str, Any]
+
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
+MAX_LOG_BYTES = 1024**2
+RECONNECT_S = (1.0, 2.0, 5.0, 10.0)
+"""Waits between attempts to get the event stream back; the last one repeats."""
+
+_LOOK_TIMEOUT_S = 30
+_WORK_TIMEOUT_S = 180
+_CALL_THREADS = 8
+_LONG_THREADS = 24
+_MAX_REFUSAL_BYTES = 65536
+
+_SILENCE = (OSError, urllib3.exceptions.HTTPError, json.JSONDecodeError, struct.error)
+"""What an answer that never came, or broke off, raises; the exceptions of requests are OSErrors."""
+
+
+class _Stream:
+    """One long answer of the engine that another thread may cut."""
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        self._response: requests.Response | None = None
+
+    def attach(self, response: requests.Response) -> None:
+        self._response = response
+        if self.is_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        self.is_cut = True
+        if self._response is not None:
+            # An answer that is already at its end has no socket left.
+            with suppress(OSError, AttributeError, ValueError):
+                CancellableStream(iter(()), self._response).close()
+
+
+class _Client(docker.APIClient):
+    """docker-py's low-level client, plus answers that stream with a time-out for silence and can be cut."""
+
+    def __init__(self, socket_path: Path, api_version: str, timeout_s: int) -> None:
+        super().__init__(f"unix://{socket_path}", api_version, timeout_s, max_pool_size=_LONG_THREADS)
+        # The proxy variables of the environment are not meant for a unix socket.
+        self.trust_env = False
+
+    def open(
+        self,
+        stream: _Stream,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float | None = None,
+    ) -> requests.Response:
+        """The answer with its body still to be read. `silence_s` without a byte raises a time-out."""
+        url = f"{self.base_url}/v{self.api_version}{path}"
+        response = self.request(method, url, params=params, headers=headers, stream=True, timeout=silence_s)
+        stream.attach(response)
+        if response.status_code >= 400:
+            text = response.raw.read(_MAX_REFUSAL_BYTES, decode_content=True).decode(errors="replace")
+            with suppress(json.JSONDecodeError, AttributeError):
+                text = json.loads(text).get("message", text)
+            response.close()
+            raise docker.errors.APIError(response.reason, response=response, explanation=text)
+        return response
+
+
+class DockerEngine:
+    """Typed calls to one Docker Engine on a unix socket. Create it anywhere; await it in one event loop."""
+
+    def __init__(self, socket_path: Path = DEFAULT_SOCKET) -> None:
+        self.socket_path = socket_path
+        self._lock = threading.Lock()
+        self._clients: dict[int, _Client] = {}
+        self._calls = ThreadPoolExecutor(_CALL_THREADS, "docker")
+        self._long = ThreadPoolExecutor(_LONG_THREADS, "docker-long")
+        self._streams: set[_Stream] = set()
+
+    def close(self) -> None:
+        """Cut what streams and let the threads end. Touches no workload."""
+        for stream in list(self._streams):
+            stream.cut()
+        for pool in (self._calls, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._forget_clients()
+
+    # The engine itself
+
+    async def facts(self) -> Engine:
+        def read(client: _Client) -> Engine:
+            info = client.info()
+            return engine_facts(
+                client.version(),
+                info,
+                mounts=Path("/proc/mounts").read_text().splitlines(),
+                cdi_devices=cdi_devices(info),
+                has_gpu_hook=has_gpu_hook(_peer_pid(self.socket_path)),
+            )
+
+        return await self._look("ask the container engine", read)
+
+    async def events(self, label_filter: str) -> AsyncIterator[Document | None]:
+        """Container events of objects with the label, for ever. None: the stream (re)started, look at everything."""
+        failures = 0
+        while True:
+            try:
+                async for event in self._event_stream(label_filter):
+                    failures = 0
+                    yield event
+            except WorkloadError as error:
+                log.info("%s", error)
+            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+            failures += 1
+
+    async def _event_stream(self, label_filter: str) -> AsyncIterator[Document | None]:
+        """One connection's events, until the engine ends it."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Document | _Stream | None] = asyncio.Queue()
+        stream = _Stream()
+        params = {"filters": json.dumps({"type": ["container"], "label": [label_filter]})}
+
+        def read() -> None:
+            with self._client(_WORK_TIMEOUT_S).open(stream, "GET", "/events", params) as response:
+                loop.call_soon_threadsafe(queue.put_nowait, None)
+                for document in _documents(response):
+                    loop.call_soon_threadsafe(queue.put_nowait, document)
+
+        reading = loop.run_in_executor(self._long, self._translated, "follow the engine's events", read)
+        self._register(stream, reading)
+        reading.add_done_callback(lambda _: queue.put_nowait(stream))
+        try:
+            while not isinstance(event := await queue.get(), _Stream):
+                yield event
+            await reading
+        finally:
+            reading.cancel()
+
+    # Images
+
+    async def image(self, reference: str) -> Document | None:
+        """The image's inspection, None when it is not present."""
+
+        def inspect(client: _Client) -> Document | None:
+            with suppress(docker.errors.NotFound):
+                return dict(client.inspect_image(reference))  # type: ignore[no-untyped-call]
+            return None
+
+        return await self._look(f"inspect image {reference}", inspect)
+
+    def start_pull(
+        self,
+        reference: str,
+        login: Mapping[str, str],
+        silence_s: float,
+        on_document: Callable[[Document], None],
+    ) -> asyncio.Future[None]:
+        """Pull, calling `on_document` *in another thread* for each line of progress. Cancelling cuts the pull.
+
+        `login` is {} or {username, password, serveraddress}; it travels in the header of this one request.
+        """
+        doing = f"pull {reference}"
+        stream = _Stream()
+        # Never without the header: docker-py would then send the machine owner's own logins.
+        headers = {"X-Registry-Auth": encode_header(dict(login)).decode()}
+        params = {"fromImage": reference}
+
+        def read() -> None:
+            try:
+                client = self._client(_WORK_TIMEOUT_S)
+                with client.open(
+                    stream, "POST", "/images/create", params, headers=headers, silence_s=silence_s
+                ) as response:
+                    for document in _documents(response):
+                        if "errorDetail" in document or "error" in document:
+                            raise classify(doing, _refusal(document))
+                        on_document(document)
+            except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
+                if "Read timed out" in str(error):
+                    raise stalled(doing, silence_s, str(error)) from error
+                raise
+
+        pulling = asyncio.get_running_loop().run_in_executor(self._long, self._translated, doing, read)
+        self._register(stream, pulling)
+        return pulling
+
+    # Containers
+
+    async def containers(self, label_filter: str) -> list[Document]:
+        """One entry for each container with the label, running or not."""
+        return await self._look(
+            "list containers", lambda client: client.containers(all=True, filters={"label": label_filter})
+        )
+
+    async def inspect_container(self, name: str) -> Document | None:
+        """The inspection, None when it is proven absent."""
+
+        def inspect(client: _Client) -> Document | None:
+            with suppress(docker.errors.NotFound):
+                return dict(client.inspect_container(name))
+            return None
+
+        return await self._look(f"inspect {name}", inspect)
+
+    async def create_container(self, name: str, body: Document) -> str:
+        """The new container's id. Raises `name_taken`, `image_not_found`, ..."""
+
+        def create(client: _Client) -> str:
+            return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
+
+        return await self._work(f"create {name}", create)
+
+    async def put_archive(self, container_id: str, name: str, path: str, tar: bytes) -> None:
+        await self._work(f"write into {name}", lambda client: client.put_archive(container_id, path, tar))
+
+    async def start(self, container_id: str, name: str) -> None:
+        """Start; already running is success."""
+        await self._work(f"start {name}", lambda client: client.start(container_id))
+
+    async def stop(self, container_id: str, name: str, grace_s: float) -> None:
+        """The image's stop signal, then SIGKILL after the grace. Not running is success."""
+        await self._in_thread(
+            self._long,
+            f"stop {name}",
+            lambda: self._client(_LOOK_TIMEOUT_S).stop(container_id, timeout=max(0, round(grace_s))),
+        )
+
+    async def remove_container(self, container_id: str, name: str) -> None:
+        """Kill and remove, with its anonymous volumes. Absent is success."""
+
+        def remove(client: _Client) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_container(container_id, v=True, force=True)
+
+        await self._work(f"remove {name}", remove)
+
+    async def logs(self, container_id: str, name: str, tail: int) -> bytes:
+        """The last `tail` lines, of which at most the last MiB."""
+        params = {"stdout": "1", "stderr": "1", "tail": str(tail)}
+        path = f"/containers/{container_id}/logs"
+
+        def read(client: _Client) -> bytes:
+            with client.open(_Stream(), "GET", path, params, silence_s=_LOOK_TIMEOUT_S) as response:
+                return _last_bytes(_frames(response))
+
+        return await self._look(f"read the logs of {name}", read)
+
+    # Networks
+
+    async def networks(self, label_filters: Sequence[str]) -> list[Document]:
+        return await self._look("list networks", lambda client: client.networks(filters={"label": list(label_filters)}))
+
+    async def create_network(self, body: Document) -> str:
+        """The new network's id. Raises `subnet_taken`, `network_exists`."""
+
+        def create(client: _Client) -> str:
+            return str(
+                client.create_network(
+                    body["Name"],
+                    driver=body["Driver"],
+                    ipam=body["IPAM"],
+                    check_duplicate=body["CheckDuplicate"],
+                    labels=body["Labels"],
+                    enable_ipv6=body["EnableIPv6"],
+                )["Id"]
+            )
+
+        return await self._work(f"create network {body['Name']}", create)
+
+    async def remove_network(self, network_id: str, name: str) -> None:
+        """Absent is success. Raises `network_busy` while something is connected."""
+
+        def remove(client: _Client) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_network(network_id)
+
+        await self._work(f"remove network {name}", remove)
+
+    # Threads
+
+    async def _look(self, doing: str, work: Callable[[_Client], T]) -> T:
+        return await self._in_thread(self._calls, doing, lambda: work(self._client(_LOOK_TIMEOUT_S)))
+
+    async def _work(self, doing: str, work: Callable[[_Client], T]) -> T:
+        return await self._in_thread(self._calls, doing, lambda: work(self._client(_WORK_TIMEOUT_S)))
+
+    async def _in_thread(self, pool: ThreadPoolExecutor, doing: str, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, self._translated, doing, work)
+
+    def _register(self, stream: _Stream, reading: asyncio.Future[None]) -> None:
+        """Keep the stream where `close` finds it, and cut it when its future ends or is cancelled."""
+
+        def ended(future: asyncio.Future[None]) -> None:
+            stream.cut()
+            self._streams.discard(stream)
+            if not future.cancelled():
+                # Everyone who waited may have gone; asyncio would complain of an exception that nobody fetched.
+                future.exception()
+
+        self._streams.add(stream)
+        reading.add_done_callback(ended)
+
+    def _translated(self, doing: str, work: Callable[[], T]) -> T:
+        """Run `work` in this thread; whatever docker-py or the socket raises becomes a WorkloadError."""
+        try:
+            return work()
+        except docker.errors.APIError as error:
+            status = error.response.status_code if error.response is not None else None
+            raise classify(doing, str(error.explanation or error), status) from error
+        except (docker.errors.DockerException, *_SILENCE) as error:
+            self._forget_clients()
+            raise unavailable(doing, str(error)) from error
+
+    def _client(self, timeout_s: int) -> _Client:
+        """The client for calls of this time-out. The API version is settled with the engine at first use."""
+        with self._lock:
+            client = self._clients.get(timeout_s)
+        if client is None:
+            newest = _Client(self.socket_path, NEWEST_API, _LOOK_TIMEOUT_S)
+            client = _Client(self.socket_path, agreed_api(newest.version(api_version=False)), timeout_s)
+            with self._lock:
+                self._clients[timeout_s] = client
+        return client
+
+    def _forget_clients(self) -> None:
+        """After a silence the engine may come back as another version."""
+        with self._lock:
+            self._clients.clear()
+
+
+def _documents(response: requests.Response) -> Iterator[Document]:
+    for line in response.iter_lines():
+        if line:
+            yield json.loads(line)
+
+
+def _refusal(document: Document) -> str:
+    return str((document.get("errorDetail") or {}).get("message") or document.get("error"))
+
+
+def _frames(response: requests.Response) -> Iterator[bytes]:
+    """Docker's multiplexed output: 8 bytes of header (stream, three zeros, length), then the text."""
+    while header := response.raw.read(8):
+        (length,) = struct.unpack(">4xL", header)
+        yield response.raw.read(length)
+
+
+def _last_bytes(chunks: Iterator[bytes]) -> bytes:
+    kept: deque[bytes] = deque()
+    size = 0
+    for chunk in chunks:
+        kept.append(chunk)
+        size += len(chunk)
+        while size - len(kept[0]) >= MAX_LOG_BYTES:
+            size -= len(kept.popleft())
+    return b"".join(kept)[-MAX_LOG_BYTES:]
+
+
+def _peer_pid(socket_path: Path) -> int:
+    """The process that listens on a unix socket, as the kernel noted it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_LOOK_TIMEOUT_S)
+        connection.connect(str(socket_path))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])

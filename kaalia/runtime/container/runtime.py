@@ -1,0 +1,281 @@
+"""Containers on a Docker Engine as a `Runtime`. Idempotent by names and labels; a restart loses nothing.
+
+Touches only containers and networks whose labels carry this machine's id, and never prunes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kaalia.clock import Clock, SystemClock
+from kaalia.errors import WorkloadError
+from kaalia.model.machine import Engine
+from kaalia.runtime.base import (
+    ANY_CONTRACT,
+    ImageFacts,
+    Observed,
+    ObservedState,
+    Placement,
+    Progress,
+    RegistryLogin,
+)
+from kaalia.runtime.container.access import archive
+from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
+from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
+from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner
+
+_NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
+"""Waits while the engine still detaches a removed container from its network."""
+_REMOVAL_CHECKS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits while another removal of the same container is under way."""
+_MAX_TAIL_LINES = 10_000
+_NEVER = "0001-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A workload as last inspected, and the line of the list that it was inspected for."""
+
+    line: tuple[str, str, str]
+    observed: Observed
+
+
+class ContainerRuntime:
+    """The workloads of one machine id on one engine."""
+
+    def __init__(
+        self,
+        engine: DockerEngine,
+        machine_id: int,
+        *,
+        clock: Clock | None = None,
+        pull_inactivity_s: float = INACTIVITY_S,
+    ) -> None:
+        self._engine = engine
+        self._machine_id = machine_id
+        self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
+        self._facts: Engine | None = None
+        self._seen: dict[str, _Seen] = {}
+
+    async def engine(self) -> Engine:
+        self._facts = None
+        self._facts = await self._engine.facts()
+        return self._facts
+
+    async def image(self, reference: str) -> ImageFacts | None:
+        return await self._images.image(reference)
+
+    async def pull(self, reference: str, login: RegistryLogin | None, progress: Progress) -> ImageFacts:
+        return await self._images.pull(reference, login, progress)
+
+    async def create(self, placement: Placement) -> str:
+        """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
+        contract = placement.contract
+        name = container_name(contract.contract_id)
+        body = container_body(placement, self._facts or await self.engine())
+        body["Image"] = normalise(body["Image"])
+        container_id = await self._adopt(placement)
+        await self._ensure_network(placement)
+        if container_id is None:
+            container_id = await self._engine.create_container(name, body)
+            if tar := archive(contract.spec, contract.contract_id):
+                await self._engine.put_archive(container_id, name, "/", tar)
+        return container_id
+
+    async def start(self, contract_id: int) -> Observed:
+        document, _ = await self._own(contract_id)
+        await self._engine.start(document["Id"], container_name(contract_id))
+        document, labels = await self._own(contract_id)
+        return _observed(document, labels)
+
+    async def stop(self, contract_id: int, grace_s: float) -> None:
+        found = await self._find(contract_id)
+        if found is not None:
+            await self._engine.stop(found[0]["Id"], container_name(contract_id), grace_s)
+
+    async def remove(self, contract_id: int) -> None:
+        found = await self._find(contract_id)
+        if found is not None:
+            await self._remove_container(contract_id, str(found[0]["Id"]))
+        for network in await self._own_networks(contract_id):
+            await self._remove_network(network)
+
+    async def observe(self) -> tuple[Observed, ...]:
+        """One call for the list; details are asked for only where a line of the list is new."""
+        seen: dict[str, _Seen] = {}
+        for entry in await self._engine.containers(machine_filter(self._machine_id)):
+            labels = decode(entry.get("Labels"), self._machine_id)
+            if labels is None:
+                continue
+            container_id, line = str(entry["Id"]), _line(entry)
+            known = self._seen.get(container_id)
+            if known is None or known.line != line:
+                document = await self._engine.inspect_container(container_id)
+                if document is None:
+                    continue
+                known = _Seen(line, _observed(document, labels))
+            seen[container_id] = known
+        self._seen = seen
+        return tuple(known.observed for known in seen.values())
+
+    async def inspect(self, contract_id: int) -> Observed | None:
+        found = await self._find(contract_id)
+        return None if found is None else _observed(*found)
+
+    async def logs(self, contract_id: int, tail: int) -> str:
+        document, _ = await self._own(contract_id)
+        lines = max(0, min(tail, _MAX_TAIL_LINES))
+        text = await self._engine.logs(document["Id"], container_name(contract_id), lines)
+        return text.decode(errors="replace")
+
+    async def events(self) -> AsyncIterator[int]:
+        async for event in self._engine.events(machine_filter(self._machine_id)):
+            if event is None:
+                self._facts = None
+                yield ANY_CONTRACT
+            elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine_id):
+                yield contract_id
+
+    # Containers
+
+    async def _find(self, contract_id: int) -> tuple[dict[str, Any], Labels] | None:
+        """Inspection and labels of the contract's container; None when there is none, or it is not ours."""
+        document = await self._engine.inspect_container(container_name(contract_id))
+        if document is None:
+            return None
+        labels = decode(document["Config"].get("Labels"), self._machine_id)
+        return None if labels is None or labels.contract_id != contract_id else (document, labels)
+
+    async def _own(self, contract_id: int) -> tuple[dict[str, Any], Labels]:
+        found = await self._find(contract_id)
+        if found is None:
+            raise WorkloadError(
+                "not_found",
+                f"cannot find container {container_name(contract_id)} of machine {self._machine_id}",
+                remedy="create it first",
+            )
+        return found
+
+    async def _adopt(self, placement: Placement) -> str | None:
+        """The id of the container that is already this placement; None when the name is free for it."""
+        contract_id = placement.contract.contract_id
+        name, wanted = container_name(contract_id), labels_of(placement)
+        document = await self._engine.inspect_container(name)
+        if document is None:
+            return None
+        found = decode(document["Config"].get("Labels"), self._machine_id)
+        if found is None or found.contract_id != contract_id:
+            raise WorkloadError(
+                "name_taken",
+                f"cannot create {name}: a container of this name exists that kaalia did not make for this machine",
+                remedy=f"remove it or rename it: docker rename {name} {name}-old",
+                evidence=f"{document['Id'][:12]} {document['Config'].get('Image')}",
+            )
+        if found.generation > wanted.generation:
+            raise WorkloadError(
+                "generation_stale",
+                f"cannot create generation {wanted.generation} of {name}: generation {found.generation} exists",
+                remedy="take the newer contract from the marketplace",
+            )
+        was_started = _time(document["State"].get("StartedAt")) is not None
+        container_id = str(document["Id"])
+        if found.generation == wanted.generation and found.spec_sha256 == wanted.spec_sha256:
+            tar = archive(placement.contract.spec, contract_id)
+            if tar and not was_started:
+                # A crash may have come between create and this; after a start the files are the renter's.
+                await self._engine.put_archive(container_id, name, "/", tar)
+            return container_id
+        if found.generation == wanted.generation and was_started:
+            raise WorkloadError(
+                "grants_changed",
+                f"cannot create {name}: generation {found.generation} already ran with other GPUs, ports or options",
+                remedy="give it back its GPUs and ports, or raise the generation: that loses the container's data",
+                evidence=f"{found.spec_sha256} exists, {wanted.spec_sha256} is wanted",
+            )
+        await self._remove_container(contract_id, container_id)
+        return None
+
+    async def _remove_container(self, contract_id: int, container_id: str) -> None:
+        """By id: whatever takes the name meanwhile is not meant."""
+        for wait_s in (*_REMOVAL_CHECKS_S, None):
+            try:
+                await self._engine.remove_container(container_id, container_name(contract_id))
+                return
+            except WorkloadError as error:
+                if error.code != "engine_conflict" or wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
+
+    # Networks
+
+    async def _own_networks(self, contract_id: int) -> list[dict[str, Any]]:
+        networks = await self._engine.networks([machine_filter(self._machine_id), contract_filter(contract_id)])
+        return [network for network in networks if owner(network.get("Labels"), self._machine_id) == contract_id]
+
+    async def _ensure_network(self, placement: Placement) -> None:
+        """The contract's network exists exactly once and has the granted subnet."""
+        body = network_body(placement)
+        try:
+            await self._engine.create_network(body)
+        except WorkloadError as error:
+            existing = await self._own_networks(placement.contract.contract_id)
+            if error.code not in {"network_exists", "subnet_taken"} or not existing:
+                raise
+            if len(existing) == 1 and _subnets(existing[0]) == [placement.subnet]:
+                return
+            for network in existing:
+                await self._remove_network(network)
+            await self._engine.create_network(body)
+
+    async def _remove_network(self, network: Mapping[str, Any]) -> None:
+        for wait_s in (*_NETWORK_RETRIES_S, None):
+            try:
+                await self._engine.remove_network(str(network["Id"]), str(network["Name"]))
+                return
+            except WorkloadError as error:
+                if error.code != "network_busy" or wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
+
+
+def _line(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What changes in a container's line of the list when it started, ended or ran anew in between.
+
+    Each start makes a new network endpoint; the status text holds exit code and age.
+    """
+    networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
+    endpoints = ",".join(str(network.get("EndpointID", "")) for network in networks)
+    return str(entry["State"]), str(entry["Status"]), endpoints
+
+
+def _observed(document: Mapping[str, Any], labels: Labels) -> Observed:
+    state = document["State"]
+    finished_at = _time(state.get("FinishedAt"))
+    return Observed(
+        contract_id=labels.contract_id,
+        generation=labels.generation,
+        name=str(document["Name"]).lstrip("/"),
+        container_id=str(document["Id"]),
+        state=ObservedState(state["Status"]),
+        gpu_uuids=labels.gpu_uuids,
+        ports=labels.ports,
+        end_at=labels.end_at,
+        pid=int(state.get("Pid") or 0) or None,
+        started_at=_time(state.get("StartedAt")),
+        finished_at=finished_at,
+        exit_code=None if finished_at is None or state.get("Running") else int(state.get("ExitCode", 0)),
+        oom_killed=bool(state.get("OOMKilled", False)),
+        error=str(state.get("Error", "")),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    """Docker's time has nanoseconds, which `fromisoformat` of Python 3.11 cuts to microseconds."""
+    return None if not text or text == _NEVER else datetime.fromisoformat(text)
+
+
+def _subnets(network: Mapping[str, Any]) -> list[str]:
+    return [str(config.get("Subnet", "")) for config in ((network.get("IPAM") or {}).get("Config") or [])]

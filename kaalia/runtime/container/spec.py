@@ -1,0 +1,196 @@
+"""A placement as the Docker Engine's create bodies: a tenant's whole security baseline is on this page.
+
+Pure. Privileged mode, host namespaces, host paths and further devices cannot be expressed here.
+"""
+
+import hashlib
+import ipaddress
+import json
+from dataclasses import asdict
+from typing import Any
+
+from kaalia.errors import WorkloadError
+from kaalia.model.machine import Engine
+from kaalia.model.workload import LaunchMode, WorkloadSpec
+from kaalia.runtime.base import Placement
+from kaalia.runtime.container.access import LAUNCH_PATH
+from kaalia.runtime.labels import Labels, encode, encode_owner
+
+CAPABILITIES = (
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+)
+"""What package managers, sshd and web servers need: Docker's default without NET_RAW, MKNOD and SETFCAP."""
+
+GPU_CAPABILITIES = ("gpu", "compute", "utility")
+_GPU_EXTRAS = ("compat32", "display", "graphics", "video")
+"""Driver capabilities that a renter may ask for in NVIDIA_DRIVER_CAPABILITIES: more libraries, no more devices."""
+
+_CPU_PERIOD_US = 100_000
+_SHARES_PER_CORE = 1024
+_NOFILE = 1_048_576
+_STACK_BYTES = 64 * 1024**2
+_GPU_ENV = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
+
+
+def container_name(contract_id: int) -> str:
+    return f"C.{contract_id}"
+
+
+def network_name(contract_id: int) -> str:
+    return f"kaalia-{contract_id}"
+
+
+def fingerprint(placement: Placement) -> str:
+    """SHA-256 over what defines a generation: the spec and the granted GPUs and ports.
+
+    Shares, addresses and the end date may change while the container lives, so they are not part of it.
+    """
+    document = [asdict(placement.contract.spec), placement.gpu_uuids, [asdict(port) for port in placement.ports]]
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def labels_of(placement: Placement) -> Labels:
+    contract = placement.contract
+    return Labels(
+        machine_id=placement.machine_id,
+        contract_id=contract.contract_id,
+        generation=contract.generation,
+        spec_sha256=fingerprint(placement),
+        gpu_uuids=placement.gpu_uuids,
+        ports=placement.ports,
+        end_at=contract.end_at,
+    )
+
+
+def network_body(placement: Placement) -> dict[str, Any]:
+    """Body of POST /networks/create: the contract's own bridge on the granted subnet."""
+    contract_id = placement.contract.contract_id
+    subnet = ipaddress.IPv4Network(placement.subnet)
+    return {
+        "Name": network_name(contract_id),
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet), "Gateway": str(subnet[1])}]},
+        "Labels": encode_owner(placement.machine_id, contract_id),
+    }
+
+
+def container_body(placement: Placement, engine: Engine) -> dict[str, Any]:
+    """Body of POST /containers/create. Raises WorkloadError for what this machine cannot give."""
+    spec = placement.contract.spec
+    _refuse_unsupported(placement, engine)
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": [f"{name}={value}" for name, value in _environment(placement, engine)],
+        "Labels": encode(labels_of(placement)),
+        "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
+        "HostConfig": _host_config(placement, engine),
+        **_command(spec),
+    }
+    if spec.hostname:
+        body["Hostname"] = spec.hostname
+    if spec.user:
+        body["User"] = spec.user
+    return body
+
+
+def _command(spec: WorkloadSpec) -> dict[str, list[str]]:
+    if spec.launch_mode is not LaunchMode.ARGS:
+        return {"Entrypoint": ["/bin/sh", LAUNCH_PATH], "Cmd": []}
+    command: dict[str, list[str]] = {}
+    if spec.entrypoint:
+        command["Entrypoint"] = [spec.entrypoint]
+    if spec.args:
+        command["Cmd"] = list(spec.args)
+    return command
+
+
+def _host_config(placement: Placement, engine: Engine) -> dict[str, Any]:
+    share = placement.share
+    config: dict[str, Any] = {
+        "NetworkMode": network_name(placement.contract.contract_id),
+        "PortBindings": _port_bindings(placement),
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "CapAdd": list(CAPABILITIES),
+        "SecurityOpt": ["no-new-privileges"],
+        "Memory": share.memory_bytes,
+        "MemorySwap": share.memory_bytes,
+        "CpuShares": max(2, round(share.cpu_cores * _SHARES_PER_CORE)),
+        "CpuPeriod": _CPU_PERIOD_US,
+        "CpuQuota": max(1000, round(share.cpu_quota_cores * _CPU_PERIOD_US)),
+        "PidsLimit": share.pids,
+        "ShmSize": share.shm_bytes,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": _NOFILE, "Hard": _NOFILE},
+            {"Name": "memlock", "Soft": -1, "Hard": -1},
+            {"Name": "stack", "Soft": _STACK_BYTES, "Hard": -1},
+        ],
+    }
+    if engine.enforces_disk_size:
+        config["StorageOpt"] = {"size": str(placement.contract.spec.disk_bytes)}
+    if placement.gpu_uuids:
+        config["DeviceRequests"] = [_device_request(placement, engine)]
+    return config
+
+
+def _port_bindings(placement: Placement) -> dict[str, list[dict[str, str]]]:
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for port in placement.ports:
+        # IPv4 only: an unspecified address would start a second proxy process a port.
+        binding = {"HostIp": "0.0.0.0", "HostPort": str(port.host_port)}  # noqa: S104 - the rented port is public
+        bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
+    return bindings
+
+
+def _device_request(placement: Placement, engine: Engine) -> dict[str, Any]:
+    if engine.gpu_mode == "cdi":
+        return {"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={uuid}" for uuid in placement.gpu_uuids]}
+    # Capabilities are always explicit: otherwise the tenant's own environment would decide them.
+    wanted = dict(placement.env).get("NVIDIA_DRIVER_CAPABILITIES", "").split(",")
+    extras = [extra for extra in _GPU_EXTRAS if extra in wanted or "all" in wanted]
+    return {"Driver": "", "DeviceIDs": list(placement.gpu_uuids), "Capabilities": [[*GPU_CAPABILITIES, *extras]]}
+
+
+def _environment(placement: Placement, engine: Engine) -> list[tuple[str, str]]:
+    """The environment without the variables by which a tenant could choose GPUs itself."""
+    pairs = [(name, value) for name, value in placement.env if name not in _GPU_ENV]
+    if not placement.gpu_uuids or engine.gpu_mode == "cdi":
+        # An image may say NVIDIA_VISIBLE_DEVICES=all, which a default nvidia runtime would obey.
+        pairs.append(("NVIDIA_VISIBLE_DEVICES", "void"))
+    return pairs
+
+
+def _refuse_unsupported(placement: Placement, engine: Engine) -> None:
+    spec = placement.contract.spec
+    if placement.gpu_uuids and engine.gpu_mode == "none":
+        raise WorkloadError(
+            "gpu_runtime_missing",
+            f"cannot give {len(placement.gpu_uuids)} GPUs to a container: the engine has neither CDI nor NVIDIA's hook",
+            remedy="install the NVIDIA Container Toolkit and restart Docker",
+        )
+    if spec.volumes:
+        raise WorkloadError(
+            "volume_unsupported",
+            f"cannot mount volume {spec.volumes[0].volume_id} at {spec.volumes[0].path}: this machine has no volumes",
+            remedy="rent without -v, or a machine with a volume offer",
+        )
+    if spec.networks:
+        raise WorkloadError(
+            "network_unsupported",
+            f"cannot join network {spec.networks[0]!r}: this machine is in no cluster",
+            remedy="rent without -n, or a machine of the cluster",
+        )

@@ -1,0 +1,117 @@
+"""Labels that kaalia puts on what it creates, so that all can be rebuilt from the machine after a restart.
+
+Only an object whose labels name this machine's id is ours; anything else is invisible here and never touched.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.errors import WorkloadError
+from kaalia.model.workload import PortBinding, Protocol
+
+SCHEMA = "1"
+
+_PREFIX = "io.kaalia."
+_SCHEMA = _PREFIX + "schema"
+_MACHINE = _PREFIX + "machine"
+_CONTRACT = _PREFIX + "contract"
+_GENERATION = _PREFIX + "generation"
+_SPEC_SHA256 = _PREFIX + "spec_sha256"
+_GPUS = _PREFIX + "gpus"
+_PORTS = _PREFIX + "ports"
+_END_AT = _PREFIX + "end_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the labels of one container say. `end_at` is the end agreed at creation; the store knows extensions."""
+
+    machine_id: int
+    contract_id: int
+    generation: int
+    spec_sha256: str
+    gpu_uuids: tuple[str, ...] = ()
+    ports: tuple[PortBinding, ...] = ()
+    end_at: datetime | None = None
+
+
+def machine_filter(machine_id: int) -> str:
+    """The `label=` filter that selects everything of this machine id."""
+    return f"{_MACHINE}={machine_id}"
+
+
+def contract_filter(contract_id: int) -> str:
+    """The `label=` filter that selects everything of one contract."""
+    return f"{_CONTRACT}={contract_id}"
+
+
+def encode_owner(machine_id: int, contract_id: int) -> dict[str, str]:
+    """Labels of an object that only needs an owner, such as a network."""
+    return {_SCHEMA: SCHEMA, _MACHINE: str(machine_id), _CONTRACT: str(contract_id)}
+
+
+def encode(labels: Labels) -> dict[str, str]:
+    return {
+        **encode_owner(labels.machine_id, labels.contract_id),
+        _GENERATION: str(labels.generation),
+        _SPEC_SHA256: labels.spec_sha256,
+        _GPUS: ",".join(labels.gpu_uuids),
+        _PORTS: ",".join(_encode_port(port) for port in labels.ports),
+        _END_AT: labels.end_at.isoformat() if labels.end_at else "",
+    }
+
+
+def owner(raw: Mapping[str, str] | None, machine_id: int) -> int | None:
+    """The contract id that an object of this machine belongs to; None: not ours."""
+    if not raw or raw.get(_MACHINE) != str(machine_id):
+        return None
+    contract = raw.get(_CONTRACT, "")
+    return int(contract) if contract.isascii() and contract.isdigit() else None
+
+
+def decode(raw: Mapping[str, str] | None, machine_id: int) -> Labels | None:
+    """The labels of a container; None: not ours.
+
+    Raises WorkloadError `labels_unreadable` for a container that names this machine but cannot be understood: leaving
+    it out would make a running workload look absent.
+    """
+    if not raw or raw.get(_MACHINE) != str(machine_id):
+        return None
+    if raw.get(_SCHEMA) != SCHEMA:
+        raise _unreadable(raw, f"schema {raw.get(_SCHEMA)!r} is not {SCHEMA!r}")
+    try:
+        return Labels(
+            machine_id=machine_id,
+            contract_id=int(raw[_CONTRACT]),
+            generation=int(raw[_GENERATION]),
+            spec_sha256=raw[_SPEC_SHA256],
+            gpu_uuids=tuple(_items(raw[_GPUS])),
+            ports=tuple(_decode_port(item) for item in _items(raw[_PORTS])),
+            end_at=datetime.fromisoformat(raw[_END_AT]) if raw[_END_AT] else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise _unreadable(raw, f"{type(error).__name__} {error}") from error
+
+
+def _encode_port(port: PortBinding) -> str:
+    return f"{port.requested}:{port.container_port}:{port.host_port}/{port.protocol}"
+
+
+def _decode_port(text: str) -> PortBinding:
+    numbers, protocol = text.split("/")
+    requested, container_port, host_port = numbers.split(":")
+    return PortBinding(int(requested), int(container_port), int(host_port), Protocol(protocol))
+
+
+def _items(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _unreadable(raw: Mapping[str, str], reason: str) -> WorkloadError:
+    return WorkloadError(
+        "labels_unreadable",
+        f"cannot read the kaalia labels of contract {raw.get(_CONTRACT)!r}: {reason}",
+        remedy="run a kaalia version at least as new as the one that made the container, or remove the container",
+        evidence=str({key: value for key, value in raw.items() if key.startswith(_PREFIX)}),
+    )
