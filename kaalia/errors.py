@@ -64,11 +64,24 @@ class StoreError(KaaliaError):
 
 
 class MarketplaceError(KaaliaError):
-    """The marketplace refused a request. `status` is the HTTP status, 0 when there was no answer."""
+    """The marketplace refused a request. `status` is the HTTP status, 0 when there was no answer.
 
-    def __init__(self, code: str, message: str, *, status: int = 0, remedy: str = "", evidence: str = "") -> None:
+    `retry_after_s`: how long the marketplace asked to be left alone, None when it did not say.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        status: int = 0,
+        remedy: str = "",
+        evidence: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(code, message, remedy=remedy, evidence=evidence)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class UnreachableError(MarketplaceError):

@@ -99,6 +99,12 @@ def stream_id(tx: Transaction) -> str:
     return str(row["value"])
 
 
+def renew_stream_id(tx: Transaction) -> str:
+    """Another name: this database turned out to be an older copy, whose numbers were used already."""
+    tx.execute("DELETE FROM meta WHERE key = 'stream_id'")
+    return stream_id(tx)
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":

@@ -16,6 +16,17 @@ class Intent:
     opened_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An intent as history: `closed_at` None means it is still being done."""
+
+    kind: str
+    generation: int
+    opened_at: datetime
+    closed_at: datetime | None
+    outcome: str
+
+
 def open_intent(tx: Transaction, kind: str, contract_id: int, generation: int, now: datetime) -> int:
     cursor = tx.execute(
         "INSERT INTO intents (kind, contract_id, generation, opened_at) VALUES (?, ?, ?, ?)",
@@ -43,4 +54,21 @@ def open_intents(tx: Transaction) -> tuple[Intent, ...]:
     rows = tx.execute("SELECT * FROM intents WHERE closed_at IS NULL ORDER BY intent_id").fetchall()
     return tuple(
         Intent(r["intent_id"], r["kind"], r["contract_id"], r["generation"], from_epoch(r["opened_at"])) for r in rows
+    )
+
+
+def history(tx: Transaction, contract_id: int, limit: int) -> tuple[Step, ...]:
+    """The newest `limit` intents of a contract, oldest first."""
+    rows = tx.execute(
+        "SELECT * FROM intents WHERE contract_id = ? ORDER BY intent_id DESC LIMIT ?", (contract_id, limit)
+    ).fetchall()
+    return tuple(
+        Step(
+            kind=row["kind"],
+            generation=row["generation"],
+            opened_at=from_epoch(row["opened_at"]),
+            closed_at=None if row["closed_at"] is None else from_epoch(row["closed_at"]),
+            outcome=row["outcome"] or "",
+        )
+        for row in reversed(rows)
     )

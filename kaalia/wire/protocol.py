@@ -4,7 +4,7 @@ All times are aware UTC datetimes (ISO 8601 on the wire), ids are integers unles
 Unknown fields are ignored, so that either side may be newer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -31,7 +31,7 @@ TASK_RESULT_MAX_BYTES = 1024 * 1024
 class EnrolRequest:
     """`public_key`: base64 of the raw Ed25519 key. The request is signed with it, proving possession."""
 
-    token: str
+    token: str = field(repr=False)
     public_key: str
     fingerprint: str
     """SHA-256 hex of board, CPU and GPU identities: tells a moved disk from the same machine."""
@@ -49,6 +49,12 @@ class Verb(StrEnum):
     """The fixed list of one-shot requests."""
 
     LOGS = "logs"
+    UNKNOWN = "unknown"
+    """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Verb":
+        return cls.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +145,4 @@ class StatusReply:
 class RegistryLoginReply:
     registry: str
     username: str
-    password: str
+    password: str = field(repr=False)

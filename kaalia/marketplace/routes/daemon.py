@@ -1,5 +1,91 @@
-"""Routes of daemon."""
+"""Routes for daemons: each request is signed by its machine's key, enrolment by the key that it brings."""
 
-from kaalia.marketplace.routing import Route
+from typing import Any, TypeVar
 
-ROUTES: tuple[Route, ...] = ()
+from aiohttp import web
+
+from kaalia.errors import KaaliaError
+from kaalia.marketplace import daemons, enrolment
+from kaalia.marketplace.daemons import Signed
+from kaalia.marketplace.routing import MACHINE, Call, Route
+from kaalia.wire import document, signature
+from kaalia.wire.error import ApiError
+from kaalia.wire.protocol import LONG_POLL_S, EnrolRequest, StatusPost, TaskResult
+
+T = TypeVar("T")
+
+
+async def enrol(call: Call) -> web.Response:
+    """No nonce is kept: strangers may come here, and the same request again has the same answer."""
+    signed = await _signed(call)
+    request = _read(EnrolRequest, signed)
+    enrolment.check(request)
+    key = signature.load_public_key(request.public_key)
+    signature.verify_request(key, signed.method, signed.target, signed.headers, signed.body, call.context.clock.now())
+    return _answer(await enrolment.enrol(call.context, request))
+
+
+async def desired(call: Call) -> web.Response:
+    await _authenticate(call)
+    epoch, revision = _number(call, "epoch", 0), _number(call, "revision", 0)
+    wait_s = _number(call, "wait", int(LONG_POLL_S))
+    envelope = await daemons.desired(call.context, call.number("machine_id"), epoch, revision, wait_s)
+    return web.Response(status=204) if envelope is None else _answer(envelope)
+
+
+async def status(call: Call) -> web.Response:
+    signed = await _authenticate(call)
+    return _answer(await daemons.take_status(call.context, call.number("machine_id"), _read(StatusPost, signed)))
+
+
+async def task_result(call: Call) -> web.Response:
+    signed = await _authenticate(call)
+    task_id = call.request.match_info["task_id"]
+    await daemons.take_result(call.context, call.number("machine_id"), task_id, _read(TaskResult, signed))
+    return web.Response(status=204)
+
+
+async def registry_login(call: Call) -> web.Response:
+    await _authenticate(call)
+    login = await daemons.registry_login(call.context, call.number("machine_id"), call.number("contract_id"))
+    return _answer(login)
+
+
+_MACHINE = r"/kaalia/v1/machines/{machine_id:\d+}"
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/kaalia/v1/enroll", MACHINE, enrol),
+    Route("GET", f"{_MACHINE}/desired", MACHINE, desired),
+    Route("POST", f"{_MACHINE}/status", MACHINE, status),
+    Route("PUT", _MACHINE + "/tasks/{task_id}/result", MACHINE, task_result),
+    Route("POST", _MACHINE + r"/contracts/{contract_id:\d+}/registry-login", MACHINE, registry_login),
+)
+
+
+async def _authenticate(call: Call) -> Signed:
+    signed = await _signed(call)
+    await daemons.authenticate(call.context, call.number("machine_id"), signed)
+    return signed
+
+
+async def _signed(call: Call) -> Signed:
+    request = call.request
+    return Signed(request.method, request.raw_path, dict(request.headers), await request.read())
+
+
+def _read(kind: type[T], signed: Signed) -> T:
+    try:
+        return document.decode(kind, signed.body)
+    except KaaliaError as error:
+        raise ApiError(400, error.code, error.problem.message) from error
+
+
+def _number(call: Call, name: str, default: int) -> int:
+    text = call.request.query.get(name, str(default))
+    if not (text.isdecimal() and len(text) < 16):
+        raise ApiError(400, "query_invalid", f"cannot read {name}={text[:40]!r}: it must be a whole number")
+    return int(text)
+
+
+def _answer(reply: Any) -> web.Response:
+    return web.Response(body=document.encode(reply).encode(), content_type="application/json")

@@ -1,0 +1,235 @@
+"""The marketplace's side of the protocol with daemons, after enrolment. docs/protocol.md tells the story.
+
+Serves a machine only what is its own, and believes it only about its own contracts. Sends no commands:
+a daemon gets the whole desired state, signed, and one-shot tasks of a fixed list inside it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.contracts.contract import Contract, Desired
+from kaalia.marketplace import listings, liveness, machines, rentals
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.db import tables
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.wire import document, signature
+from kaalia.wire.error import ApiError
+from kaalia.wire.protocol import (
+    LONG_POLL_S,
+    TASK_RESULT_MAX_BYTES,
+    Envelope,
+    RegistryLoginReply,
+    Snapshot,
+    StatusMessage,
+    StatusPost,
+    StatusReply,
+    TaskRequest,
+    TaskResult,
+)
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_LIFE = timedelta(hours=1)
+"""New contracts of a snapshot are not admitted later than this after its issue."""
+TRUNCATED = "[cut: only the last part of the result is kept]\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A request as it was signed."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+async def authenticate(context: Context, machine_id: int, signed: Signed) -> MachineRecord:
+    """The machine of the path, proven by its key to have sent this, once.
+
+    Raises ApiError 401 with `machine_unknown`, `nonce_replayed` or a code of wire/signature.
+    """
+    async with context.engine.begin() as tx:
+        machine = await machines.get(tx, machine_id)
+    if machine is None:
+        raise ApiError(
+            401, "machine_unknown", f"cannot accept the request: there is no machine {machine_id}", remedy="enrol it"
+        )
+    now = context.clock.now()
+    key = signature.load_public_key(machine.public_key)
+    by = signature.verify_request(key, signed.method, signed.target, signed.headers, signed.body, now)
+    context.nonces.take(machine_id, by.nonce, by.created_at, now)
+    return machine
+
+
+async def desired(context: Context, machine_id: int, epoch: int, revision: int, wait_s: float) -> Envelope | None:
+    """The signed desired state as soon as it is newer than (epoch, revision), None when there is no news.
+
+    Raises ApiError 409 `history_lost` when the machine has seen a newer one than this database knows.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + min(wait_s, LONG_POLL_S)
+    bell = context.machine_bells.subscribe(machine_id)
+    try:
+        while True:
+            bell.clear()
+            if (envelope := await _newer(context, machine_id, epoch, revision)) is not None:
+                return envelope
+            if (remaining_s := until_s - loop.time()) <= 0:
+                return None
+            await context.machine_bells.wait(machine_id, bell, remaining_s)
+    finally:
+        context.machine_bells.unsubscribe(machine_id, bell)
+
+
+async def take_status(context: Context, machine_id: int, post: StatusPost) -> StatusReply:
+    """A heartbeat and its messages: each is applied exactly once, in order, together with the acknowledgement."""
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        machine = await machines.get(tx, machine_id)
+        if machine is None:
+            raise ApiError(401, "machine_unknown", f"cannot take the status: there is no machine {machine_id}")
+        acked_seq = machine.acked_seq if machine.stream_id == post.stream_id else 0
+        fresh = sorted((m for m in post.messages if m.seq > acked_seq), key=lambda message: message.seq)
+        statuses = [m.workload for m in fresh if m.workload is not None] + list(post.workloads or ())
+        await _apply_statuses(context, tx, machine_id, statuses)
+        await _apply_report(context, tx, machine_id, fresh)
+        await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
+        acked_seq = fresh[-1].seq if fresh else acked_seq
+        applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
+        await tx.execute(
+            sa.update(tables.machines)
+            .where(tables.machines.c.id == machine_id)
+            .values(stream_id=post.stream_id, acked_seq=acked_seq, **applied)
+        )
+    if any(status.state is WorkloadState.ENDED for status in statuses):
+        context.machine_bells.ring(machine_id)
+    return StatusReply(acked_seq, now)
+
+
+async def take_result(context: Context, machine_id: int, task_id: str, result: TaskResult) -> None:
+    """Keep a task's first result and wake who waits for it. Raises ApiError 404 `task_unknown`."""
+    kept = document.encode(replace(result, text=truncated(result.text)))
+    mine = sa.and_(tables.tasks.c.task_id == task_id, tables.tasks.c.machine_id == machine_id)
+    async with context.engine.begin() as tx:
+        await tx.execute(sa.update(tables.tasks).where(mine, tables.tasks.c.result.is_(None)).values(result=kept))
+        known = await tx.scalar(sa.select(tables.tasks.c.task_id).where(mine))
+    if known is None:
+        raise ApiError(404, "task_unknown", f"cannot keep the result: machine {machine_id} has no such task")
+    if bell := context.task_bells.get(task_id):
+        bell.set()
+
+
+async def registry_login(context: Context, machine_id: int, contract_id: int) -> RegistryLoginReply:
+    """The login for the image of one of the machine's own live contracts.
+
+    Raises ApiError 404 `contract_unknown` or `login_unknown`.
+    """
+    contracts = tables.contracts
+    async with context.engine.begin() as tx:
+        owner_id = await tx.scalar(sa.select(contracts.c.machine_id).where(contracts.c.id == contract_id))
+        if owner_id != machine_id:
+            raise ApiError(404, "contract_unknown", f"cannot find contract {contract_id} of machine {machine_id}")
+        login = await rentals.registry_login(context, tx, contract_id)
+    if login is None:
+        raise ApiError(404, "login_unknown", f"cannot find a registry login of contract {contract_id}")
+    return login
+
+
+def truncated(text: str) -> str:
+    """At most TASK_RESULT_MAX_BYTES of UTF-8: the end of the text, after a notice."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= TASK_RESULT_MAX_BYTES:
+        return text
+    return TRUNCATED + raw[len(TRUNCATED) - TASK_RESULT_MAX_BYTES :].decode(errors="ignore")
+
+
+async def _newer(context: Context, machine_id: int, epoch: int, revision: int) -> Envelope | None:
+    async with context.engine.begin() as tx:
+        machine = await machines.get(tx, machine_id)
+        if machine is None:
+            raise ApiError(401, "machine_unknown", f"cannot serve machine {machine_id}: it is gone")
+        if (epoch, revision) > (context.epoch, machine.revision):
+            raise ApiError(
+                409,
+                "history_lost",
+                f"cannot serve machine {machine_id}: it has seen revision {revision} of epoch {epoch}, "
+                f"newer than revision {machine.revision} of epoch {context.epoch}",
+                remedy="the database was restored from a copy: the operator must give it a greater epoch",
+            )
+        if (epoch, revision) == (context.epoch, machine.revision):
+            return None
+        snapshot = await _snapshot(context, tx, machine)
+    return signature.sign_document(context.signing_key, document.encode(snapshot))
+
+
+async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecord) -> Snapshot:
+    now = context.clock.now()
+    contracts, tasks = tables.contracts, tables.tasks
+    rows = await tx.execute(
+        sa.select(contracts.c.document, contracts.c.ended_at)
+        .where(contracts.c.machine_id == machine.id, contracts.c.removed_at.is_(None))
+        .order_by(contracts.c.id)
+    )
+    open_tasks = await tx.scalars(
+        sa.select(tasks.c.document)
+        .where(tasks.c.machine_id == machine.id, tasks.c.result.is_(None))
+        .order_by(tasks.c.created_at)
+    )
+    requests = (document.decode(TaskRequest, text) for text in open_tasks)
+    return Snapshot(
+        machine_id=machine.id,
+        epoch=context.epoch,
+        revision=machine.revision,
+        issued_at=now,
+        not_after=now + SNAPSHOT_LIFE,
+        listing=machine.listing,
+        contracts=tuple(_contract(row.document, row.ended_at is not None) for row in rows),
+        tasks=tuple(request for request in requests if request.deadline_at > now),
+        complete=True,
+        marketplace_url=context.settings.public_url,
+    )
+
+
+def _contract(text: str, is_ended: bool) -> Contract:
+    contract = document.decode(Contract, text)
+    return replace(contract, desired=Desired.ENDED) if is_ended else contract
+
+
+async def _apply_report(
+    context: Context, tx: AsyncConnection, machine_id: int, messages: Iterable[StatusMessage]
+) -> None:
+    """Of several reports only the newest is news."""
+    reports = [message.report for message in messages if message.report is not None]
+    if reports:
+        await machines.put_report(tx, machine_id, reports[-1])
+        await listings.refresh_asks(tx, machine_id, context.clock.now())
+
+
+async def _apply_statuses(
+    context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus]
+) -> None:
+    contracts = tables.contracts
+    wanted = {status.contract_id for status in statuses}
+    rows = await tx.execute(
+        sa.select(contracts.c.id, contracts.c.removed_at).where(
+            contracts.c.machine_id == machine_id, contracts.c.id.in_(wanted)
+        )
+    )
+    removed = {row.id: row.removed_at is not None for row in rows}
+    for contract_id in sorted(wanted - removed.keys()):
+        log.warning("foreign_contract: machine %d spoke of contract %d, which is not its own", machine_id, contract_id)
+    for status in statuses:
+        if removed.get(status.contract_id, True):
+            continue
+        await rentals.record_status(tx, status)
+        if status.state is WorkloadState.ENDED:
+            await rentals.finished(tx, status.contract_id, context.clock.now())
+            removed[status.contract_id] = True

@@ -1,0 +1,156 @@
+"""Fetches the desired state and stores it, signed as it came, before anybody acts upon it.
+
+Refuses, and changes nothing for: a signature of a key that was not enrolled (`document_forged`), another machine's
+snapshot (`snapshot_foreign`), a part of one (`snapshot_incomplete`), one that is not newer (`snapshot_stale`).
+A contract that a snapshot does not mention is marked as missing, never ended here: ending is the reconciler's
+decision, by rule.
+"""
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+
+from kaalia.clock import Clock
+from kaalia.contracts.contract import Contract
+from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.model.workload import WorkloadState
+from kaalia.store import contracts, enrolment, machine, tasks, workloads
+from kaalia.store.changes import Topic
+from kaalia.store.contracts import StoredContract
+from kaalia.store.database import Database, Transaction
+from kaalia.store.enrolment import AcceptedSnapshot, Enrolment
+from kaalia.sync.backoff import Backoff
+from kaalia.sync.client import MarketplaceClient
+from kaalia.wire import document, signature
+from kaalia.wire.protocol import LONG_POLL_S, Envelope, Snapshot
+
+log = logging.getLogger(__name__)
+
+RENEW_BEFORE = timedelta(minutes=30)
+"""A snapshot lives an hour; when this little is left, the same revision is asked for anew."""
+TASKS_KEPT = timedelta(days=1)
+_ORIGIN = "marketplace"
+_QUICK_S = 1.0
+
+
+class Pull:
+    """The long-poll."""
+
+    def __init__(
+        self, database: Database, client: MarketplaceClient, clock: Clock, member: Enrolment, backoff: Backoff
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._clock = clock
+        self._member = member
+        self._backoff = backoff
+
+    async def turn(self) -> None:
+        await self._backoff.guard("desired state", self.once)
+
+    async def once(self, wait_s: float = LONG_POLL_S) -> None:
+        """One long-poll, and its snapshot accepted. Raises MarketplaceError."""
+        known = await self._database.read(enrolment.get_snapshot)
+        fresh = known is not None and self._clock.now() < known.not_after - RENEW_BEFORE
+        epoch, revision = (known.epoch, known.revision) if known is not None and fresh else (0, 0)
+        loop = asyncio.get_running_loop()
+        asked_at_s = loop.time()
+        envelope = await self._client.desired(epoch, revision, wait_s)
+        if envelope is not None:
+            await self.accept(envelope)
+        elif wait_s > _QUICK_S and loop.time() - asked_at_s < _QUICK_S:
+            await asyncio.sleep(_QUICK_S)  # something on the way does not hold requests
+
+    async def accept(self, envelope: Envelope) -> None:
+        """Verify and store. Raises MarketplaceError with one of the codes above, or `snapshot_invalid`."""
+        payload = signature.verify_document(envelope, self._member.marketplace_keys)
+        snapshot = _decoded(payload)
+        _check(snapshot, self._member.machine_id)
+        text, now = document.encode(envelope), self._clock.now()
+        await self._database.transaction(lambda tx: store(tx, snapshot, text, now), Topic.CONTRACTS, Topic.TASKS)
+
+
+def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime) -> None:
+    """Everything a snapshot says, or nothing. Raises MarketplaceError `snapshot_stale`."""
+    is_renewal = _is_renewal(enrolment.get_snapshot(tx), snapshot)
+    enrolment.put_snapshot(tx, AcceptedSnapshot(snapshot.epoch, snapshot.revision, snapshot.not_after, envelope, now))
+    if is_renewal:
+        return
+    known = {stored.contract.contract_id: stored for stored in contracts.all_contracts(tx)}
+    unheard = {contract_id for contract_id, stored in known.items() if stored.origin == _ORIGIN}
+    for contract in snapshot.contracts:
+        if _put(tx, contract, known.get(contract.contract_id), now):
+            unheard.discard(contract.contract_id)
+    for contract_id in unheard:
+        _miss(tx, contract_id, now)
+    machine.put_listing(tx, snapshot.listing)
+    for task in snapshot.tasks:
+        tasks.add_new(tx, task, now)
+    tasks.forget_older(tx, now - TASKS_KEPT)
+
+
+def _decoded(payload: str) -> Snapshot:
+    try:
+        return document.decode(Snapshot, payload)
+    except KaaliaError as error:
+        raise MarketplaceError(
+            "snapshot_invalid",
+            f"cannot accept the desired state: {error.problem.message}",
+            remedy="the marketplace is of a newer version: update kaalia",
+        ) from error
+
+
+def _check(snapshot: Snapshot, machine_id: int) -> None:
+    if snapshot.machine_id != machine_id:
+        raise MarketplaceError(
+            "snapshot_foreign",
+            f"cannot accept the desired state: it is for machine {snapshot.machine_id}, this is {machine_id}",
+        )
+    if not snapshot.complete:
+        raise MarketplaceError(
+            "snapshot_incomplete", f"cannot accept the desired state: revision {snapshot.revision} is not complete"
+        )
+
+
+def _is_renewal(known: AcceptedSnapshot | None, snapshot: Snapshot) -> bool:
+    """True for the accepted revision with a later `not_after`: nothing else of it is new."""
+    if known is None or (snapshot.epoch, snapshot.revision) > (known.epoch, known.revision):
+        return False
+    is_same = (snapshot.epoch, snapshot.revision) == (known.epoch, known.revision)
+    if is_same and snapshot.not_after > known.not_after:
+        return True
+    raise MarketplaceError(
+        "snapshot_stale",
+        f"cannot accept the desired state: revision {snapshot.revision} of epoch {snapshot.epoch} is not newer than "
+        f"revision {known.revision} of epoch {known.epoch}",
+        remedy="if the marketplace was restored from a copy, its operator must give it a greater epoch",
+    )
+
+
+def _put(tx: Transaction, contract: Contract, known: StoredContract | None, now: datetime) -> bool:
+    """Write a contract. False: the known one of that id is another agreement, which was not mentioned.
+
+    A tombstone of a contract that is not known is stored like any other: the reconciler proves that nothing of it
+    is left and reports it ended, so that the marketplace can forget it.
+    """
+    if known is not None:
+        old = known.contract
+        if contract.generation < old.generation:
+            log.error("generation_older: contract %d stays at generation %d", old.contract_id, old.generation)
+            return True
+        if known.origin != _ORIGIN or (contract.generation == old.generation and contract.spec != old.spec):
+            # Specs are immutable: this id was given twice, as by a marketplace that lost its history.
+            log.error("spec_changed: contract %d is another one than the one known here; not taken", old.contract_id)
+            return False
+    contracts.upsert(tx, contract, now)
+    return True
+
+
+def _miss(tx: Transaction, contract_id: int, now: datetime) -> None:
+    status = workloads.get(tx, contract_id)
+    if status is not None and status.state is WorkloadState.ENDED:
+        contracts.delete(tx, contract_id)
+        workloads.delete(tx, contract_id)
+        return
+    log.warning("contract_missing: the marketplace did not mention contract %d; it runs on for now", contract_id)
+    contracts.mark_missing(tx, contract_id, now)

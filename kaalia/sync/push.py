@@ -1,0 +1,135 @@
+"""Tells the marketplace: heartbeats, and the outbox in order, each row until it is acknowledged."""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.clock import Clock
+from kaalia.errors import KaaliaError
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import WorkloadStatus
+from kaalia.store import database as state
+from kaalia.store import enrolment, outbox, workloads
+from kaalia.store.changes import wait
+from kaalia.store.database import Database, Transaction
+from kaalia.store.outbox import Message
+from kaalia.sync.backoff import Backoff
+from kaalia.sync.client import MarketplaceClient
+from kaalia.wire import document
+from kaalia.wire.protocol import MessageKind, StatusMessage, StatusPost
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 200
+"""Messages of one post."""
+FULL_EVERY_S = 300.0
+"""The full list of workloads goes this often, whatever was said before, and after every outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One post. `last_seq`: the newest row it speaks for, 0 when none; `has_more`: the outbox holds more rows."""
+
+    post: StatusPost
+    last_seq: int
+    has_more: bool
+
+
+class Push:
+    """Posts when `bell` (Topic.OUTBOX) rings, and every `heartbeat_s` at the latest."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: MarketplaceClient,
+        clock: Clock,
+        bell: asyncio.Event,
+        backoff: Backoff,
+        chance: random.Random,
+        heartbeat_s: float,
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._clock = clock
+        self._bell = bell
+        self._backoff = backoff
+        self._chance = chance
+        self._heartbeat_s = heartbeat_s
+        self._full_sent_s: float | None = None
+        self._stream_id = ""
+
+    async def turn(self) -> None:
+        await self._backoff.guard("status", self._until_idle)
+
+    async def once(self) -> bool:
+        """One post and its acknowledgement; True when the outbox holds more. Raises MarketplaceError."""
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        full_sent_s, self._full_sent_s = self._full_sent_s, None  # a failure below makes the full list due
+        is_full_due = full_sent_s is None or now_s - full_sent_s >= FULL_EVERY_S
+        stream_id = self._stream_id = self._stream_id or await self._database.transaction(state.stream_id)
+        batch = await self._database.read(lambda tx: collect(tx, stream_id, now, is_full_due))
+        reply = await self._client.post_status(batch.post)
+        if batch.post.workloads is not None:
+            full_sent_s = now_s
+        self._full_sent_s = full_sent_s
+        return await self._acknowledge(batch, reply.acked_seq)
+
+    async def _until_idle(self) -> None:
+        while await self.once():
+            continue
+        await wait(self._bell, self._heartbeat_s * self._chance.uniform(0.8, 1.0))
+
+    async def _acknowledge(self, batch: Batch, acked_seq: int) -> bool:
+        sent = batch.post.messages
+        if sent and acked_seq > sent[-1].seq:
+            # It has seen later numbers of this stream than exist here: this database is an older copy.
+            log.warning(
+                "outbox_rewound: the marketplace has seen message %d of a stream at %d", acked_seq, sent[-1].seq
+            )
+            self._stream_id = await self._database.transaction(state.renew_stream_id)
+            return True
+        is_done = not sent or acked_seq == sent[-1].seq
+        safe_seq = batch.last_seq if is_done else acked_seq
+        if safe_seq:
+            await self._database.transaction(lambda tx: outbox.acknowledge(tx, safe_seq))
+        return batch.has_more and is_done
+
+
+def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -> Batch:
+    """The next post. The full list only goes with the end of the outbox: it must not be older than a message."""
+    rows = outbox.pending(tx, BATCH_MAX + 1)
+    has_more = len(rows) > BATCH_MAX
+    rows = rows[:BATCH_MAX]
+    known = enrolment.get_snapshot(tx)
+    full = tuple(workloads.all_workloads(tx).values()) if is_full_due and not has_more else None
+    post = StatusPost(
+        stream_id=stream_id,
+        epoch=known.epoch if known else 0,
+        revision=known.revision if known else 0,
+        as_of=now,
+        messages=_messages(rows),
+        workloads=full,
+    )
+    return Batch(post, rows[-1].seq if rows else 0, has_more)
+
+
+def _messages(rows: tuple[Message, ...]) -> tuple[StatusMessage, ...]:
+    """Rows as messages; of several reports only the last is worth sending."""
+    last_report = max((row.seq for row in rows if row.kind == MessageKind.REPORT), default=0)
+    wanted = (row for row in rows if row.kind != MessageKind.REPORT or row.seq == last_report)
+    return tuple(message for row in wanted if (message := _message(row)) is not None)
+
+
+def _message(row: Message) -> StatusMessage | None:
+    """None for a row that cannot be read: it must not hold up the others for ever."""
+    try:
+        if row.kind == MessageKind.WORKLOAD:
+            return StatusMessage(row.seq, MessageKind.WORKLOAD, workload=document.decode(WorkloadStatus, row.body))
+        if row.kind == MessageKind.REPORT:
+            return StatusMessage(row.seq, MessageKind.REPORT, report=document.decode(MachineReport, row.body))
+        log.error("outbox_unreadable: message %d has the unknown kind %s; dropped", row.seq, row.kind)
+    except KaaliaError as error:
+        log.error("outbox_unreadable: message %d is dropped: %s", row.seq, error)
+    return None

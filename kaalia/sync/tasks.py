@@ -1,0 +1,127 @@
+"""One-shot requests of the marketplace: taken from the store, so at most once, and answered within seconds.
+
+Refuses verbs that are not on the list, contracts that are not here, and requests whose time is over.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from kaalia.clock import Clock
+from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnreachableError
+from kaalia.service import Tasks
+from kaalia.store import tasks as store
+from kaalia.store.changes import wait
+from kaalia.store.database import Database
+from kaalia.sync.backoff import Backoff
+from kaalia.sync.client import MarketplaceClient
+from kaalia.sync.log_filter import apply_filter
+from kaalia.sync.story import tell
+from kaalia.wire.protocol import TASK_RESULT_MAX_BYTES, TaskRequest, TaskResult, Verb
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 7.0
+"""The client of the marketplace waits nine seconds for logs, the marketplace eight."""
+AT_ONCE_MAX = 4
+CUT = "[cut: these are the last lines only]\n"
+
+ReadLogs = Callable[[int, int], Awaitable[str]]
+"""(contract_id, tail) to the last lines of the workload's output."""
+
+
+class TaskRunner:
+    """Works off what `bell` (Topic.TASKS) announces."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: MarketplaceClient,
+        clock: Clock,
+        bell: asyncio.Event,
+        logs: ReadLogs,
+        new_backoff: Callable[[], Backoff],
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._clock = clock
+        self._bell = bell
+        self._logs = logs
+        self._new_backoff = new_backoff
+        self._running = Tasks()
+        self._slots = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def turn(self) -> None:
+        for request in await self._database.transaction(store.take_new):
+            if request.deadline_at <= self._clock.now():
+                log.info("task %s of contract %d came too late", request.verb, request.contract_id)
+                continue
+            self._running.start(request.task_id, self._carry_out(request))
+        await wait(self._bell, None)
+
+    async def close(self) -> None:
+        await self._running.close()
+
+    async def answer(self, request: TaskRequest) -> TaskResult:
+        """The result, within ANSWER_S whatever happens."""
+        try:
+            async with asyncio.timeout(ANSWER_S), self._slots:
+                return TaskResult(shortened(await self._text(request)))
+        except TimeoutError:
+            return TaskResult(
+                "",
+                Problem(
+                    "task_timeout",
+                    f"cannot read the logs of contract {request.contract_id} within {ANSWER_S:.0f} s",
+                    "ask again, for fewer lines",
+                ),
+            )
+        except KaaliaError as error:
+            return TaskResult("", error.problem)
+
+    async def _carry_out(self, request: TaskRequest) -> None:
+        await self._deliver(request, await self.answer(request))
+
+    async def _text(self, request: TaskRequest) -> str:
+        if request.verb is not Verb.LOGS:
+            raise KaaliaError("verb_unknown", "cannot do this task: this version of kaalia does not know it")
+        story = await self._database.read(lambda tx: tell(tx, request.contract_id))
+        if story is None:
+            raise KaaliaError(
+                "contract_unknown", f"cannot read logs: contract {request.contract_id} is not on this machine"
+            )
+        if request.daemon_logs:
+            text = _last_lines(story, request.tail)
+        else:
+            text = await self._logs(request.contract_id, request.tail)
+        if request.filter:
+            return await asyncio.to_thread(apply_filter, text, request.filter, self._clock.monotonic_s)
+        return text
+
+    async def _deliver(self, request: TaskRequest, result: TaskResult) -> None:
+        """Until it has arrived, or nobody waits for it any more."""
+        backoff = self._new_backoff()
+        while True:
+            try:
+                return await self._client.put_result(request.task_id, result)
+            except UnreachableError as error:
+                if self._clock.now() >= request.deadline_at:
+                    log.warning("task %s: nobody took the result in time: %s", request.verb, error)
+                    return None
+                await asyncio.sleep(backoff.next_s(error))
+            except MarketplaceError as error:
+                log.warning("task %s: the result was refused: %s", request.verb, error)
+                return None
+
+
+def shortened(text: str) -> str:
+    """At most TASK_RESULT_MAX_BYTES of UTF-8: the end of the text, after a notice."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= TASK_RESULT_MAX_BYTES:
+        return text
+    return CUT + raw[len(CUT) - TASK_RESULT_MAX_BYTES :].decode(errors="ignore")
+
+
+def _last_lines(text: str, count: int) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[max(len(lines) - count, 0) :])
