@@ -30,3 +30,9 @@ def count(tx: Transaction) -> int:
 
 def acknowledge(tx: Transaction, up_to_seq: int) -> None:
     tx.execute("DELETE FROM outbox WHERE seq <= ?", (up_to_seq,))
+
+
+def replace(tx: Transaction, kind: str, body: str, now: datetime) -> None:
+    """Add a message that outdates earlier unsent ones of its kind: of a machine's reports only the last counts."""
+    tx.execute("DELETE FROM outbox WHERE kind = ?", (kind,))
+    add(tx, kind, body, now)

@@ -1,0 +1,29 @@
+"""The disk that tenants share: the file system that holds the engine's data root."""
+
+from pathlib import Path
+
+from kaalia.capability.gaps import Gaps
+from kaalia.errors import HostError
+from kaalia.host import block
+from kaalia.model.machine import Disk
+
+
+async def collect(data_root: str | None, root: Path, gaps: Gaps) -> Disk | None:
+    """None with a reason when the data root is unknown (the engine does not answer) or its file system does not."""
+    if data_root is None:
+        gaps.note("disk", "the container engine does not answer, so its data root is not known")
+        return None
+    try:
+        filesystem = await block.filesystem(Path(data_root))
+    except HostError as error:
+        evidence = error.problem.evidence.strip()
+        gaps.note("disk", f"{error.problem.message}: {evidence}" if evidence else error)
+        return None
+    return Disk(
+        path=data_root,
+        total_bytes=filesystem.total_bytes,
+        free_bytes=filesystem.free_bytes,
+        filesystem=filesystem.kind,
+        device=filesystem.device,
+        model=gaps.read("disk.model", lambda: block.drive_model(filesystem.device, root)),
+    )

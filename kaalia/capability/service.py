@@ -1,0 +1,76 @@
+"""Keeps the capability report current: reads the machine, stores what it is, tells the marketplace what changed."""
+
+import asyncio
+import logging
+
+from kaalia.capability.report import Inputs, collect, digest, encode
+from kaalia.clock import Clock
+from kaalia.model.machine import MachineReport
+from kaalia.service import run_forever
+from kaalia.store import machine, outbox
+from kaalia.store.changes import Topic
+from kaalia.store.database import Database, Transaction
+from kaalia.wire.protocol import MessageKind
+
+INTERVAL_S = 60.0
+RESEND_S = 300.0
+"""Free space, memory and temperatures may be this old at the marketplace."""
+
+log = logging.getLogger(__name__)
+
+
+class CapabilityService:
+    """Collects at start and every `interval_s`. Refuses to decide anything: a GPU that vanished is only reported."""
+
+    name = "capability"
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        inputs: Inputs,
+        interval_s: float = INTERVAL_S,
+        resend_s: float = RESEND_S,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._inputs = inputs
+        self._interval_s = interval_s
+        self._resend_s = resend_s
+        self._sent_digest = ""
+        self._sent_at_s = 0.0
+
+    async def run(self) -> None:
+        await run_forever(self.name, self._turn)
+
+    async def refresh(self) -> MachineReport:
+        """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
+        report = await collect(self._inputs, self._clock.now())
+        found = digest(report)
+        changed = found != self._sent_digest
+        due = changed or self._clock.monotonic_s() - self._sent_at_s >= self._resend_s
+
+        def store(tx: Transaction) -> None:
+            machine.put_report(tx, report)
+            if due:
+                outbox.replace(tx, MessageKind.REPORT, encode(report), report.collected_at)
+
+        rings = (*([Topic.MACHINE] if changed else []), *([Topic.OUTBOX] if due else []))
+        await self._database.transaction(store, *rings)
+        if due:
+            self._sent_digest, self._sent_at_s = found, self._clock.monotonic_s()
+        if changed:
+            _log(report)
+        return report
+
+    async def _turn(self) -> None:
+        await self.refresh()
+        await asyncio.sleep(self._interval_s)
+
+
+def _log(report: MachineReport) -> None:
+    names = ", ".join(sorted({gpu.name for gpu in report.gpus})) or "none"
+    mark = " (simulated)" if report.driver and report.driver.simulated else ""
+    log.info("machine: %d GPU(s): %s%s, %d fact(s) missing", len(report.gpus), names, mark, len(report.missing))
+    for entry in report.missing:
+        log.info("machine: %s is missing: %s", entry.field, entry.reason)

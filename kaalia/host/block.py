@@ -1,0 +1,73 @@
+"""The file system, device and drive behind a path.
+
+Sizes come from `df` in a child process: asking a dead network file system blocks whoever asks, so it is not the daemon.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaalia.errors import HostError
+from kaalia.host.kernel import read_text, unreadable
+from kaalia.host.process import run
+
+ROOT = Path("/")
+DF_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """`device` is what is mounted: /dev/nvme0n1p2, or a pool, a server path or `overlay`. `free_bytes`: without root's
+    reserve."""
+
+    device: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+
+
+async def filesystem(path: Path) -> FileSystem:
+    """The file system that holds `path`. Raises HostError `command_failed` (no such path), `command_timeout`."""
+    argv = ["df", "--block-size=1", "--output=source,fstype,size,avail", "--", str(path)]
+    result = await run(argv, DF_TIMEOUT_S, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=True)
+    words = result.stdout.strip().splitlines()[-1].rsplit(maxsplit=3)  # only the source may hold blanks
+    if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()):
+        raise unreadable(f"the file system of {path}", f"df answered {result.stdout.strip()!r}")
+    return FileSystem(words[0], words[1], int(words[2]), int(words[3]))
+
+
+def drive_model(device: str, root: Path = ROOT) -> str:
+    """The drive's model, such as `Samsung SSD 980 PRO 2TB`; RAID and volumes name each distinct model behind them.
+
+    Raises HostError `unreadable` with the reason: not a local drive, a virtual one, or one that does not tell.
+    """
+    if not device.startswith("/dev/"):
+        raise unreadable(f"the drive behind {device}", "it is not a local block device")
+    folder = root / "sys/class/block" / _resolved(device, root).name
+    if not folder.is_dir():
+        raise unreadable(f"the drive behind {device}", "the kernel knows no such block device")
+    models = sorted(set(_models(folder.resolve(), depth=0)))
+    if not models:
+        raise unreadable(f"the model of {device}", "the drive does not tell it (a virtual one?)")
+    return ", ".join(models)
+
+
+def _resolved(device: str, root: Path) -> Path:
+    """/dev/mapper/name is a link to /dev/dm-3."""
+    path = root / device.removeprefix("/")
+    return path.resolve() if path.is_symlink() else path
+
+
+def _models(folder: Path, depth: int) -> list[str]:
+    """Models of the drives under a device: through its slaves (RAID, LVM, crypt), or the disk of a partition."""
+    if depth > 8:
+        return []
+    slaves = sorted((folder / "slaves").iterdir()) if (folder / "slaves").is_dir() else []
+    if slaves:
+        return [model for slave in slaves for model in _models(slave.resolve(), depth + 1)]
+    if (folder / "partition").exists():
+        return _models(folder.parent, depth + 1)
+    try:
+        model = read_text(folder / "device/model")
+    except HostError:
+        return []
+    return [model] if model else []
