@@ -20,6 +20,6 @@ def _routed_address(root: Path) -> str:
         raise HostError(
             "address_not_public",
             f"cannot tell the public address: {address} on the default route is private (a router translates it); "
-            "set public_ip in the configuration",
+            "set ports.public_ip in the configuration",
         )
     return address

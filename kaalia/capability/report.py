@@ -11,19 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from kaalia import __version__
 from kaalia.capability import disk, gpu, network, system
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import KaaliaError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import Cpu, Engine, Gpu, MachineReport, Memory, Network, PortRange, System
+from kaalia.wire import document
 
 ENGINE_TIMEOUT_S = 20.0
 """`docker info` takes 10-20 ms; a daemon under heavy load seconds; beyond this it counts as not answering."""
 
-_REPORT = TypeAdapter(MachineReport)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -64,11 +62,6 @@ async def collect(inputs: Inputs, now: datetime) -> MachineReport:
     )
 
 
-def encode(report: MachineReport) -> str:
-    """The JSON text of the outbox's `report` message."""
-    return _REPORT.dump_json(report).decode()
-
-
 def digest(report: MachineReport) -> str:
     """Changes only when something that stays has changed: not with time, load, temperature, clocks or free space."""
     stable = replace(
@@ -79,7 +72,7 @@ def digest(report: MachineReport) -> str:
         disk=replace(report.disk, free_bytes=0) if report.disk else None,
         gpus=tuple(_steady(entry) for entry in report.gpus),
     )
-    return hashlib.sha256(encode(stable).encode()).hexdigest()
+    return hashlib.sha256(document.encode(stable).encode()).hexdigest()
 
 
 def fingerprint(report: MachineReport) -> str:
@@ -112,7 +105,7 @@ def _local(inputs: Inputs, gaps: Gaps) -> tuple[Cpu, Memory, Network, System]:
         system.cpu(root, gaps),
         system.memory(),
         network.collect(inputs.public_ip, inputs.port_range, root, gaps),
-        system.system(root, gaps),
+        system.operating_system(root, gaps),
     )
 
 

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 
-from kaalia.capability.report import Inputs, collect, digest, encode
+from kaalia.capability.report import Inputs, collect, digest
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
 from kaalia.service import run_forever
 from kaalia.store import machine, outbox
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
+from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 INTERVAL_S = 60.0
@@ -53,7 +54,7 @@ class CapabilityService:
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)
             if due:
-                outbox.replace(tx, MessageKind.REPORT, encode(report), report.collected_at)
+                outbox.replace(tx, MessageKind.REPORT, document.encode(report), report.collected_at)
 
         rings = (*([Topic.MACHINE] if changed else []), *([Topic.OUTBOX] if due else []))
         await self._database.transaction(store, *rings)

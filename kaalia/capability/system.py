@@ -29,7 +29,7 @@ def memory() -> Memory:
     return Memory(total_bytes, available_bytes)
 
 
-def system(root: Path, gaps: Gaps) -> System:
+def operating_system(root: Path, gaps: Gaps) -> System:
     return System(
         hostname=platform.node(),
         os_name=gaps.read("system.os_name", lambda: host.os_name(root)),
