@@ -1,0 +1,38 @@
+"""What holds for every test: shared fixtures, and an event loop that may not block."""
+
+import inspect
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+pytest_plugins = ["tests.support.fixtures"]
+if find_spec("tests.support.docker_engine"):
+    pytest_plugins.append("tests.support.docker_engine")
+
+ALLOWED = {
+    # Joins the writer thread, which has nothing left to do: microseconds, once in the life of a database.
+    "kaalia/store/database.py": {"close"},
+    # Makes its socket at the start and removes it at the end; requests are answered in tasks of their own.
+    "kaalia/api/app.py": {"run"},
+    # SQLAlchemy makes the path of the database absolute, once, before anyone is served.
+    "kaalia/marketplace/db/engine.py": {"open_engine"},
+}
+"""Blocking that cannot be avoided and harms nobody: the functions below which it may happen, by file."""
+
+
+@pytest.fixture(autouse=True)
+def event_loop_guard(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """A blocking call made by kaalia's own code while a loop runs raises BlockingError in that place.
+
+    Only frames of the package count: a test may write a file, a library may do what its authors think right.
+    """
+    if not inspect.iscoroutinefunction(getattr(request, "function", None)):
+        yield None
+        return
+    with blockbuster_ctx("kaalia") as guard:
+        for place, functions in ALLOWED.items():
+            for blocking in guard.functions.values():
+                blocking.can_block_in(place, functions)
+        yield guard
