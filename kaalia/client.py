@@ -80,7 +80,7 @@ class LocalClient:
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(
                 "daemon_not_running",
-                f"cannot reach the daemon at {self._path}: {error}",
+                f"cannot reach the daemon at {self._path}: {getattr(error, 'strerror', None) or error}",
                 remedy="start it with: systemctl start kaalia; or name its socket with --socket",
             ) from error
         finally:

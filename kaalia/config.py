@@ -94,8 +94,8 @@ class PortsConfig(Section):
 
 
 class NvmlConfig(Section):
-    deadline_s: float = Field(default=10.0, gt=0, le=300)
-    """A call into the driver that takes longer is a hang: the probe is killed and started anew."""
+    deadline_s: float = Field(default=30.0, gt=0, le=300)
+    """A reading that takes longer is a hang. Without persistence mode the driver wakes each GPU first, for seconds."""
 
 
 class IntervalsConfig(Section):
@@ -188,9 +188,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(document: dict[str, Any], environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Put the variables into the document; yields (dotted key, variable)."""
     for name, value in sorted(environment.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX):
-            continue
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or _is_foreign(keys):
+            continue
         section = document
         for key in keys[:-1]:
             inner = section.get(key)
@@ -198,6 +198,11 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> Itera
             section = section[key]
         section[keys[-1]] = value
         yield ".".join(keys), name
+
+
+def _is_foreign(keys: list[str]) -> bool:
+    """KAALIA_FOO of somebody else; but not KAALIA_STATEDIR, which can only be a misspelt key."""
+    return len(keys) == 1 and not difflib.get_close_matches(keys[0], Config.model_fields, n=1, cutoff=0.8)
 
 
 def _explain(error: ValidationError, file: str, origins: Mapping[str, str]) -> ConfigError:

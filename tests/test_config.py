@@ -65,6 +65,11 @@ def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
     assert error.problem.remedy == "write ports.range"
 
 
+def test_a_misspelt_variable_without_a_section_is_named_and_foreign_ones_are_left_alone(tmp_path: Path) -> None:
+    assert refused(tmp_path, "", KAALIA_STATEDIR="/srv").problem.remedy == "write state_dir"
+    assert load(write(tmp_path, ""), {"KAALIA_SOMETHING_ELSE": "1"}) == Config()
+
+
 def test_all_complaints_come_at_once(tmp_path: Path) -> None:
     error = refused(tmp_path, "log: {level: loud}\nintervals: {heartbeat_s: 900}\n")
 

@@ -1,0 +1,85 @@
+"""`kaalia contracts [ID]`: what is rented on this machine."""
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kaalia.cli import output
+from kaalia.units import format_bytes
+from kaalia.wire.local import ContractView
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog="Examples: kaalia contracts; kaalia contracts 51; kaalia contracts --json")(contracts)
+
+
+def contracts(
+    contract_id: Annotated[int | None, typer.Argument(metavar="[ID]", help="One contract in full.")] = None,
+    config: output.ConfigFile = None,
+    socket: output.SocketFile = None,
+    as_json: output.AsJson = False,
+) -> None:
+    """Show the contracts of this machine and how their workloads are doing."""
+    client = output.connect(config, socket, dict(os.environ))
+    document = client.contracts() if contract_id is None else client.contract(contract_id)
+    out = output.console()
+    if as_json:
+        output.print_json(document)
+    elif isinstance(document, ContractView):
+        _print_one(document, out)
+    elif document:
+        _print_all(document, out)
+    else:
+        out.print("No contracts.")
+
+
+def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
+    columns = (">ID", "State", "~Image", ">GPUs", ">Ports", ">Disk", ">$/h", "Ends")
+    rows = (
+        (
+            str(view.contract_id),
+            view.state.value,
+            view.image,
+            str(view.gpu_count),
+            str(len(view.ports)),
+            format_bytes(view.disk_bytes),
+            f"{view.price_usd_per_hour:.4f}",
+            output.moment(view.end_at) if view.end_at else "open",
+        )
+        for view in views
+    )
+    output.print_table(columns, rows, out)
+    for view in views:
+        if view.problem:
+            out.print(f"\ncontract {view.contract_id}:")
+            output.print_problem(view.problem, out)
+
+
+def _print_one(view: ContractView, out: Console) -> None:
+    ports = ", ".join(f"{port.host_port}->{port.container_port}/{port.protocol}" for port in view.ports)
+    output.print_pairs(
+        [
+            ("Contract", f"{view.contract_id}, generation {view.generation}, {view.kind}"),
+            ("State", f"{view.state} (the renter wants it {view.desired})"),
+            ("Message", view.status_msg),
+            ("Image", f"{view.image}, launched as {view.launch_mode}"),
+            ("GPUs", ", ".join(view.gpu_uuids) or str(view.gpu_count)),
+            ("Disk", format_bytes(view.disk_bytes)),
+            ("Ports", ports),
+            ("Variables", ", ".join(view.env_names)),
+            ("Price", f"$ {view.price_usd_per_hour} per hour, without storage"),
+            ("Container", (view.container_id or "")[:12]),
+            ("Agreed", output.moment(view.start_at)),
+            ("Ends", output.moment(view.end_at) if view.end_at else "open"),
+            ("Started", output.moment(view.started_at) if view.started_at else ""),
+            ("Finished", output.moment(view.finished_at) if view.finished_at else ""),
+            ("Exit code", "" if view.exit_code is None else str(view.exit_code)),
+            ("Missing since", output.moment(view.missing_since) if view.missing_since else ""),
+        ],
+        out,
+    )
+    if view.problem:
+        out.print()
+        output.print_problem(view.problem, out)

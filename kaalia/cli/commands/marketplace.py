@@ -1,0 +1,107 @@
+"""`kaalia marketplace ...`: serve the reference marketplace, add users, make enrolment tokens.
+
+A program of its own (`python -m`), since it imports ten times as much as the other commands.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kaalia import log
+from kaalia.cli import output
+from kaalia.clock import SystemClock
+from kaalia.errors import ConfigError
+from kaalia.marketplace import accounts, run
+
+DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
+
+DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory of the database and the signing key.")]
+
+marketplace = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run the reference marketplace, which the unmodified `vastai` client can rent from.",
+    epilog="Example: kaalia marketplace serve --listen 127.0.0.1:8080 --data ./market",
+)
+user = typer.Typer(no_args_is_help=True, help="Add users.")
+marketplace.add_typer(user, name="user")
+
+
+@marketplace.command()
+def serve(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:8080",
+    data: DataDir = DEFAULT_DATA,
+    public_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="How others reach it; becomes VAST_URL inside containers.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key, PEM.")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front does TLS; plain HTTP is safe here.")
+    ] = False,
+) -> None:
+    """Serve until SIGTERM. Anywhere but on loopback it wants TLS, its own or a proxy's."""
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError(
+            "tls_invalid",
+            "cannot use TLS: --tls-cert and --tls-key belong together",
+            remedy="give both files, or neither",
+        )
+    log.setup("info", "text")
+    tls = run.TlsFiles(tls_cert, tls_key) if tls_cert and tls_key else None
+    serving = run.serve(
+        listen, data, on_ready=_say_ready, public_url=public_url, tls=tls, behind_tls_proxy=behind_proxy
+    )
+    asyncio.run(serving)
+
+
+@marketplace.command(epilog="Example: kaalia enroll URL --token-file FILE, on the machine to be enrolled")
+def enroll_token(
+    username: Annotated[str, typer.Option("--user", metavar="NAME", help="The machine's owner.")],
+    data: DataDir = DEFAULT_DATA,
+    as_json: output.AsJson = False,
+) -> None:
+    """Make a token with which one machine may enrol within 24 hours. It is shown once."""
+
+    async def make() -> str:
+        async with run.open_database(data) as engine:
+            return await accounts.new_enrol_token(engine, username, SystemClock().now())
+
+    token = asyncio.run(make())
+    if as_json:
+        output.print_json({"token": token, "user": username})
+    else:
+        typer.echo(token)
+
+
+@user.command("add")
+def add_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")],
+    host: Annotated[bool, typer.Option("--host", help="The user may enrol and list machines.")] = False,
+    data: DataDir = DEFAULT_DATA,
+    as_json: output.AsJson = False,
+) -> None:
+    """Add a user and show the API key, once."""
+
+    async def add() -> str:
+        async with run.open_database(data) as engine:
+            return await accounts.add_user(engine, name, host)
+
+    key = asyncio.run(add())
+    if as_json:
+        output.print_json({"user": name, "is_host": host, "api_key": key})
+    else:
+        output.print_pairs([("User", f"{name} ({'host' if host else 'renter'})"), ("API key", key)], output.console())
+        typer.echo("The key is not stored and cannot be shown again.")
+
+
+def _say_ready(url: str) -> None:
+    typer.echo(f"the marketplace answers on {url}")
+
+
+if __name__ == "__main__":
+    sys.exit(output.run(marketplace, sys.argv[1:], "kaalia marketplace"))

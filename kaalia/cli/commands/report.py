@@ -1,0 +1,109 @@
+"""`kaalia report`: what the machine is, as the marketplace gets it."""
+
+import os
+
+import typer
+from rich.console import Console
+
+from kaalia.cli import output
+from kaalia.model.machine import Engine, Gpu, MachineReport
+from kaalia.units import format_bytes
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog="Example: kaalia report --json | jq '.gpus[].name'")(report)
+
+
+def report(config: output.ConfigFile = None, socket: output.SocketFile = None, as_json: output.AsJson = False) -> None:
+    """Show what this machine is: GPUs, CPU, memory, disk, network, Docker, and what could not be read."""
+    document = output.connect(config, socket, dict(os.environ)).report()
+    if as_json:
+        output.print_json(document)
+    else:
+        _print(document, output.console())
+
+
+def _print(document: MachineReport, out: Console) -> None:
+    output.print_pairs(_pairs(document), out)
+    if document.gpus:
+        out.print()
+        simulated = document.driver is not None and document.driver.simulated
+        columns = (">#", "~GPU", ">VRAM", "PCI", ">Power", ">Temp", ">Load", "~UUID")
+        output.print_table(columns, (_gpu_row(gpu, simulated) for gpu in document.gpus), out)
+    if document.missing:
+        out.print()
+        output.print_table(("Not read", "~Why"), ((each.field, each.reason) for each in document.missing), out)
+
+
+def _pairs(document: MachineReport) -> list[tuple[str, str]]:
+    system, cpu, disk, network = document.system, document.cpu, document.disk, document.network
+    driver = document.driver
+    return [
+        ("Machine", _join(system.hostname, system.os_name, f"kernel {system.kernel}", system.board)),
+        (
+            "CPU",
+            _join(cpu.model, cpu.architecture, f"{cpu.physical_cores or '?'} cores", f"{cpu.logical_cores} threads"),
+        ),
+        (
+            "Memory",
+            f"{format_bytes(document.memory.total_bytes)}, {format_bytes(document.memory.available_bytes)} free",
+        ),
+        (
+            "Disk",
+            _join(
+                disk.path,
+                f"{format_bytes(disk.total_bytes)}, {format_bytes(disk.free_bytes)} free",
+                disk.filesystem,
+                disk.device,
+                disk.model,
+            )
+            if disk
+            else "",
+        ),
+        (
+            "Network",
+            _join(
+                f"public {network.public_ip or 'unknown'}",
+                f"ports {network.port_range.first}-{network.port_range.last}",
+                *network.local_ips,
+            ),
+        ),
+        ("Docker", _engine(document.engine)),
+        (
+            "Driver",
+            _join(driver.version, f"CUDA up to {driver.cuda_version or '?'}", "(simulated)" if driver.simulated else "")
+            if driver
+            else "",
+        ),
+        ("Collected", output.moment(document.collected_at)),
+    ]
+
+
+def _engine(engine: Engine | None) -> str:
+    if engine is None:
+        return "not answering"
+    return _join(
+        engine.version,
+        engine.storage_driver,
+        f"cgroup v{engine.cgroup_version}",
+        f"GPUs by {engine.gpu_mode}",
+        "live-restore" if engine.live_restore else "no live-restore",
+        "disk size enforced" if engine.enforces_disk_size else "disk size not enforced",
+    )
+
+
+def _gpu_row(gpu: Gpu, simulated: bool) -> tuple[str, ...]:
+    return (
+        str(gpu.index),
+        f"{gpu.name} (simulated)" if simulated else gpu.name,
+        f"{gpu.vram_mb / 1024:.1f} GiB",
+        gpu.pci_address or "-",
+        f"{gpu.power_limit_w:.0f} W" if gpu.power_limit_w is not None else "-",
+        f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "-",
+        f"{gpu.utilization_percent} %" if gpu.utilization_percent is not None else "-",
+        gpu.uuid,
+    )
+
+
+def _join(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,64 @@
+"""The command `kaalia`. What only asks the daemon is answered here; heavier commands are programs of their own, so
+that `kaalia status` need not import them."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from kaalia import __version__
+from kaalia.cli import output
+from kaalia.cli.commands import contracts, daemon, report, status
+
+PROGRAMS = {
+    "enroll": "Enrol this machine with a marketplace.",
+    "marketplace": "Run the reference marketplace: serve, users, enrolment tokens.",
+}
+"""Commands that are modules to be run, `kaalia.cli.commands.<name>`; they print their own help."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    return output.run(_build(), sys.argv[1:] if argv is None else argv, "kaalia")
+
+
+def _build() -> typer.Typer:
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback(
+        epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
+    )(_root)
+    for command in (status, report, contracts, daemon):
+        command.add_to(app)
+    for name, summary in PROGRAMS.items():
+        app.command(
+            name,
+            help=summary,
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )(_program(name))
+    return app
+
+
+def _program(name: str) -> Callable[[typer.Context], None]:
+    def go_on(context: typer.Context) -> None:
+        output.become(f"kaalia.cli.commands.{name}", context.args)
+
+    return go_on
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kaalia {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """The open host daemon for GPU providers."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
