@@ -54,6 +54,11 @@ def slice_count(size: int, free_gpus: int) -> int:
     return max(free_gpus, 0) // size if size > 0 else 1
 
 
+def bid_floor(listing: Listing) -> Decimal:
+    """The least bid per GPU and hour: what the owner set, else the full price."""
+    return listing.price_gpu_per_hour if listing.price_min_bid_per_hour is None else listing.price_min_bid_per_hour
+
+
 def check_listing(listing: Listing, num_gpus: int | None = None) -> None:
     """Refuse terms that contradict themselves, or a machine of `num_gpus` GPUs when that is given.
 

@@ -60,7 +60,8 @@ def build(context: Context) -> web.Application:
 
 def pattern(path: str) -> str:
     """The aiohttp path that matches `path` with any number of slashes for one, and with or without a last one."""
-    parts = [f"{{_{number}:/+}}{part}" for number, part in enumerate(path.strip("/").split("/"))]
+    bounded = path.replace(r"\d+", "[0-9]{1,18}")  # what a 64-bit column holds
+    parts = [f"{{_{number}:/+}}{part}" for number, part in enumerate(bounded.strip("/").split("/"))]
     parts[0] = parts[0].replace("{_0:/+}", "/{_0:/*}")
     return "".join(parts) + "{_end:/*}"
 

@@ -22,6 +22,7 @@ from kaalia.marketplace.context import Settings
 from kaalia.marketplace.db.tables import asks, contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.wire.machine import Rental
 
 _CONTRACT = TypeAdapter(Contract)
 _STATUS = TypeAdapter(WorkloadStatus)
@@ -72,6 +73,8 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     live = await _live(tx, machine_id)
     await _release(tx, machine_id, set(live))
     rows = await _rows(tx, machine_id)
+    if machine.listing is not None and not _can_count(machine, rows):
+        return
     wanted = _wanted(machine, _free(machine, live.values()), rows)
     spare: Counter[int] = Counter()
     surplus = []
@@ -87,6 +90,14 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
         await tx.execute(sa.insert(asks).values(machine_id=machine_id, num_gpus=size, created_at=now.timestamp()))
 
 
+async def can_count(tx: AsyncConnection, machine: MachineRecord) -> bool:
+    """False while a GPU or the driver fails: the slices stay as they are, and only those that fit can be rented.
+
+    A machine that is listed with GPUs never turns into one without by itself, at the price of a GPU.
+    """
+    return _can_count(machine, await _rows(tx, machine.id))
+
+
 async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
     machine_id = await tx.scalar(sa.select(asks.c.machine_id).where(asks.c.id == ask_id))
     machine = None if machine_id is None else await machines.get(tx, machine_id)
@@ -97,7 +108,12 @@ async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
 
 
 async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
-    return _free(machine, (await _live(tx, machine.id)).values())
+    return _free(machine, await rentals(tx, machine.id))
+
+
+async def rentals(tx: AsyncConnection, machine_id: int) -> list[Rental]:
+    """The contracts of a machine that are not proven gone."""
+    return list((await _live(tx, machine_id)).values())
 
 
 def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
@@ -133,9 +149,9 @@ def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> l
 async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
     """All machines that reported, what is free on them, and their slices: three queries whatever their number."""
     found = await machines.reported(tx)
-    live: dict[int, list[_Live]] = defaultdict(list)
+    live: dict[int, list[Rental]] = defaultdict(list)
     for row in await tx.execute(_live_query()):
-        live[row.machine_id].append(_Live.of(row))
+        live[row.machine_id].append(_rental(row))
     rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
         rows[row.machine_id].append(row)
@@ -146,20 +162,17 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """What a contract that is not proven gone holds."""
-
-    gpus: int
-    disk_bytes: int
-    holds_gpus: bool
-
-    @classmethod
-    def of(cls, row: sa.Row[Any]) -> "_Live":
-        contract = _CONTRACT.validate_json(row.document)
-        state = None if row.status is None else _STATUS.validate_json(row.status).state
-        holds = contract.desired is Desired.RUNNING or state in _HOLDS_GPUS
-        return cls(contract.spec.gpu_count, contract.spec.disk_bytes, holds)
+def _rental(row: sa.Row[Any]) -> Rental:
+    contract = _CONTRACT.validate_json(row.document)
+    state = None if row.status is None else _STATUS.validate_json(row.status).state
+    return Rental(
+        kind=contract.kind,
+        gpus=contract.spec.gpu_count,
+        disk_bytes=contract.spec.disk_bytes,
+        holds_gpus=contract.desired is Desired.RUNNING or state in _HOLDS_GPUS,
+        price_usd_per_hour=contract.price_usd_per_hour,
+        end_at=contract.end_at,
+    )
 
 
 def _live_query() -> sa.Select[Any]:
@@ -168,9 +181,9 @@ def _live_query() -> sa.Select[Any]:
     )
 
 
-async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, _Live]:
+async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, Rental]:
     rows = await tx.execute(_live_query().where(contracts.c.machine_id == machine_id))
-    return {row.id: _Live.of(row) for row in rows}
+    return {row.id: _rental(row) for row in rows}
 
 
 async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
@@ -186,15 +199,20 @@ async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> None
     )
 
 
-def _free(machine: MachineRecord, live: Collection[_Live]) -> Free:
+def _free(machine: MachineRecord, live: Collection[Rental]) -> Free:
     held = [contract for contract in live if contract.holds_gpus]
     disk = machine.report.disk if machine.report else None
-    disk_bytes = disk.free_bytes if disk else 0
+    promised = sum(contract.disk_bytes for contract in live)
     return Free(
         gpus=max(0, machine.num_gpus - sum(contract.gpus for contract in held)),
-        disk_bytes=max(0, disk_bytes - sum(contract.disk_bytes for contract in live)),
+        # Free bytes count what renters have not filled yet, the difference what others than renters have filled.
+        disk_bytes=max(0, min(disk.free_bytes, disk.total_bytes - promised)) if disk else 0,
         idle=not held,
     )
+
+
+def _can_count(machine: MachineRecord, rows: list[sa.Row[Any]]) -> bool:
+    return machine.gpus_known and not (machine.num_gpus == 0 and any(row.num_gpus > 0 for row in rows))
 
 
 def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> dict[int, int]:

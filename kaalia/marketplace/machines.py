@@ -1,5 +1,6 @@
 """Machines as the marketplace holds them: rows to records, the owner's terms, the revision that daemons wait for."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -16,6 +17,7 @@ from kaalia.model.machine import MachineReport
 
 _REPORT = TypeAdapter(MachineReport)
 _LISTING = TypeAdapter(Listing)
+_GPU_MISSING = re.compile(r"gpus\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class MachineRecord:
     @property
     def num_gpus(self) -> int:
         return len(self.report.gpus) if self.report else 0
+
+    @property
+    def gpus_known(self) -> bool:
+        """False: the driver shows a GPU that it cannot read, so that fewer are reported than are there."""
+        return self.report is not None and not any(_GPU_MISSING.fullmatch(gap.field) for gap in self.report.missing)
 
 
 async def get(tx: AsyncConnection, machine_id: int) -> MachineRecord | None:

@@ -1,0 +1,150 @@
+"""Answers an offer search: every slice of a listed machine as a row, filtered, ordered and cut."""
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from kaalia.contracts import query
+from kaalia.marketplace import listings, liveness
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.listings import AskRecord, Free
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.wire import facts
+from kaalia.wire import offer as wire_offer
+from kaalia.wire.error import ApiError
+from kaalia.wire.offer import Offer
+
+DEFAULT_STORAGE_GB = 5.0
+"""What the client's search sends when `--storage` is not given."""
+ROWS_MAX = 1000
+"""At most this many rows whatever the limit: 3 KB each."""
+
+_KINDS = {
+    "on-demand": "on-demand",
+    "ondemand": "on-demand",
+    "ask": "on-demand",
+    "bid": "bid",
+    "interruptible": "bid",
+    "reserved": "reserved",
+}
+_NO_FILTERS = frozenset({"order", "type", "limit", "allocated_storage", "client_id", "owner", "disable_bundling"})
+
+
+async def search(context: Context, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows for the body of `POST /bundles/`. Raises ApiError 400 `invalid_args`, ContractError `filter_invalid`."""
+    now = context.clock.now()
+    kind = _kind(body.get("type"))
+    storage_gb = Decimal(str(_number("allocated_storage", body.get("allocated_storage"), DEFAULT_STORAGE_GB, 1e9)))
+    limit = int(_number("limit", body.get("limit"), ROWS_MAX, 1e9))
+    filters = _filters(body)
+    query.check(filters)
+    async with context.engine.begin() as tx:
+        found = await listings.everything(tx)
+    rows = [
+        wire_offer.encode(offer, now, storage_gb, kind)
+        for machine, free, records in found
+        for offer in _offers(context, machine, free, records, now)
+    ]
+    wanted = [row for row in rows if query.matches(_plainly_named(row), filters)]
+    ordered = query.sort(wanted, _order(body.get("order")))
+    return [_sendable(row) for row in ordered[: min(limit, ROWS_MAX)]]
+
+
+def _offers(
+    context: Context, machine: MachineRecord, free: Free, records: list[AskRecord], now: datetime
+) -> Iterator[Offer]:
+    if machine.listing is None or machine.report is None:
+        return
+    offline_after_s = context.settings.offline_after_s
+    for record in records:
+        if record.num_gpus > machine.num_gpus:
+            continue  # a GPU is lost: what such a slice would be is not known
+        yield Offer(
+            ask_id=record.id,
+            machine_id=machine.id,
+            host_id=machine.user_id,
+            num_gpus=record.num_gpus,
+            disk_bytes=_disk_share(record, free),
+            report=machine.report,
+            listing=machine.listing,
+            rentable=listings.can_rent(record, machine, now, context.settings),
+            rented=record.contract_id is not None or _is_taken(record, free),
+            reliability=liveness.reliability(machine, now, offline_after_s),
+            verification=machine.verification,
+            start_at=record.created_at,
+            end_at=listings.end_of_offer(machine.listing, now),
+        )
+
+
+def _disk_share(record: AskRecord, free: Free) -> int:
+    """The unallocated disk in proportion to the free GPUs: the last slice gets all that is left."""
+    return free.disk_bytes * record.num_gpus // max(free.gpus, record.num_gpus) if record.num_gpus else free.disk_bytes
+
+
+def _is_taken(record: AskRecord, free: Free) -> bool:
+    """Other contracts hold GPUs that this slice would need."""
+    return record.num_gpus > free.gpus if record.num_gpus else not free.idle
+
+
+def _plainly_named(row: dict[str, Any]) -> dict[str, Any]:
+    name = row["gpu_name"]
+    return row if name is None else {**row, "gpu_name": facts.plain_gpu_name(name)}
+
+
+def _filters(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters among the keys; a name that carries the mark of a simulated GPU is compared without it."""
+    filters = {field: value for field, value in body.items() if field not in _NO_FILTERS}
+    names = filters.get("gpu_name")
+    if isinstance(names, Mapping):
+        filters["gpu_name"] = {operator: _unmarked(value) for operator, value in names.items()}
+    return filters
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    return facts.plain_gpu_name(value) if isinstance(value, str) else value
+
+
+def _order(order: Any) -> list[Any]:
+    if order is None or order == []:
+        return [["score", "desc"]]
+    if not isinstance(order, list):
+        raise _invalid("order", order, 'a list like [["dph_total", "asc"]]')
+    return order
+
+
+def _kind(kind: Any) -> str:
+    if kind is None:
+        return "on-demand"
+    if kind not in _KINDS:
+        raise _invalid("type", kind, "one of on-demand, bid and reserved")
+    return _KINDS[kind]
+
+
+def _number(name: str, value: Any, default: float, greatest: float) -> float:
+    if value is None:
+        return default
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= greatest:
+        raise _invalid(name, value, "a number that is not negative")
+    return number
+
+
+def _sendable(row: dict[str, Any]) -> dict[str, Any]:
+    """Clients sort offers by `dlperf` and trip over null, not over its absence."""
+    return {field: value for field, value in row.items() if field != "dlperf" or value is not None}
+
+
+def _invalid(name: str, value: Any, expected: str) -> ApiError:
+    return ApiError(
+        400,
+        "invalid_args",
+        f"cannot search with {name}={str(value)[:60]!r}: it must be {expected}",
+        remedy=f"Correct {name}",
+    )
