@@ -1,30 +1,52 @@
-"""The composition root: the only file that names every concrete part of the daemon and joins them."""
+"""The composition root: names every concrete part of the daemon, joins them, and ends them in order."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from kaalia.api import status
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
+from kaalia.capability.report import Inputs
+from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock
 from kaalia.config import Config
 from kaalia.daemon.notify import NotifyService, Systemd
+from kaalia.daemon.tenants import TenantsService
 from kaalia.errors import Problem, StoreError
+from kaalia.host.nvml import NvmlProbe
+from kaalia.model.machine import PortRange
+from kaalia.runtime.base import RegistryLogin
+from kaalia.runtime.container.engine import DockerEngine
 from kaalia.service import Service
 from kaalia.store import folder
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
+from kaalia.sync.service import SyncService
 
 REOPEN_INTERVAL_S = 60.0
 """How often safe mode looks whether the state can be used again."""
 
 
-def services(config: Config, clock: Clock, systemd: Systemd, changes: Changes, database: Database) -> list[Service]:
-    """Everything that runs while the state is sound."""
-    context = Context(database, clock, clock.now())
-    return [*_local_services(config, systemd, context)]
+@asynccontextmanager
+async def daemon(config: Config, clock: Clock, systemd: Systemd) -> AsyncIterator[list[Service]]:
+    """Everything that runs while the state is sound. Raises StoreError when it is not."""
+    changes = Changes()
+    database = await folder.open_database(config, changes)
+    engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
+    try:
+        yield [
+            *_local_services(config, systemd, Context(database, clock, clock.now())),
+            _capability(config, clock, database, engine),
+            *_marketplace_services(config, clock, changes, database, engine),
+        ]
+    finally:
+        engine.close()
+        await database.close()
 
 
-def safe_mode_services(config: Config, clock: Clock, systemd: Systemd, why: Problem) -> list[Service]:
+def safe_mode(config: Config, clock: Clock, systemd: Systemd, why: Problem) -> list[Service]:
     """What runs while the state cannot be used: nothing that touches a tenant."""
     context = Context(Database(config.database_path, Changes()), clock, clock.now(), safe_mode=why)
     return [*_local_services(config, systemd, context), ReopenService(config)]
@@ -54,7 +76,28 @@ def _local_services(config: Config, systemd: Systemd, context: Context) -> list[
     async def progress() -> str:
         return status.line(await status.read(context))
 
-    return [
-        LocalApiService(config.socket, context),
-        NotifyService(systemd, context.listening, progress),
-    ]
+    return [LocalApiService(config.socket, context), NotifyService(systemd, context.listening, progress)]
+
+
+def _capability(config: Config, clock: Clock, database: Database, engine: DockerEngine) -> Service:
+    public_ip = config.ports.public_ip
+    inputs = Inputs(
+        probe=NvmlProbe(deadline_s=config.nvml.deadline_s),
+        engine=engine.facts,
+        port_range=PortRange(config.ports.first, config.ports.last),
+        public_ip=None if public_ip == "auto" else public_ip,
+    )
+    return CapabilityService(database, clock, inputs, config.intervals.report_s)
+
+
+def _marketplace_services(
+    config: Config, clock: Clock, changes: Changes, database: Database, engine: DockerEngine
+) -> list[Service]:
+    async def login(contract_id: int) -> RegistryLogin | None:
+        return await sync.login_source(contract_id)
+
+    tenants = TenantsService(config, clock, changes, database, engine, login)
+    sync = SyncService(
+        database, changes, clock, config.state_dir, tenants.logs, heartbeat_s=config.intervals.heartbeat_s
+    )
+    return [sync, tenants]

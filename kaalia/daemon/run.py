@@ -22,7 +22,6 @@ from kaalia.daemon.notify import Systemd
 from kaalia.errors import ConfigError, KaaliaError, StoreError
 from kaalia.service import run_services
 from kaalia.store import folder
-from kaalia.store.changes import Changes
 
 log = logging.getLogger("kaalia.daemon")
 
@@ -53,17 +52,12 @@ async def serve(config: Config, clock: Clock, systemd: Systemd) -> None:
     _obey_signals(stop, systemd)
     log.info("kaalia %s starts, state in %s", __version__, config.state_dir)
     while not stop.is_set():
-        changes = Changes()
         try:
-            database = await folder.open_database(config, changes)
+            async with build.daemon(config, clock, systemd) as services:
+                await run_services(services, stop)
         except StoreError as error:
             log.error("safe mode, tenants run on and nothing is admitted: %s", error)
-            await run_services(build.safe_mode_services(config, clock, systemd, error.problem), stop)
-            continue
-        try:
-            await run_services(build.services(config, clock, systemd, changes, database), stop)
-        finally:
-            await database.close()
+            await run_services(build.safe_mode(config, clock, systemd, error.problem), stop)
     log.info("detached; workloads run on")
 
 

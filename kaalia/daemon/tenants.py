@@ -1,0 +1,87 @@
+"""The part of the daemon that needs to know which machine it is: the runtime and the reconciler, from enrolment on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from kaalia.clock import Clock
+from kaalia.config import Config
+from kaalia.errors import HostError, WorkloadError
+from kaalia.host import net, system
+from kaalia.log import about
+from kaalia.model.workload import Protocol
+from kaalia.reconciler.launch import Settings
+from kaalia.reconciler.service import ReconcilerService
+from kaalia.runtime.base import RegistryLogin, Runtime
+from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.store import enrolment
+from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.database import Database
+
+ENROLMENT_LOOK_S = 2.0
+"""`kaalia enroll` writes from another process, which rings no bell here."""
+
+
+class TenantsService:
+    """Waits for enrolment, then reconciles until cancelled. Tenants run on when it goes."""
+
+    name = "tenants"
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        changes: Changes,
+        database: Database,
+        engine: DockerEngine,
+        login_source: Callable[[int], Awaitable[RegistryLogin | None]],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._changes = changes
+        self._database = database
+        self._engine = engine
+        self._login_source = login_source
+        self._enrolled = changes.subscribe(Topic.ENROLMENT)
+        self._runtime: Runtime | None = None
+
+    async def run(self) -> None:
+        machine_id = await self._machine_id()
+        self._runtime = ContainerRuntime(self._engine, machine_id, clock=self._clock)
+        reconciler = ReconcilerService(
+            self._database,
+            self._changes,
+            self._runtime,
+            self._clock,
+            machine_id,
+            self._login_source,
+            Settings(subnet_pool=self._config.docker.subnet_pool, resync_s=self._config.intervals.resync_s),
+            _is_port_busy,
+            host_routes=net.routed_networks,
+            booted_at=await asyncio.to_thread(_booted_at),
+        )
+        with about(machine_id=machine_id):
+            await reconciler.run()
+
+    async def logs(self, contract_id: int, tail: int) -> str:
+        """The last lines of a workload's output. Raises WorkloadError."""
+        if self._runtime is None:
+            raise WorkloadError("not_enrolled", f"cannot read logs of contract {contract_id}: not enrolled yet")
+        return await self._runtime.logs(contract_id, tail)
+
+    async def _machine_id(self) -> int:
+        while (member := await self._database.read(enrolment.get)) is None:
+            await wait(self._enrolled, ENROLMENT_LOOK_S)
+        return member.machine_id
+
+
+def _is_port_busy(port: int, protocol: Protocol) -> bool:
+    return not net.is_port_free(port, protocol)
+
+
+def _booted_at() -> datetime | None:
+    try:
+        return system.booted_at()
+    except HostError:
+        return None
