@@ -11,7 +11,7 @@ from kaalia.model.machine import Network, PortRange
 def collect(public_ip: str | None, port_range: PortRange, root: Path, gaps: Gaps) -> Network:
     """`public_ip`: from the configuration, where it wins; else the address of the default route if it is public."""
     address = public_ip or gaps.read("network.public_ip", lambda: _routed_address(root))
-    return Network(address, net.local_ips(), port_range)
+    return Network(address, net.local_ips(root), port_range)
 
 
 def _routed_address(root: Path) -> str:

@@ -6,8 +6,10 @@
 import errno
 import ipaddress
 import socket
+import sys
 from pathlib import Path
 
+from kaalia.errors import HostError
 from kaalia.host.kernel import read_text, unreadable
 from kaalia.host.system import addresses
 from kaalia.model.workload import Protocol
@@ -20,9 +22,28 @@ _LISTENING = {Protocol.TCP: "0A", Protocol.UDP: "07"}
 _ROUTE_UP = 0x1
 
 
-def local_ips() -> tuple[str, ...]:
-    """IPv4 addresses of all interfaces without loopback, each once."""
-    return tuple(dict.fromkeys(address for _, address in addresses()))
+def local_ips(root: Path = ROOT) -> tuple[str, ...]:
+    """IPv4 addresses by which others reach this machine, each once: not loopback, not bridges of its own containers."""
+    return tuple(dict.fromkeys(address for interface, address in addresses() if not is_inner_bridge(interface, root)))
+
+
+def is_inner_bridge(interface: str, root: Path = ROOT) -> bool:
+    """True for a bridge that has no way out of this machine, such as docker0: no member is a card, a bond or a VLAN."""
+    folder = root / "sys/class/net"
+    if not (folder / interface / "bridge").is_dir():
+        return False
+    members = folder / interface / "brif"
+    return not any(_leads_out(folder / member.name) for member in members.iterdir()) if members.is_dir() else True
+
+
+def _leads_out(interface: Path) -> bool:
+    if (interface / "device").exists():
+        return True
+    try:
+        kind = read_text(interface / "uevent")
+    except HostError:  # it went away
+        return False
+    return "DEVTYPE=vlan" in kind or "DEVTYPE=bond" in kind
 
 
 def default_interface(root: Path = ROOT) -> str:
@@ -44,6 +65,18 @@ def default_address(root: Path = ROOT) -> str:
         if name == interface:
             return address
     raise unreadable("the address of the default route", f"interface {interface} has no IPv4 address")
+
+
+def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
+    """The IPv4 networks that this machine routes, as CIDR, without the default route."""
+    networks: list[str] = []
+    for line in read_text(root / "proc/net/route").splitlines()[1:]:
+        words = line.split()
+        if len(words) >= 8 and words[7] != "00000000" and int(words[3], 16) & _ROUTE_UP:
+            # The kernel prints its big-endian words as the machine holds them; masks never mix.
+            address, mask = (int.from_bytes(bytes.fromhex(words[at]), sys.byteorder) for at in (1, 7))
+            networks.append(f"{ipaddress.IPv4Address(address)}/{mask.bit_count()}")
+    return tuple(dict.fromkeys(networks))
 
 
 def is_public(address: str) -> bool:
