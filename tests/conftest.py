@@ -2,14 +2,11 @@
 
 import inspect
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-pytest_plugins = ["tests.support.fixtures"]
-if find_spec("tests.support.docker_engine"):
-    pytest_plugins.append("tests.support.docker_engine")
+pytest_plugins = ["tests.support.fixtures", "tests.support.fixtures_docker"]
 
 ALLOWED = {
     # Joins the writer thread, which has nothing left to do: microseconds, once in the life of a database.
