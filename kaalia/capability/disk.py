@@ -1,5 +1,6 @@
 """The disk that tenants share: the file system that holds the engine's data root."""
 
+import asyncio
 from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
@@ -19,11 +20,12 @@ async def collect(data_root: str | None, root: Path, gaps: Gaps) -> Disk | None:
         evidence = error.problem.evidence.strip()
         gaps.note("disk", f"{error.problem.message}: {evidence}" if evidence else error)
         return None
+    model = await asyncio.to_thread(gaps.read, "disk.model", lambda: block.drive_model(filesystem.device, root))
     return Disk(
         path=data_root,
         total_bytes=filesystem.total_bytes,
         free_bytes=filesystem.free_bytes,
         filesystem=filesystem.kind,
         device=filesystem.device,
-        model=gaps.read("disk.model", lambda: block.drive_model(filesystem.device, root)),
+        model=model,
     )

@@ -23,15 +23,19 @@ _LINK_FIELDS = {
 async def collect(probe: NvmlProbe, root: Path, gaps: Gaps) -> tuple[tuple[Gpu, ...], GpuDriver | None]:
     """The GPUs in NVML's order, and their driver. Why one is absent stands in `gaps`."""
     reading = await probe.read()
-    on_bus = await asyncio.to_thread(pci.nvidia_gpus, root)
+    return await asyncio.to_thread(_complete, reading, root, gaps), reading.driver
+
+
+def _complete(reading: NvmlReading, root: Path, gaps: Gaps) -> tuple[Gpu, ...]:
+    on_bus = pci.nvidia_gpus(root)
     if reading.state is not NvmlState.OK:
         gaps.note("gpus", _why_none(reading, on_bus))
-        return (), None
+        return ()
     _note_unseen(reading, on_bus, gaps)
     missing = list(reading.missing)
     gpus = tuple(_with_link(gpu, missing, root) for gpu in reading.gpus)
     gaps.missing += missing
-    return gpus, reading.driver
+    return gpus
 
 
 def _why_none(reading: NvmlReading, on_bus: tuple[PciDevice, ...]) -> str:

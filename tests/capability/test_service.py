@@ -1,0 +1,179 @@
+"""The service: stores each report, tells the marketplace what is news, and survives a machine that fails."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from kaalia.capability.report import Inputs
+from kaalia.capability.service import CapabilityService
+from kaalia.errors import WorkloadError
+from kaalia.host.nvml import NvmlProbe
+from kaalia.model.machine import Engine, MachineReport, PortRange
+from kaalia.service import run_services
+from kaalia.store import machine as machine_rows
+from kaalia.store import outbox
+from kaalia.store.changes import Changes, Topic
+from kaalia.store.database import Database
+from kaalia.wire import document
+from tests.capability.conftest import MakeProbe
+from tests.support.clock import FakeClock
+from tests.support.fake_nvidia.profiles import fault, machine, setting, write
+
+PORTS = PortRange(40000, 40799)
+
+
+async def engine() -> Engine:
+    return Engine("27.3.1", "1.47", "overlay2", "/", "2", True, False, "none")
+
+
+def service(store: Database, clock: FakeClock, probe: NvmlProbe) -> CapabilityService:
+    return CapabilityService(store, clock, Inputs(probe, engine, PORTS, public_ip="203.0.113.7"), resend_s=300)
+
+
+async def sent(store: Database) -> list[MachineReport]:
+    """The reports that wait in the outbox."""
+    rows = await store.read(lambda tx: outbox.pending(tx, 100))
+    assert all(row.kind == "report" for row in rows)
+    return [document.decode(MachineReport, row.body) for row in rows]
+
+
+async def acknowledge(store: Database) -> None:
+    await store.transaction(lambda tx: outbox.acknowledge(tx, 10**9))
+
+
+async def test_the_first_report_is_stored_and_sent(
+    store: Database, changes: Changes, clock: FakeClock, simulated: MakeProbe
+) -> None:
+    machine_bell, outbox_bell = changes.subscribe(Topic.MACHINE), changes.subscribe(Topic.OUTBOX)
+
+    report = await service(store, clock, simulated(machine("2xRTX_4090"))).refresh()
+
+    assert await store.read(machine_rows.get_report) == report
+    assert await sent(store) == [report]
+    assert machine_bell.is_set()
+    assert outbox_bell.is_set()
+
+
+async def test_a_machine_that_stays_is_stored_but_not_sent_again(
+    store: Database, changes: Changes, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    subject = service(store, clock, simulated(machine("1xA100")))
+    await subject.refresh()
+    await acknowledge(store)
+    bells = changes.subscribe(Topic.MACHINE, Topic.OUTBOX)
+
+    clock.advance(299)
+    write(profile, setting(0, "temperature_c", 80) + setting(0, "utilization_percent", 100) + machine("1xA100"))
+    report = await subject.refresh()
+
+    assert report.gpus[0].temperature_c == 80
+    assert await store.read(machine_rows.get_report) == report
+    assert await sent(store) == []
+    assert not bells.is_set()
+
+
+async def test_a_report_is_sent_again_after_five_minutes(
+    store: Database, changes: Changes, clock: FakeClock, simulated: MakeProbe
+) -> None:
+    subject = service(store, clock, simulated(machine("1xA100")))
+    await subject.refresh()
+    await acknowledge(store)
+    machine_bell, outbox_bell = changes.subscribe(Topic.MACHINE), changes.subscribe(Topic.OUTBOX)
+
+    clock.advance(300)
+    report = await subject.refresh()
+
+    assert await sent(store) == [report]
+    assert outbox_bell.is_set()
+    assert not machine_bell.is_set()
+    clock.advance(299)
+    await acknowledge(store)
+    await subject.refresh()
+    assert await sent(store) == []
+
+
+async def test_a_lost_gpu_is_told_at_once(
+    store: Database, changes: Changes, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    subject = service(store, clock, simulated(machine("2xRTX_4090")))
+    await subject.refresh()
+    await acknowledge(store)
+    bell = changes.subscribe(Topic.MACHINE)
+
+    write(profile, machine("2xRTX_4090") + setting(1, "lost_after", 0))
+    await subject.refresh()
+
+    (report,) = await sent(store)
+    assert [gpu.index for gpu in report.gpus] == [0]
+    assert bell.is_set()
+
+
+async def test_a_failing_driver_is_reported_and_healed(
+    store: Database, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    subject = service(store, clock, simulated(machine("1xT4") + fault("nvmlDeviceGetCount_v2", "abort")))
+
+    failed = await subject.refresh()
+    write(profile, machine("1xT4"))
+    healed = await subject.refresh()
+
+    assert failed.gpus == ()
+    assert any("died" in entry.reason for entry in failed.missing)
+    assert len(healed.gpus) == 1
+    assert await sent(store) == [healed]
+
+
+async def test_unsent_reports_do_not_pile_up(store: Database, clock: FakeClock, simulated: MakeProbe) -> None:
+    subject = service(store, clock, simulated(machine("1xT4")))
+
+    for _ in range(3):
+        last = await subject.refresh()
+        clock.advance(3600)
+
+    assert await sent(store) == [last]
+
+
+async def test_other_messages_are_left_alone(store: Database, clock: FakeClock, simulated: MakeProbe) -> None:
+    await store.transaction(lambda tx: outbox.add(tx, "workload", "{}", clock.now()))
+
+    await service(store, clock, simulated(machine("1xT4"))).refresh()
+
+    rows = await store.read(lambda tx: outbox.pending(tx, 100))
+    assert [row.kind for row in rows] == ["workload", "report"]
+
+
+async def test_a_report_that_could_not_be_stored_is_still_news(
+    tmp_path: Path, changes: Changes, clock: FakeClock, simulated: MakeProbe
+) -> None:
+    database = Database(tmp_path / "later.db", changes)
+    subject = service(database, clock, simulated(machine("1xT4")))
+    with pytest.raises(Exception, match="not open"):
+        await subject.refresh()
+
+    await database.open()
+    report = await subject.refresh()
+
+    assert await sent(database) == [report]
+    await database.close()
+
+
+async def test_runs_until_stopped_and_goes_on_after_failures(store: Database, clock: FakeClock) -> None:
+    calls = 0
+    stop = asyncio.Event()
+
+    async def flaky() -> Engine:
+        nonlocal calls
+        calls += 1
+        if calls >= 3:
+            stop.set()
+        raise WorkloadError("engine_unavailable", "cannot reach Docker")
+
+    inputs = Inputs(NvmlProbe(python="/no/such/python"), flaky, PORTS)
+    subject = CapabilityService(store, clock, inputs, interval_s=0.01)
+
+    async with asyncio.timeout(60):
+        await run_services([subject], stop)
+
+    assert subject.name == "capability"
+    assert calls >= 3
