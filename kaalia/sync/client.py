@@ -4,6 +4,7 @@ Refuses plain HTTP other than to loopback, redirects, and answers larger than 16
 headers are ever logged or quoted: they may hold tokens and passwords.
 """
 
+import io
 import ipaddress
 import json
 import secrets
@@ -102,7 +103,7 @@ class MarketplaceClient:
             async with self._opened().request(
                 method,
                 url,
-                data=data or None,
+                data=io.BytesIO(data) if len(data) > MIB else data or None,  # aiohttp warns of larger bytes
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),

@@ -1,0 +1,42 @@
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from kaalia.contracts.offer import Listing
+from kaalia.errors import KaaliaError
+from kaalia.wire import document
+from kaalia.wire.protocol import RegistryLoginReply, TaskRequest, Verb
+
+
+def test_money_and_time_survive_the_wire() -> None:
+    listing = Listing(Decimal("0.10"), end_at=datetime(2027, 1, 1, tzinfo=UTC))
+    again = document.decode(Listing, document.encode(listing))
+    assert again == listing
+    assert str(again.price_gpu_per_hour) == "0.10"
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert document.decode(Listing, '{"price_gpu_per_hour": "1", "colour": "red"}') == Listing(Decimal(1))
+
+
+def test_wrong_field_is_named_and_not_quoted() -> None:
+    with pytest.raises(KaaliaError) as caught:
+        document.decode(RegistryLoginReply, '{"registry": "r", "username": 123456, "password": "p"}')
+    assert caught.value.code == "document_invalid"
+    assert "username" in str(caught.value)
+    assert "123456" not in str(caught.value)
+
+
+def test_numbers_in_text_are_refused() -> None:
+    with pytest.raises(KaaliaError):
+        document.decode(Listing, '{"price_gpu_per_hour": "1", "min_gpu": "2"}')
+
+
+def test_verb_of_a_newer_marketplace_is_readable() -> None:
+    text = '{"task_id": "t", "verb": "fly", "contract_id": 1, "deadline_at": "2026-01-01T00:00:00Z"}'
+    assert document.decode(TaskRequest, text).verb is Verb.UNKNOWN
+
+
+def test_secrets_stay_out_of_repr() -> None:
+    assert "hunter2" not in repr(RegistryLoginReply("r", "u", "hunter2"))
