@@ -108,9 +108,9 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     return Plan(tuple(wishes), min(changes, default=None))
 
 
-def _decide(one: Held, everyone: Sequence[Held], machine: Machine, owners: Mapping[str, int], now: datetime) -> Wish:
+def _decide(one: Held, machine: Machine, owners: Mapping[str, int], disk_bytes: int, now: datetime) -> Wish:
     contract = one.contract
-    if contract.desired is Desired.ENDED or _is_abandoned(one, now):
+    if contract.desired is Desired.ENDED or is_abandoned(one.missing_since, one.missing_revisions, now):
         return Wish(contract, Want.END, reason="ended by the marketplace")
     if one.is_new:
         refusal = _refusal(one, machine, now) or _over_disk(one, machine.report, disk_bytes)
@@ -125,10 +125,11 @@ def _decide(one: Held, everyone: Sequence[Held], machine: Machine, owners: Mappi
     return _grant(one, machine.report, owners)
 
 
-def _is_abandoned(one: Held, now: datetime) -> bool:
-    if one.missing_since is None or one.missing_revisions < MISSING_REVISIONS:
+def is_abandoned(missing_since: datetime | None, missing_revisions: int, now: datetime) -> bool:
+    """Newer words of the marketplace left it out twice, and for half an hour: nobody will ask for it again."""
+    if missing_since is None or missing_revisions < MISSING_REVISIONS:
         return False
-    return now >= one.missing_since + MISSING_GRACE
+    return now >= missing_since + MISSING_GRACE
 
 
 def _changes(one: Held) -> Iterable[datetime]:

@@ -1,0 +1,53 @@
+"""Books against reality: what exists holds its claims, what is gone holds none, what nobody agreed to is quarantined."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from kaalia.reconciler.execute import ALIVE
+from kaalia.reconciler.ledger import Books, claims_of
+from kaalia.runtime.base import Observed
+from kaalia.store.claims import Claim
+
+
+def unclaimed(books: Books, present: Iterable[Observed]) -> tuple[list[Claim], list[str]]:
+    """Claims that the containers prove and the books lack; and sentences about what two of them use."""
+    owners = {(claim.kind, claim.key): claim.contract_id for claim in books.claims}
+    missing, conflicts = [], []
+    for observed in present:
+        for claim in claims_of(observed, holds_gpus=observed.state in ALIVE):
+            owner = owners.get((claim.kind, claim.key))
+            if owner is None:
+                owners[claim.kind, claim.key] = claim.contract_id
+                missing.append(claim)
+            elif owner != claim.contract_id:
+                conflicts.append(f"{claim.kind} {claim.key} is used by C.{claim.contract_id} and by C.{owner}")
+    return missing, conflicts
+
+
+def forgotten(books: Books, kept: Collection[int]) -> set[int]:
+    """Ids that only the books still know: neither agreed, nor present, nor in hand (`kept`)."""
+    agreed = {stored.contract.contract_id for stored in books.contracts}
+    claimed = {claim.contract_id for claim in books.claims}
+    intended = {intent.contract_id for intent in books.intents}
+    return (set(books.workloads) | claimed | intended) - agreed - set(kept)
+
+
+class Orphans:
+    """Containers of ours without a contract: since when, and how many newer words of the marketplace left them out.
+
+    In memory: after a restart the wait begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._first_seen: dict[int, tuple[datetime, int | None]] = {}
+
+    def missing(self, observed: Observed, revision: int | None, now: datetime) -> tuple[datetime, int]:
+        """(since, revisions) of one orphan. `revision`: of the newest accepted snapshot, None without one."""
+        since, first = self._first_seen.setdefault(observed.contract_id, (now, revision))
+        if first is None:
+            self._first_seen[observed.contract_id] = (since, revision)
+        return since, (revision or 0) - (first or revision or 0)
+
+    def keep_only(self, contract_ids: Collection[int]) -> None:
+        for contract_id in set(self._first_seen) - set(contract_ids):
+            del self._first_seen[contract_id]

@@ -1,0 +1,290 @@
+"""Wish, books and sight of one contract in, the next action out. Pure, and total over all states.
+
+Rules that hold everywhere:
+- Nothing is done on `UNKNOWN`: not knowing is not absence.
+- A running workload is stopped or removed only when the wish is STOP or END, or a newer generation takes its place.
+- A container that is gone is never made again in silence: its data are gone too.
+- A process that ended by itself stays ended until the renter asks; one that the machine ended is started again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from kaalia.contracts.contract import Contract
+from kaalia.contracts.placement import Want, Wish, is_abandoned
+from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.reconciler import status
+from kaalia.reconciler.actions import (
+    Action,
+    Frees,
+    Launch,
+    Lose,
+    Nothing,
+    Record,
+    Remove,
+    Restart,
+    Start,
+    Stop,
+)
+from kaalia.runtime.base import Observed, ObservedState
+
+SIGNAL_EXIT = 128
+"""Exit codes from here on: ended by a signal, so possibly not by its own will."""
+
+
+class Sight(StrEnum):
+    ABSENT = "absent"
+    """Proven: a complete list does not hold it."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """A time in which the machine itself ended containers: a reboot, or an outage of the engine."""
+
+    began_at: datetime
+    ended_at: datetime
+
+
+_NOTHING = Nothing()
+_ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
+_FINAL = (WorkloadState.ENDED, WorkloadState.REJECTED)
+
+
+def diff(
+    wish: Wish,
+    row: WorkloadStatus | None,
+    sight: Observed | Sight,
+    now: datetime,
+    interruptions: Sequence[Interruption] = (),
+) -> Action:
+    """The one next action for a contract."""
+    if sight is Sight.UNKNOWN:
+        return _NOTHING
+    observed = sight if isinstance(sight, Observed) else None
+    match wish.want:
+        case Want.END:
+            return _end(wish.contract, row, observed)
+        case Want.REJECT:
+            return _reject(wish, row, observed, now)
+        case Want.WAIT:
+            return _wait(wish, row, observed, now)
+        case Want.STOP:
+            return _stop(wish, row, observed, now)
+        case Want.RUN:
+            return _run(wish, row, observed, now, interruptions)
+
+
+def diff_orphan(observed: Observed, missing_since: datetime, missing_revisions: int, now: datetime) -> Action:
+    """A container of ours without a contract in the books: quarantined.
+
+    It runs until the end that its label names. It goes when the marketplace's words leave it out for long.
+    """
+    if is_abandoned(missing_since, missing_revisions, now):
+        return Remove(observed.contract_id, observed.generation)
+    if observed.end_at is None or now < observed.end_at or observed.state not in _ALIVE:
+        return _NOTHING
+    return Stop(observed.contract_id, observed.generation, "stopped: the contract ended")
+
+
+def _end(contract: Contract, row: WorkloadStatus | None, observed: Observed | None) -> Action:
+    if observed is None and row is not None and row.state is WorkloadState.ENDED:
+        return _NOTHING
+    return Remove(contract.contract_id, contract.generation)
+
+
+def _reject(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
+    if observed is not None:
+        return _note(wish.contract, row, observed, now)
+    if wish.problem is None or (row and row.state is WorkloadState.REJECTED and row.problem == wish.problem):
+        return _NOTHING
+    return Record(status.rejected(wish.contract, row, wish.problem, now), Frees.ALL)
+
+
+def _wait(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
+    """Nothing is stopped for waiting. What does not run tells what it waits for."""
+    contract = wish.contract
+    if observed is None:
+        if _is_gone(contract, row):
+            return Lose(contract.contract_id, contract.generation)
+        if _is_current(contract, row) and row and row.state in (*_FINAL, WorkloadState.FAILED):
+            return _NOTHING
+        new: Action = Record(status.waiting(contract, row, wish.reason, now), Frees.ALL)
+        is_told = row and row.state is WorkloadState.WAITING and row.status_msg == wish.reason
+        return _NOTHING if is_told else new
+    if observed.state in (ObservedState.EXITED, ObservedState.CREATED):
+        return _stay_stopped(contract, row, observed, wish.reason, now)
+    return _note(contract, row, observed, now)
+
+
+def _stop(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
+    contract = wish.contract
+    if observed is None:
+        return _stop_absent(wish, row, now)
+    match observed.state:
+        case ObservedState.RUNNING | ObservedState.PAUSED | ObservedState.RESTARTING:
+            return Stop(contract.contract_id, observed.generation, wish.reason)
+        case ObservedState.CREATED | ObservedState.EXITED:
+            return _stay_stopped(contract, row, observed, wish.reason, now)
+        case ObservedState.DEAD:
+            return _dead(contract, row, now)
+        case ObservedState.REMOVING:
+            return _NOTHING
+
+
+def _stop_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Action:
+    contract = wish.contract
+    if _is_gone(contract, row):
+        return Lose(contract.contract_id, contract.generation)
+    quiet = (*_FINAL, WorkloadState.FAILED, WorkloadState.STOPPED)
+    if row is not None and _is_current(contract, row) and row.state in quiet:
+        return _NOTHING
+    stopped = status.stopped(contract.contract_id, contract.generation, row, None, wish.reason, now)
+    return Record(status.forget(stopped), Frees.ALL)
+
+
+def _stay_stopped(
+    contract: Contract, row: WorkloadStatus | None, observed: Observed, reason: str, now: datetime
+) -> Action:
+    if row and row.state is WorkloadState.STOPPED and row.problem is None and row.status_msg == reason:
+        return _NOTHING
+    generation = max(contract.generation, observed.generation)
+    stopped = status.stopped(contract.contract_id, generation, row, observed, reason, now)
+    return Record(stopped, Frees.GPUS)
+
+
+def _run(
+    wish: Wish,
+    row: WorkloadStatus | None,
+    observed: Observed | None,
+    now: datetime,
+    interruptions: Sequence[Interruption],
+) -> Action:
+    contract = wish.contract
+    if observed is None:
+        return _run_absent(wish, row)
+    if observed.generation < contract.generation and observed.state is not ObservedState.REMOVING:
+        return Remove(contract.contract_id, observed.generation, successor=contract)
+    match observed.state:
+        case ObservedState.RUNNING:
+            is_asked = row is not None and _restart_asked(contract, row) and not _started_since(row, observed)
+            return Restart(contract, wish.gpu_uuids) if is_asked else _note(contract, row, observed, now)
+        case ObservedState.CREATED:
+            is_failed = row is not None and row.state is WorkloadState.FAILED
+            is_held = is_failed and row is not None and not _restart_asked(contract, row)
+            return _NOTHING if is_held else Start(contract, wish.gpu_uuids)
+        case ObservedState.EXITED:
+            return _run_exited(wish, row, observed, now, interruptions)
+        case _:
+            return _note(contract, row, observed, now)
+
+
+def _run_absent(wish: Wish, row: WorkloadStatus | None) -> Action:
+    contract = wish.contract
+    if row is None or not _is_current(contract, row):
+        return Launch(contract, wish.gpu_uuids)
+    if row.state in _FINAL:
+        return _NOTHING
+    if _is_gone(contract, row):
+        return Lose(contract.contract_id, contract.generation)
+    if row.state is WorkloadState.FAILED:
+        is_lost = row.problem is not None and row.problem.code == "workload_lost"
+        return Launch(contract, wish.gpu_uuids) if _restart_asked(contract, row) and not is_lost else _NOTHING
+    return Launch(contract, wish.gpu_uuids)
+
+
+def _run_exited(
+    wish: Wish, row: WorkloadStatus | None, observed: Observed, now: datetime, interruptions: Sequence[Interruption]
+) -> Action:
+    contract = wish.contract
+    start = Start(contract, wish.gpu_uuids)
+    if row is None:
+        return Record(status.seen(contract, row, observed, now))
+    if _restart_asked(contract, row):
+        return start
+    match row.state:
+        case WorkloadState.STOPPED | WorkloadState.STOPPING:
+            return start
+        case WorkloadState.FAILED:
+            return _NOTHING
+        case WorkloadState.EXITED:
+            return start if _was_interrupted(row, observed, interruptions) else _NOTHING
+        case WorkloadState.CREATING | WorkloadState.STARTING if not _ran_since(row, observed):
+            return start
+        case _:
+            exited = Record(status.seen(contract, row, observed, now))
+            return start if _was_interrupted(row, observed, interruptions) else exited
+
+
+def _note(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> Action:
+    """Write down what is seen, when the books say something else."""
+    match observed.state:
+        case ObservedState.RUNNING:
+            return _NOTHING if row and _is_told(row, observed) else Record(_adopted(contract, row, observed, now))
+        case ObservedState.PAUSED:
+            is_told = row and row.problem and row.problem.code == "workload_paused"
+            return _NOTHING if is_told else Record(status.paused(contract, row, observed, now))
+        case ObservedState.DEAD:
+            return _dead(contract, row, now)
+        case _:
+            return _NOTHING
+
+
+def _adopted(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> WorkloadStatus:
+    """No reboot is repeated that was just done, or of which nobody knows."""
+    found = status.seen(contract, row, observed, now)
+    is_done = row is None or _started_since(row, observed)
+    return replace(found, restarts_done=contract.restart_count) if is_done else found
+
+
+def _dead(contract: Contract, row: WorkloadStatus | None, now: datetime) -> Action:
+    if row and row.state is WorkloadState.FAILED:
+        return _NOTHING
+    return Record(status.dead(contract.contract_id, contract.generation, row, now), Frees.GPUS)
+
+
+def _is_told(row: WorkloadStatus, observed: Observed) -> bool:
+    is_same_start = observed.started_at is None or row.started_at == observed.started_at
+    return row.state is WorkloadState.RUNNING and row.container_id == observed.container_id and is_same_start
+
+
+def _is_current(contract: Contract, row: WorkloadStatus | None) -> bool:
+    return row is not None and row.generation >= contract.generation
+
+
+def _is_gone(contract: Contract, row: WorkloadStatus | None) -> bool:
+    """The books know a container of this generation, which a complete list does not hold."""
+    if row is None or row.container_id is None or row.state in _FINAL:
+        return False
+    return _is_current(contract, row)
+
+
+def _restart_asked(contract: Contract, row: WorkloadStatus) -> bool:
+    return contract.restart_count > row.restarts_done
+
+
+def _started_since(row: WorkloadStatus, observed: Observed) -> bool:
+    """A start was intended, and it happened, though nobody wrote that down."""
+    is_intended = row.state in (WorkloadState.CREATING, WorkloadState.STARTING)
+    return is_intended and observed.started_at is not None and observed.started_at > row.as_of
+
+
+def _ran_since(row: WorkloadStatus, observed: Observed) -> bool:
+    """The container ran after the start was intended: then it ended by itself."""
+    return observed.finished_at is not None and observed.finished_at > row.as_of
+
+
+def _was_interrupted(row: WorkloadStatus, observed: Observed, interruptions: Sequence[Interruption]) -> bool:
+    """The machine ended it. An exit that was seen and looks voluntary was the workload's own."""
+    if row.state is WorkloadState.EXITED and (observed.exit_code or 0) < SIGNAL_EXIT:
+        return False
+    started_at = observed.started_at or row.started_at
+    return any(_falls_into(started_at, observed.finished_at, one) for one in interruptions)
+
+
+def _falls_into(started_at: datetime | None, finished_at: datetime | None, interruption: Interruption) -> bool:
+    if started_at is None or started_at >= interruption.ended_at:
+        return False
+    return finished_at is None or finished_at >= interruption.began_at

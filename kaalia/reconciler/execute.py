@@ -1,0 +1,151 @@
+"""Do one action: write the intent, call the runtime, write what came of it. Nothing here decides.
+
+Each action returns what is seen of the workload afterwards (None: proven absent). Errors leave as they come, with the
+intent still open: the next look at reality, or `fail`, closes it.
+"""
+
+from dataclasses import replace
+
+from kaalia.contracts.contract import Contract
+from kaalia.errors import Problem, WorkloadError
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.reconciler import status
+from kaalia.reconciler.actions import (
+    Action,
+    Frees,
+    Launch,
+    Lose,
+    Nothing,
+    Record,
+    Remove,
+    Restart,
+    Start,
+    Stop,
+)
+from kaalia.reconciler.launch import Tools, launch, start_now
+from kaalia.runtime.base import Observed, ObservedState
+
+ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
+
+
+async def execute(
+    tools: Tools, action: Action, row: WorkloadStatus | None, sight: Observed | None, report: MachineReport | None
+) -> Observed | None:
+    """Do it. `sight` is what was seen before. Raises WorkloadError, ContractError, MarketplaceError, StoreError."""
+    match action:
+        case Nothing():
+            return sight
+        case Record():
+            await tools.ledger.settle(action.status, action.frees)
+            return sight
+        case Launch():
+            if report is None:
+                raise WorkloadError("machine_unknown", "cannot launch: the machine was not looked at yet")
+            return await launch(tools, action, row, report)
+        case Start():
+            return await _start(tools, action, row)
+        case Restart():
+            return await _restart(tools, action, row)
+        case Stop():
+            return await _stop(tools, action, row)
+        case Remove():
+            return await _remove(tools, action, row)
+        case Lose():
+            return await _lose(tools, action, row)
+
+
+async def fail(
+    tools: Tools, action: Launch | Start | Restart, row: WorkloadStatus | None, problem: Problem
+) -> Observed | None:
+    """Give up on a launch or start. A container that never ran goes; one that holds the renter's data stays."""
+    contract = action.contract
+    contract_id, generation = contract.contract_id, contract.generation
+    failed = status.failed(contract_id, generation, row, problem, tools.clock.now())
+    failed = replace(failed, restarts_done=contract.restart_count)
+    if isinstance(action, Launch):
+        await tools.runtime.remove(contract_id)
+        await tools.ledger.settle(status.forget(failed), Frees.ALL, problem.code)
+        return None
+    observed = await tools.runtime.inspect(contract_id)
+    if observed is None or observed.state not in ALIVE:
+        await tools.ledger.settle(failed, Frees.GPUS, problem.code)
+    return observed
+
+
+async def _start(tools: Tools, action: Start, row: WorkloadStatus | None) -> Observed:
+    starting = _starting(tools, action.contract, row, action.gpu_uuids)
+    await tools.ledger.intend("start", starting, action.gpu_uuids)
+    tools.checkpoint("start.intended")
+    async with tools.starts:
+        return await start_now(tools, action.contract, starting)
+
+
+async def _restart(tools: Tools, action: Restart, row: WorkloadStatus | None) -> Observed:
+    starting = _starting(tools, action.contract, row, action.gpu_uuids)
+    starting = replace(starting, status_msg=starting.status_msg.replace("starting", "rebooting", 1))
+    await tools.ledger.intend("restart", starting, action.gpu_uuids)
+    tools.checkpoint("stop.intended")
+    await tools.runtime.stop(action.contract.contract_id, tools.settings.stop_grace_s)
+    tools.checkpoint("stop.done")
+    return await start_now(tools, action.contract, starting)
+
+
+def _starting(
+    tools: Tools, contract: Contract, row: WorkloadStatus | None, gpu_uuids: tuple[str, ...]
+) -> WorkloadStatus:
+    return status.preparing(contract, row, gpu_uuids, WorkloadState.STARTING, tools.clock.now())
+
+
+async def _stop(tools: Tools, action: Stop, row: WorkloadStatus | None) -> Observed | None:
+    ids = (action.contract_id, action.generation)
+    await tools.ledger.intend("stop", status.stopping(*ids, row, tools.clock.now()))
+    tools.checkpoint("stop.intended")
+    await tools.runtime.stop(action.contract_id, tools.settings.stop_grace_s)
+    tools.checkpoint("stop.done")
+    observed = await tools.runtime.inspect(action.contract_id)
+    if observed is not None and observed.state in ALIVE:
+        raise WorkloadError(
+            "stop_stuck",
+            f"cannot stop {observed.name}: it is still {observed.state}",
+            remedy="a process may hang in the driver: look for state D in `ps`, and reboot the machine if it stays",
+        )
+    if observed is not None:
+        stopped = status.stopped(*ids, row, observed, action.reason, tools.clock.now())
+        await tools.ledger.settle(stopped, Frees.GPUS)
+    tools.checkpoint("stop.recorded")
+    return observed
+
+
+async def _remove(tools: Tools, action: Remove, row: WorkloadStatus | None) -> Observed | None:
+    ids = (action.contract_id, action.generation)
+    await tools.ledger.intend("remove", status.removing(*ids, row, tools.clock.now()))
+    tools.checkpoint("remove.intended")
+    await tools.runtime.remove(action.contract_id)
+    tools.checkpoint("remove.done")
+    observed = await tools.runtime.inspect(action.contract_id)
+    if observed is not None:
+        raise WorkloadError(
+            "remove_stuck",
+            f"cannot remove {observed.name}: it is still {observed.state}",
+            remedy="see `journalctl -u docker` of the machine",
+        )
+    now = tools.clock.now()
+    if action.successor is None:
+        await tools.ledger.settle(status.ended(*ids, row, now), Frees.ALL)
+    else:
+        # Ports and GPUs stay claimed: the successor is launched with them in the next turn.
+        gpu_uuids = row.gpu_uuids if row else ()
+        fresh = status.preparing(action.successor, row, gpu_uuids, WorkloadState.CREATING, now)
+        await tools.ledger.settle(fresh)
+    tools.checkpoint("remove.recorded")
+    return None
+
+
+async def _lose(tools: Tools, action: Lose, row: WorkloadStatus | None) -> Observed | None:
+    """Only a second, single look proves the loss."""
+    observed = await tools.runtime.inspect(action.contract_id)
+    if observed is None:
+        lost = status.lost(action.contract_id, action.generation, row, tools.clock.now())
+        await tools.ledger.settle(lost, Frees.ALL, "workload_lost")
+    return observed

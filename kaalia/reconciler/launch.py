@@ -1,0 +1,217 @@
+"""Bring a contract to life: image, ports and subnet, container, start. Every step may be repeated after a crash.
+
+Errors leave as they come: `service` decides which are worth another try, and calls `execute.fail` for the others.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from kaalia.clock import Clock
+from kaalia.contracts import ports
+from kaalia.contracts.contract import Contract
+from kaalia.contracts.slicing import share
+from kaalia.errors import WorkloadError
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import PortBinding, PortRequest, Protocol, WorkloadState, WorkloadStatus
+from kaalia.reconciler import status
+from kaalia.reconciler.actions import Launch
+from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
+from kaalia.runtime.base import ImageFacts, Observed, Placement, RegistryLogin, Runtime
+from kaalia.service import Tasks
+from kaalia.store.claims import Claim, ClaimKind
+
+PLACES_MAX = 3
+"""How often other ports or another subnet are tried when a foreign program turns out to hold them."""
+PROGRESS_INTERVAL_S = 1.0
+DEFAULT_SUBNET_POOL = "10.214.0.0/16"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The owner's part of the configuration."""
+
+    subnet_pool: str = DEFAULT_SUBNET_POOL
+    stop_grace_s: float = 10.0
+    """Between SIGTERM and SIGKILL; Docker's own default."""
+    resync_s: float = 60.0
+    """How often everything is looked at, events or not."""
+    parallel_starts: int = 8
+    """More at once gain nothing: the engine is the limit (measured)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What actions are done with. `checkpoint` is `crash.at`; `randbelow(n)` gives 0 to n - 1."""
+
+    ledger: Ledger
+    runtime: Runtime
+    clock: Clock
+    machine_id: int
+    login_source: Callable[[int], Awaitable[RegistryLogin | None]]
+    settings: Settings
+    port_busy: Callable[[int, Protocol], bool]
+    """True: a program of the machine listens there. Called on the store's thread."""
+    host_routes: Callable[[], Collection[str]]
+    """Networks that the machine routes, as CIDR."""
+    randbelow: Callable[[int], int]
+    checkpoint: Callable[[str], None]
+    starts: asyncio.Semaphore
+    tasks: Tasks = field(default_factory=Tasks)
+    pulling: set[int] = field(default_factory=set)
+    """Contracts whose image is under way: these actions may be cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Avoid:
+    """What turned out to be in use by others."""
+
+    ports: frozenset[tuple[int, Protocol]] = frozenset()
+    subnets: frozenset[str] = frozenset()
+
+
+async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
+    """Run the contract; returns what is seen right after the start."""
+    image = await _image(tools, action, row)
+    requests = ports.wanted(action.contract.spec.ports, image.exposed_ports)
+    avoid = _Avoid()
+    for last in (*[False] * (PLACES_MAX - 1), True):
+        decide = _decision(tools, action, row, report, requests, avoid)
+        grant = await tools.ledger.grant("launch", decide)
+        try:
+            return await _create_and_start(tools, action.contract, grant, report)
+        except WorkloadError as error:
+            if last or error.code not in ("port_taken", "subnet_taken"):
+                raise
+            await tools.runtime.remove(action.contract.contract_id)
+            avoid = _widened(avoid, error.code, grant)
+    raise AssertionError("unreachable")
+
+
+async def _image(tools: Tools, action: Launch, row: WorkloadStatus | None) -> ImageFacts:
+    spec, contract_id = action.contract.spec, action.contract.contract_id
+    present = await tools.runtime.image(spec.image)
+    if present is not None:
+        return present
+    pulling = status.preparing(action.contract, row, action.gpu_uuids, WorkloadState.PULLING, tools.clock.now())
+    await tools.ledger.intend("pull", pulling, action.gpu_uuids)
+    tools.checkpoint("pull.intended")
+    tools.pulling.add(contract_id)
+    try:
+        login = await tools.login_source(contract_id) if spec.needs_registry_login else None
+        pulled = await tools.runtime.pull(spec.image, login, _progress(tools, pulling))
+    finally:
+        tools.pulling.discard(contract_id)
+        tools.tasks.cancel(_progress_key(contract_id))
+    tools.checkpoint("pull.done")
+    return pulled
+
+
+def _progress(tools: Tools, pulling: WorkloadStatus) -> Callable[[str], None]:
+    """Tells the newest line, once a second at most."""
+    told_at_s = tools.clock.monotonic_s()
+    key = _progress_key(pulling.contract_id)
+
+    def tell(line: str) -> None:
+        nonlocal told_at_s
+        now_s = tools.clock.monotonic_s()
+        is_late = pulling.contract_id not in tools.pulling
+        if is_late or now_s - told_at_s < PROGRESS_INTERVAL_S or tools.tasks.busy(key):
+            return
+        told_at_s = now_s
+        news = replace(pulling, status_msg=line, as_of=tools.clock.now())
+        tools.tasks.start(key, tools.ledger.tell([news]))
+
+    return tell
+
+
+def _progress_key(contract_id: int) -> object:
+    return ("progress", contract_id)
+
+
+def _decision(
+    tools: Tools,
+    action: Launch,
+    row: WorkloadStatus | None,
+    report: MachineReport,
+    requests: tuple[PortRequest, ...],
+    avoid: _Avoid,
+) -> Callable[[tuple[Claim, ...]], Grant]:
+    """What `Ledger.grant` asks: ports and subnet, given everybody's claims."""
+    contract = action.contract
+
+    def decide(held: tuple[Claim, ...]) -> Grant:
+        creating = status.preparing(contract, row, action.gpu_uuids, WorkloadState.CREATING, tools.clock.now())
+        taken = taken_ports(held, but_of=contract.contract_id) | avoid.ports
+        bindings = _free_ports(tools, requests, report, taken, row.ports if row else ())
+        subnets = [one for one in held if one.kind is ClaimKind.SUBNET]
+        mine = [one.key for one in subnets if one.contract_id == contract.contract_id and one.key not in avoid.subnets]
+        others = {one.key for one in subnets} | avoid.subnets | set(tools.host_routes())
+        subnet = mine[0] if mine else ports.next_subnet(tools.settings.subnet_pool, others)
+        return Grant(replace(creating, ports=bindings), subnet)
+
+    return decide
+
+
+def _free_ports(
+    tools: Tools,
+    requests: tuple[PortRequest, ...],
+    report: MachineReport,
+    taken: set[tuple[int, Protocol]],
+    kept: tuple[PortBinding, ...],
+) -> tuple[PortBinding, ...]:
+    """Choose, ask the machine whether they are really free, choose others for those that are not."""
+    while True:
+        bindings = ports.allocate(requests, report.network.port_range, taken, tools.randbelow, kept)
+        busy = {(b.host_port, b.protocol) for b in bindings if tools.port_busy(b.host_port, b.protocol)}
+        if not busy:
+            return bindings
+        taken |= busy
+
+
+async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, report: MachineReport) -> Observed:
+    placement = Placement(
+        machine_id=tools.machine_id,
+        contract=contract,
+        gpu_uuids=grant.status.gpu_uuids,
+        ports=grant.status.ports,
+        subnet=grant.subnet,
+        share=share(report, contract.spec.gpu_count),
+        env=environment(contract, grant.status.ports, report),
+    )
+    async with tools.starts:
+        tools.checkpoint("create.intended")
+        await tools.runtime.create(placement)
+        tools.checkpoint("create.done")
+        return await start_now(tools, contract, grant.status)
+
+
+async def start_now(tools: Tools, contract: Contract, intended: WorkloadStatus) -> Observed:
+    """Start what an open intent stands for, and write down what is seen. `intended`: the status of that intent."""
+    observed = await tools.runtime.start(contract.contract_id)
+    tools.checkpoint("start.done")
+    seen = status.seen(contract, intended, observed, tools.clock.now())
+    await tools.ledger.settle(replace(seen, restarts_done=contract.restart_count))
+    tools.checkpoint("launch.recorded")
+    return observed
+
+
+def environment(
+    contract: Contract, bindings: tuple[PortBinding, ...], report: MachineReport
+) -> tuple[tuple[str, str], ...]:
+    """The spec's variables, and what only the machine knows: mapped ports and the public address."""
+    env = dict(contract.spec.env)
+    for binding in bindings:
+        env[f"VAST_{binding.protocol.upper()}_PORT_{binding.requested}"] = str(binding.host_port)
+    address = report.network.public_ip or next(iter(report.network.local_ips), None)
+    if address:
+        env["PUBLIC_IPADDR"] = address
+    # Ports are single ones out of the range, not a block: images read -1 as "no block".
+    env |= {"DIRECT_PORT_START": "-1", "DIRECT_PORT_END": "-1"}
+    return tuple(env.items())
+
+
+def _widened(avoid: _Avoid, code: str, grant: Grant) -> _Avoid:
+    if code == "subnet_taken":
+        return replace(avoid, subnets=avoid.subnets | {grant.subnet})
+    return replace(avoid, ports=avoid.ports | {(b.host_port, b.protocol) for b in grant.status.ports})

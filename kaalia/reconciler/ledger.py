@@ -1,0 +1,176 @@
+"""The reconciler's books: one durable transaction for everything that belongs together, then the bells.
+
+Status row and message to the marketplace, intent, claims taken and given back: all of it or nothing.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from kaalia.clock import Clock
+from kaalia.contracts.offer import Listing
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
+from kaalia.reconciler.actions import Frees
+from kaalia.runtime.base import Observed
+from kaalia.store import claims, contracts, enrolment, intents, machine, outbox, workloads
+from kaalia.store.changes import Topic
+from kaalia.store.claims import Claim, ClaimKind
+from kaalia.store.contracts import StoredContract
+from kaalia.store.database import Database, Transaction
+from kaalia.store.enrolment import AcceptedSnapshot
+from kaalia.store.intents import Intent
+from kaalia.wire.protocol import MessageKind
+
+_STATUS = TypeAdapter(WorkloadStatus)
+_FREED = {Frees.NOTHING: (), Frees.GPUS: (ClaimKind.GPU,), Frees.ALL: tuple(ClaimKind)}
+_PORT_KINDS = {Protocol.TCP: ClaimKind.PORT_TCP, Protocol.UDP: ClaimKind.PORT_UDP}
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything that one turn decides from, read at one moment."""
+
+    contracts: tuple[StoredContract, ...]
+    workloads: Mapping[int, WorkloadStatus]
+    claims: tuple[Claim, ...]
+    intents: tuple[Intent, ...]
+    report: MachineReport | None
+    listing: Listing | None
+    snapshot: AcceptedSnapshot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a launch gets: GPUs and ports stand in the status."""
+
+    status: WorkloadStatus
+    subnet: str
+
+
+class Ledger:
+    """Every write of the reconciler goes through here."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def books(self) -> Books:
+        return await self._database.read(_read)
+
+    async def intend(self, kind: str, status: WorkloadStatus, gpu_uuids: tuple[str, ...] | None = None) -> None:
+        """Before a side effect: the intent, the GPUs it takes (None: leave them), and the status that says so.
+
+        Raises StoreError claim_taken; then nothing is written.
+        """
+
+        def work(tx: Transaction) -> None:
+            now = self._clock.now()
+            if gpu_uuids is not None:
+                claims.release(tx, status.contract_id, (ClaimKind.GPU,))
+                claims.claim(tx, gpu_claims(status.contract_id, status.generation, gpu_uuids), now)
+            intents.open_intent(tx, kind, status.contract_id, status.generation, now)
+            self._put(tx, status)
+
+        await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
+
+    async def grant(self, kind: str, decide: Callable[[tuple[Claim, ...]], Grant]) -> Grant:
+        """As `intend`, for a contract without a container: ports and subnet are chosen from what is free right now.
+
+        `decide` gets all claims and runs on the store's thread, so that no two contracts choose the same.
+        """
+
+        def work(tx: Transaction) -> Grant:
+            now = self._clock.now()
+            grant = decide(claims.all_claims(tx))
+            status = grant.status
+            ids = (status.contract_id, status.generation)
+            subnet = Claim(ClaimKind.SUBNET, grant.subnet, *ids)
+            claims.release(tx, status.contract_id)
+            claims.claim(tx, (*gpu_claims(*ids, status.gpu_uuids), *port_claims(*ids, status.ports), subnet), now)
+            intents.open_intent(tx, kind, *ids, now)
+            self._put(tx, status)
+            return grant
+
+        return await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
+
+    async def settle(self, status: WorkloadStatus, frees: Frees = Frees.NOTHING, outcome: str = "done") -> None:
+        """After a side effect, or after a look: intents of the contract closed, claims given back, the status told."""
+
+        def work(tx: Transaction) -> None:
+            intents.close_all(tx, status.contract_id, outcome, self._clock.now())
+            claims.release(tx, status.contract_id, _FREED[frees])
+            self._put(tx, status)
+
+        await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
+
+    async def tell(self, statuses: Iterable[WorkloadStatus]) -> None:
+        """Statuses alone: progress, or the same news again."""
+        told = tuple(statuses)
+        if told:
+            await self._database.transaction(lambda tx: self._put(tx, *told), Topic.WORKLOADS, Topic.OUTBOX)
+
+    async def hold(self, wanted: Iterable[Claim]) -> None:
+        """Claims for what was found running, next to those that the books have."""
+        taken = tuple(wanted)
+        await self._database.transaction(lambda tx: claims.claim(tx, taken, self._clock.now()))
+
+    async def close_intents(self, contract_ids: Iterable[int]) -> None:
+        """Reality was looked at, and there is nothing left to do."""
+        found = tuple(contract_ids)
+
+        def work(tx: Transaction) -> None:
+            for contract_id in found:
+                intents.close_all(tx, contract_id, "found settled", self._clock.now())
+
+        await self._database.transaction(work)
+
+    async def forget(self, contract_ids: Iterable[int]) -> None:
+        """No contract and no container any more: nothing of it stays."""
+        gone = tuple(contract_ids)
+
+        def work(tx: Transaction) -> None:
+            for contract_id in gone:
+                claims.release(tx, contract_id)
+                intents.close_all(tx, contract_id, "contract forgotten", self._clock.now())
+                workloads.delete(tx, contract_id)
+
+        await self._database.transaction(work, Topic.WORKLOADS)
+
+    def _put(self, tx: Transaction, *statuses: WorkloadStatus) -> None:
+        for status in statuses:
+            workloads.put(tx, status)
+            outbox.add(tx, MessageKind.WORKLOAD, _STATUS.dump_json(status).decode(), self._clock.now())
+
+
+def gpu_claims(contract_id: int, generation: int, gpu_uuids: Iterable[str]) -> tuple[Claim, ...]:
+    return tuple(Claim(ClaimKind.GPU, uuid, contract_id, generation) for uuid in gpu_uuids)
+
+
+def port_claims(contract_id: int, generation: int, ports: Iterable[PortBinding]) -> tuple[Claim, ...]:
+    return tuple(Claim(_PORT_KINDS[p.protocol], str(p.host_port), contract_id, generation) for p in ports)
+
+
+def claims_of(observed: Observed, holds_gpus: bool) -> tuple[Claim, ...]:
+    """What a container proves to be in use. Its GPUs only count while it can use them."""
+    gpus = gpu_claims(observed.contract_id, observed.generation, observed.gpu_uuids) if holds_gpus else ()
+    return (*gpus, *port_claims(observed.contract_id, observed.generation, observed.ports))
+
+
+def taken_ports(held: Iterable[Claim], but_of: int) -> set[tuple[int, Protocol]]:
+    """Host ports of all contracts but one."""
+    protocols = {kind: protocol for protocol, kind in _PORT_KINDS.items()}
+    return {(int(c.key), protocols[c.kind]) for c in held if c.kind in protocols and c.contract_id != but_of}
+
+
+def _read(tx: Transaction) -> Books:
+    return Books(
+        contracts=contracts.all_contracts(tx),
+        workloads=workloads.all_workloads(tx),
+        claims=claims.all_claims(tx),
+        intents=intents.open_intents(tx),
+        report=machine.get_report(tx),
+        listing=machine.get_listing(tx),
+        snapshot=enrolment.get_snapshot(tx),
+    )
