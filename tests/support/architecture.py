@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         # The marketplace could leave for its own repository tomorrow.
         "marketplace": "model contracts wire",
         "client": "model contracts wire",
-        # Enrolment reads the hardware and runs before the daemon does; `serve` and `users` work on the marketplace itself.
+        # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
         "cli": "model contracts wire host store capability sync client marketplace",
         "daemon": "model contracts wire host store runtime capability health selftest sync reconciler api marketplace",
     }.items()
