@@ -73,7 +73,7 @@ def parse_address(listen: str) -> Address:
 @asynccontextmanager
 async def open_database(data_dir: Path) -> AsyncIterator[AsyncEngine]:
     """The database of a data directory, made with it when missing (mode 0700)."""
-    _open_folder(data_dir)
+    await asyncio.to_thread(_open_folder, data_dir)
     engine = await open_engine(sqlite_url(data_dir))
     try:
         yield engine
@@ -90,7 +90,7 @@ async def open_context(data_dir: Path, public_url: str, clock: Clock) -> AsyncIt
             engine=engine,
             clock=clock,
             settings=Settings(public_url=public_url.rstrip("/")),
-            signing_key=keys.open_key(data_dir),
+            signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
         )
 
@@ -124,7 +124,7 @@ async def serve(
             remedy="Give the public URL",
         )
     scheme = "http" if tls is None else "https"
-    ssl_context = None if tls is None else _tls_context(tls)
+    ssl_context = None if tls is None else await asyncio.to_thread(_tls_context, tls)
     stop = stop or asyncio.Event()
     with _bind(address) as listener, _stopped_by_signals(stop):
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)

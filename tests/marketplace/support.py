@@ -1,9 +1,11 @@
 """A marketplace in this process: a context on a folder, and the application on a loopback port."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,7 @@ from kaalia.marketplace.db.engine import open_engine, sqlite_url
 from kaalia.model.machine import MachineReport
 from tests.support.clock import FakeClock
 from tests.support.machines import machine_report
+from tests.support.vastai import VastAI
 
 
 @asynccontextmanager
@@ -88,6 +91,37 @@ class Market:
     host: Api
     renter: Api
     anyone: Api
+    folder: Path
+
+    def client(self, api: Api) -> "Client":
+        return Client(self.url, api, self.folder / "home")
+
+    async def list_machine(self, report: MachineReport | None = None, **terms: Any) -> int:
+        """A machine of the host, listed at 0.4 $/h and GPU unless told otherwise."""
+        machine_id = await add_machine(self.context, report)
+        body = {"machine": machine_id, "price_gpu": 0.4, **terms}
+        answer = await self.host.call("PUT", "/api/v0/machines/create_asks/", body)
+        assert answer.status == 200, answer.body
+        return machine_id
+
+    async def search(self, **body: Any) -> list[dict[str, Any]]:
+        answer = await self.renter.call("POST", "/api/v0/bundles/", body)
+        assert answer.status == 200, answer.body
+        offers: list[dict[str, Any]] = answer.body["offers"]
+        return offers
+
+
+class Client:
+    """The real `vastai` program of one user, run beside the server's loop."""
+
+    def __init__(self, url: str, api: Api, home: Path) -> None:
+        self._program = VastAI(url, api.key or "", home)
+
+    async def run(self, *args: str) -> CompletedProcess[str]:
+        return await asyncio.to_thread(self._program.run, *args)
+
+    async def json(self, *args: str) -> Any:
+        return await asyncio.to_thread(self._program.json, *args)
 
 
 @asynccontextmanager
@@ -98,10 +132,12 @@ async def open_market(folder: Path, **settings: Any) -> AsyncIterator[Market]:
         renter_key = await accounts.add_user(context.engine, "renter", False, clock.now())
         async with aiohttp.ClientSession() as session:
             anyone = Api(session, url)
-            yield Market(context, clock, url, anyone.using(host_key), anyone.using(renter_key), anyone)
+            yield Market(context, clock, url, anyone.using(host_key), anyone.using(renter_key), anyone, folder)
 
 
-async def add_machine(context: Context, report: MachineReport | None = None, owner: str = "host") -> int:
+async def add_machine(
+    context: Context, report: MachineReport | None = None, owner: str = "host", reported: bool = True
+) -> int:
     """An enrolled machine of `owner` that has reported just now."""
     now = context.clock.now()
     async with context.engine.begin() as tx:
@@ -111,7 +147,8 @@ async def add_machine(context: Context, report: MachineReport | None = None, own
             .values(user_id=user_id, public_key=auth.new_key(), fingerprint="f", enrolled_at=now.timestamp())
             .returning(tables.machines.c.id)
         )
-        await machines.put_report(tx, machine_id, report or machine_report())
-        await liveness.seen(tx, machine_id, now)
-        await listings.refresh_asks(tx, machine_id, now)
+        if reported:
+            await machines.put_report(tx, machine_id, report or machine_report())
+            await liveness.seen(tx, machine_id, now)
+            await listings.refresh_asks(tx, machine_id, now)
     return machine_id
