@@ -4,20 +4,16 @@ For tests, proofs, benchmarks and the demo; needs root. Start it under `unshare 
 two engines would share docker0. With `has_quota` the data root is a btrfs image, so that `--storage-opt size` is real.
 """
 
-import http.client
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
+from tests.support.engine_api import EngineApi
 from tests.support.waiting import wait_until
 
 DISK_BYTES = 12 * 1024**3
@@ -26,18 +22,7 @@ DOCKERD = shutil.which("dockerd") or "/usr/sbin/dockerd"
 START_TIMEOUT_S = 60
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-class PrivateDocker:
+class PrivateDocker(EngineApi):
     """`start`, `kill` and `start` again, `restart`; `stop` removes every container, mount, process and link."""
 
     def __init__(
@@ -50,8 +35,8 @@ class PrivateDocker:
         bridge_cidr: str = "172.29.0.1/24",
         options: Sequence[str] = (),
     ) -> None:
+        super().__init__(root / "docker.sock")
         self.root = root
-        self.socket = root / "docker.sock"
         self.data_root = root / "data"
         self.exec_root = root / "exec"
         self.extra_path = extra_path
@@ -61,11 +46,6 @@ class PrivateDocker:
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
         self._had_docker0 = True
-
-    @property
-    def docker_host(self) -> str:
-        """For DOCKER_HOST and kaalia's `docker.host`."""
-        return f"unix://{self.socket}"
 
     @property
     def pid(self) -> int:
@@ -136,50 +116,6 @@ class PrivateDocker:
         for network in self.request("GET", "/networks"):
             if network["Name"] not in {"bridge", "host", "none"}:
                 self.request("DELETE", f"/networks/{network['Id']}")
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        content_type: str = "application/json",
-        timeout_s: float = 120,
-    ) -> Any:
-        """A raw call of the Engine API: the decoded answer, None when empty. Raises RuntimeError on a refusal."""
-        connection = _UnixConnection(self.socket, timeout_s)
-        try:
-            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            connection.request(method, path, data, {"Content-Type": content_type} if data is not None else {})
-            response = connection.getresponse()
-            text = response.read()
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise RuntimeError(f"{method} {path}: {response.status} {text.decode(errors='replace')}")
-        if not text:
-            return None
-        return json.loads(text)
-
-    def inspect(self, container: str) -> dict[str, Any]:
-        document: dict[str, Any] = self.request("GET", f"/containers/{container}/json")
-        return document
-
-    def has_container(self, name: str) -> bool:
-        filters = quote(json.dumps({"name": [f"^/{name}$"]}))
-        return bool(self.request("GET", f"/containers/json?all=1&filters={filters}"))
-
-    def import_image(self, reference: str, tar: bytes, changes: Sequence[str] = ()) -> None:
-        """`docker import`: a root filesystem becomes an image. `changes` are Dockerfile lines such as `EXPOSE 80`."""
-        name, _, tag = reference.rpartition(":")
-        query = "".join(f"&changes={quote(change)}" for change in changes)
-        path = f"/images/create?fromSrc=-&repo={quote(name, safe='')}&tag={tag}{query}"
-        connection = _UnixConnection(self.socket, 120)
-        connection.request("POST", path, tar, {"Content-Type": "application/x-tar"})
-        text = connection.getresponse().read().decode()
-        connection.close()
-        if "errorDetail" in text or '"message"' in text:
-            raise RuntimeError(f"import of {reference}: {text}")
 
     def log_text(self) -> str:
         return (self.root / "dockerd.log").read_text(errors="replace")

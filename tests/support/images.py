@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.support.docker_engine import PrivateDocker
+from tests.support.engine_api import EngineApi
 
 BUSYBOX = Path("/usr/bin/busybox")
 """Debian's busybox-static."""
@@ -47,7 +47,7 @@ def rootfs(files: Mapping[str, bytes] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def import_demo(engine: PrivateDocker) -> str:
+def import_demo(engine: EngineApi) -> str:
     """Make both demo images and return the name of the plain one."""
     tar = rootfs()
     engine.import_image(DEMO_IMAGE, tar, _CHANGES)

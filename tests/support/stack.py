@@ -132,7 +132,9 @@ class Stack:
         body = self.renter_api.get(f"/api/v0/instances/{instance_id}/?owner=me")
         return body["instances"] if body else None
 
-    def wait_status(self, instance_id: int, status: str, timeout_s: float = 60, every_s: float = 0.05) -> dict[str, Any]:
+    def wait_status(
+        self, instance_id: int, status: str, timeout_s: float = 60, every_s: float = 0.05
+    ) -> dict[str, Any]:
         """Wait until `actual_status` is as wanted; returns the row."""
 
         def look() -> dict[str, Any] | None:
