@@ -1,0 +1,197 @@
+"""A small image registry (Distribution API v2) on loopback, which dockerd takes without TLS, with switchable faults."""
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import io
+import json
+import secrets
+import tarfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from aiohttp import web
+
+_MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+_CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+_LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_CHUNK_BYTES = 64 * 1024
+
+
+class Mode(StrEnum):
+    PLAIN = "plain"
+    BASIC = "basic"
+    """Every request needs the user name and password."""
+    BEARER = "bearer"
+    """The password buys a token, as on Docker Hub."""
+    RATE_LIMITED = "rate_limited"
+    SLOW = "slow"
+    """Layers trickle: `chunk_wait_s` between pieces of 64 KiB."""
+    STALLED = "stalled"
+    """Layers begin, then nothing more comes."""
+    SILENT = "silent"
+    """The manifest request is never answered."""
+    CUT_OFF = "cut_off"
+    """The connection breaks in the middle of a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    media_type: str
+    content: bytes
+
+
+@dataclass(slots=True)
+class Registry:
+    """`await start()`, `add` images, switch `mode` at any time; `authorizations` keeps what clients sent."""
+
+    mode: Mode = Mode.PLAIN
+    username: str = "renter"
+    password: str = "correct-horse"
+    chunk_wait_s: float = 0.05
+    authorizations: list[str] = field(default_factory=list)
+    layer_requests: int = 0
+    port: int = 0
+    _blobs: dict[str, _Blob] = field(default_factory=dict)
+    _tags: dict[tuple[str, str], str] = field(default_factory=dict)
+    _tokens: set[str] = field(default_factory=set)
+    _runner: web.AppRunner | None = None
+    _closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/token", self._token)
+        app.router.add_get("/v2/", self._base)
+        app.router.add_get("/v2/{name:.+}/manifests/{reference}", self._manifest)
+        app.router.add_get("/v2/{name:.+}/blobs/{digest}", self._blob)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        self._closing.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def add(self, name: str, tag: str, layers: list[bytes], config: Mapping[str, Any] | None = None) -> str:
+        """Offer an image of uncompressed layer tars; returns the reference. `config`: Cmd, Env, ExposedPorts ..."""
+        packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
+        document = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": dict(config or {"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]}),
+            "rootfs": {"type": "layers", "diff_ids": [_digest(layer) for layer in layers]},
+            "history": [{"created_by": "kaalia tests"} for _ in layers],
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST_TYPE,
+            "config": self._keep(_CONFIG_TYPE, json.dumps(document).encode()),
+            "layers": [self._keep(_LAYER_TYPE, layer) for layer in packed],
+        }
+        self._tags[name, tag] = self._keep(_MANIFEST_TYPE, json.dumps(manifest).encode())["digest"]
+        return f"{self.address}/{name}:{tag}"
+
+    def _keep(self, media_type: str, content: bytes) -> dict[str, Any]:
+        digest = _digest(content)
+        self._blobs[digest] = _Blob(media_type, content)
+        return {"mediaType": media_type, "size": len(content), "digest": digest}
+
+    # Who may
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        authorization = request.headers.get("Authorization", "")
+        if authorization:
+            self.authorizations.append(authorization)
+        if request.path == "/token":
+            return await handler(request)
+        if self.mode is Mode.RATE_LIMITED and "/manifests/" in request.path:
+            return _refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
+        if self.mode is Mode.BASIC and authorization != self._basic():
+            return _refusal(
+                401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": 'Basic realm="kaalia"'}
+            )
+        if self.mode is Mode.BEARER and authorization.removeprefix("Bearer ") not in self._tokens:
+            challenge = f'Bearer realm="http://{self.address}/token",service="kaalia"'
+            return _refusal(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": challenge})
+        return await handler(request)
+
+    def _basic(self) -> str:
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != self._basic():
+            return _refusal(401, "UNAUTHORIZED", "incorrect username or password")
+        token = secrets.token_urlsafe()
+        self._tokens.add(token)
+        return web.json_response({"token": token})
+
+    # What there is
+
+    async def _base(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({}, headers={"Docker-Distribution-Api-Version": "registry/2.0"})
+
+    async def _manifest(self, request: web.Request) -> web.StreamResponse:
+        if self.mode is Mode.SILENT:
+            await self._closing.wait()
+        name, reference = request.match_info["name"], request.match_info["reference"]
+        digest = self._tags.get((name, reference), reference)
+        blob = self._blobs.get(digest)
+        if blob is None:
+            return _refusal(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        headers = {"Docker-Content-Digest": digest, "Content-Type": blob.media_type}
+        return web.Response(body=blob.content, headers=headers)
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        blob = self._blobs.get(request.match_info["digest"])
+        if blob is None:
+            return _refusal(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        if blob.media_type != _LAYER_TYPE:
+            return web.Response(body=blob.content, content_type="application/octet-stream")
+        self.layer_requests += 1
+        return await self._send_layer(request, blob.content)
+
+    async def _send_layer(self, request: web.Request, content: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await response.prepare(request)
+        for offset in range(0, len(content), _CHUNK_BYTES):
+            if offset >= len(content) // 2:
+                if self.mode is Mode.CUT_OFF and request.transport is not None:
+                    request.transport.abort()
+                    return response
+                if self.mode is Mode.STALLED:
+                    await self._closing.wait()
+            if self.mode is Mode.SLOW:
+                await asyncio.sleep(self.chunk_wait_s)
+            await response.write(content[offset : offset + _CHUNK_BYTES])
+        return response
+
+
+def random_layer(size_bytes: int, path: str = "data/noise") -> bytes:
+    """A layer that does not compress, so that its size on the wire is known."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo(path)
+        entry.size = size_bytes
+        tar.addfile(entry, io.BytesIO(secrets.token_bytes(size_bytes)))
+    return buffer.getvalue()
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"errors": [{"code": code, "message": message}]}, status=status, headers=headers)
