@@ -1,7 +1,9 @@
 """What holds for every test: shared fixtures, and an event loop that may not block."""
 
 import inspect
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -19,6 +21,19 @@ ALLOWED = {
     "kaalia/marketplace/db/engine.py": {"open_engine"},
 }
 """Blocking that cannot be avoided and harms nobody: the functions below which it may happen, by file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run or must not be made to run."""
+    reasons = {}
+    if not Path("/dev/nvidiactl").exists():
+        reasons["gpu"] = "this machine has no NVIDIA GPU"
+    if "KAALIA_TEST_NAMESPACES" not in os.environ:
+        reasons["docker"] = "a Docker Engine would meddle with this machine's network: run scripts/test as root"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
