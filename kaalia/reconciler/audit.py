@@ -1,4 +1,4 @@
-"""Books against reality: what exists holds its claims, what is gone holds none, what nobody agreed to is quarantined."""
+"""Books against reality: what exists holds its claims, what is gone holds none, what is unknown is quarantined."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -7,6 +7,7 @@ from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.ledger import Books, claims_of
 from kaalia.runtime.base import Observed
 from kaalia.store.claims import Claim
+from kaalia.store.enrolment import AcceptedSnapshot
 
 
 def unclaimed(books: Books, present: Iterable[Observed]) -> tuple[list[Claim], list[str]]:
@@ -39,14 +40,15 @@ class Orphans:
     """
 
     def __init__(self) -> None:
-        self._first_seen: dict[int, tuple[datetime, int | None]] = {}
+        self._first_seen: dict[int, tuple[datetime, AcceptedSnapshot | None]] = {}
 
-    def missing(self, observed: Observed, revision: int | None, now: datetime) -> tuple[datetime, int]:
-        """(since, revisions) of one orphan. `revision`: of the newest accepted snapshot, None without one."""
-        since, first = self._first_seen.setdefault(observed.contract_id, (now, revision))
-        if first is None:
-            self._first_seen[observed.contract_id] = (since, revision)
-        return since, (revision or 0) - (first or revision or 0)
+    def missing(self, observed: Observed, word: AcceptedSnapshot | None, now: datetime) -> tuple[datetime, int]:
+        """(since, revisions) of one orphan. `word`: the newest accepted snapshot. A new epoch counts from its start."""
+        since, first = self._first_seen.get(observed.contract_id, (now, None))
+        if first is None or word is None or first.epoch != word.epoch:
+            self._first_seen[observed.contract_id] = (now, word)
+            return now, 0
+        return since, word.revision - first.revision
 
     def keep_only(self, contract_ids: Collection[int]) -> None:
         for contract_id in set(self._first_seen) - set(contract_ids):

@@ -27,7 +27,7 @@ from kaalia.reconciler.ledger import Books, Ledger
 from kaalia.reconciler.outages import Outages
 from kaalia.reconciler.retries import Retries
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import Observed, RegistryLogin, Runtime
+from kaalia.runtime.base import ANY_CONTRACT, Observed, RegistryLogin, Runtime
 from kaalia.service import BACKOFF_S, Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
@@ -37,8 +37,8 @@ from kaalia.store.database import Database
 log = logging.getLogger(__name__)
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
-RELISTEN_S = 2.0
-"""After events break off, and between listening again and a look that finds what was missed."""
+RELISTEN_S = 1.0
+"""Between events that broke off and listening again."""
 
 
 class ReconcilerService:
@@ -185,12 +185,13 @@ class ReconcilerService:
     async def _listen(self) -> None:
         """Events until they break off; whatever was missed is found by a whole look."""
         await self._engine_answers.wait()
-        self._look_at_s = min(self._look_at_s, self._clock.monotonic_s() + RELISTEN_S)
-        self._bell.set()
         try:
             async for contract_id in self._runtime.events():
-                self._sights.doubt(contract_id)
-                self._bell.set()
+                if contract_id == ANY_CONTRACT:
+                    self.look_again()
+                else:
+                    self._sights.doubt(contract_id)
+                    self._bell.set()
         except WorkloadError as error:
             log.debug("reconciler: events broke off: %s", error)
         self.look_again()
@@ -263,10 +264,10 @@ class ReconcilerService:
     def _pursue_orphans(self, books: Books) -> None:
         known = {stored.contract.contract_id for stored in books.contracts}
         orphans = [one for one in self._sights.present() if one.contract_id not in known]
-        revision, now = books.snapshot.revision if books.snapshot else None, self._clock.now()
+        word, now = books.snapshot, self._clock.now()
         self._orphans.keep_only({one.contract_id for one in orphans})
         for observed in orphans:
-            action = diff_orphan(observed, *self._orphans.missing(observed, revision, now), now)
+            action = diff_orphan(observed, *self._orphans.missing(observed, word, now), now)
             if observed.contract_id not in self._in_flight and not isinstance(action, Nothing):
                 self._begin(observed.contract_id, action, books)
 
