@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Removes kaalia; the reverse of install.sh. Keeps configuration and state unless --purge, and refuses while rented
+# containers run, since nobody would end them at their agreed time. Removes no container, image or volume.
+set -euo pipefail
+
+dry_run=no
+prefix=
+purge=no
+force=no
+
+usage() {
+    cat <<'USAGE'
+Usage: uninstall.sh [OPTION]...
+
+  --dry-run     print each step, change nothing
+  --purge       remove configuration, state and the machine's key too; the machine must enrol anew afterwards
+  --force       go on although rented containers run, or Docker cannot be asked
+  --prefix DIR  uninstall what install.sh --prefix DIR installed
+  --help
+USAGE
+}
+
+fail() {
+    printf 'uninstall.sh: cannot uninstall: %s\n  remedy: %s\n' "$1" "$2" >&2
+    exit "${3:-1}"
+}
+
+# Print a step; unless this is a dry run, do it.
+step() {
+    printf '+ %s\n' "$*"
+    if [ "$dry_run" = no ]; then "$@"; fi
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --dry-run) dry_run=yes ;;
+        --purge) purge=yes ;;
+        --force) force=yes ;;
+        --prefix)
+            if [ $# -lt 2 ] || [ -z "$2" ]; then fail "--prefix wants a value" "see uninstall.sh --help" 2; fi
+            prefix=$2
+            shift
+            ;;
+        --help) usage && exit 0 ;;
+        *) fail "$1 is no option" "see uninstall.sh --help" 2 ;;
+    esac
+    shift
+done
+
+case $prefix in "" | /*) ;; *) fail "--prefix $prefix is no absolute path" "begin it with /" 2 ;; esac
+opt=$prefix/opt/kaalia
+etc=$prefix/etc/kaalia
+units=$prefix/etc/systemd/system
+
+# The engine that the daemon uses; Docker's usual socket when that cannot be read any more.
+docker_host() {
+    "$opt/current/bin/python" -P -c '
+import os, pathlib, sys
+from kaalia.config import load
+print(load(pathlib.Path(sys.argv[1]), os.environ).docker.host)' "$etc/kaalia.yaml" 2>/dev/null ||
+        printf 'unix:///var/run/docker.sock\n'
+}
+
+refuse_while_rented() {
+    local host running
+    host=$(docker_host)
+    # No socket: no engine, hence no container of ours that runs under one.
+    [ -S "${host#unix://}" ] || return 0
+    if ! running=$(docker --host "$host" ps --quiet --filter label=io.kaalia.machine 2>&1); then
+        [ "$force" = yes ] && return 0
+        fail "Docker at $host cannot be asked whether rented containers run: $running" \
+            "make docker ps work, or use --force"
+    fi
+    [ -z "$running" ] && return 0
+    if [ "$force" = no ]; then
+        fail "$(printf '%s\n' "$running" | wc -l) rented container(s) run on this machine" \
+            "wait for their end (see: kaalia contracts), or use --force and leave them running on their own"
+    fi
+    printf 'note: rented containers run on: %s\n' "$(printf '%s' "$running" | tr '\n' ' ')"
+}
+
+stop_units() {
+    local unit
+    for unit in kaalia.service kaalia-marketplace.service; do
+        if [ -z "$prefix" ] && [ -e "$units/$unit" ] && [ -d /run/systemd/system ]; then
+            step systemctl disable --now "$unit"
+        fi
+        step rm -f "$units/$unit"
+    done
+    if [ -z "$prefix" ] && [ -d /run/systemd/system ]; then step systemctl daemon-reload; fi
+}
+
+remove_program() {
+    step rm -f "$prefix/usr/local/bin/kaalia"
+    step rm -rf "$opt"
+    step rm -rf "$prefix/run/kaalia"
+}
+
+remove_data() {
+    if [ "$purge" = no ]; then
+        printf 'kept: %s and %s; --purge removes them\n' "$etc" "$prefix/var/lib/kaalia"
+        return
+    fi
+    step rm -rf "$etc" "$prefix/var/lib/kaalia"
+    if [ -z "$prefix" ] && getent group kaalia >/dev/null; then step groupdel kaalia; fi
+}
+
+if [ -z "$prefix" ] && [ "$dry_run" = no ] && [ "$(id -u)" != 0 ]; then
+    fail "this is not root" "use sudo" 2
+fi
+refuse_while_rented
+stop_units
+remove_program
+remove_data
+printf 'done\n'
