@@ -10,7 +10,6 @@ import secrets as random_secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts import environment, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
-from kaalia.contracts.offer import Listing
-from kaalia.marketplace import auth, create_request, listings, machines, sealing, templates
+from kaalia.contracts.offer import Listing, bid_floor
+from kaalia.marketplace import auth, create_request, listings, machines, sealing, search, templates
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
 from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
@@ -35,6 +34,8 @@ from kaalia.wire.protocol import RegistryLoginReply
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """The client's retries and their delays fit into this several times."""
+LAUNCH_TRIES = 10
+"""Offers that others take between the search and the rental, before a launch gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,15 @@ class Rental:
     api_key: str
 
 
-async def rent(context: Context, caller: Caller, ask_id: int, body: Mapping[str, Any]) -> Rental:
-    """Accept an offer. Raises ApiError 400, 403, 404 or 410 with `ask_id` beside the message."""
+async def rent(
+    context: Context, caller: Caller, ask_id: int, body: Mapping[str, Any], repeat_key: str | None = None
+) -> Rental:
+    """Accept an offer. Raises ApiError 400, 403, 404 or 410 with `ask_id` beside the message.
+
+    `repeat_key` tells repetitions of a request from others; by default the same offer and body are a repetition.
+    """
     now = context.clock.now()
-    repeat_key = _repeat_key(caller.user_id, ask_id, body)
+    repeat_key = repeat_key or _repeat_key(caller.user_id, ask_id, body)
     try:
         async with context.engine.begin() as tx:
             if (earlier := await _earlier(tx, repeat_key, now)) is not None:
@@ -63,6 +69,26 @@ async def rent(context: Context, caller: Caller, ask_id: int, body: Mapping[str,
         raise
     context.machine_bells.ring(machine.id)
     return rental
+
+
+async def launch(context: Context, caller: Caller, body: Mapping[str, Any]) -> Rental:
+    """Search by `q` and accept the first offer that is still there. Raises what `rent` and the search raise."""
+    repeat_key = _repeat_key(caller.user_id, None, body)
+    async with context.engine.begin() as tx:
+        if (earlier := await _earlier(tx, repeat_key, context.clock.now())) is not None:
+            return earlier
+    question = body.get("q")
+    if not isinstance(question, Mapping):
+        raise ApiError(400, "invalid_args", "cannot search: q is not an object", remedy='Send {"num_gpus": {"eq": 1}}')
+    request = {key: value for key, value in body.items() if key != "q"}
+    for offer_row in (await search.search(context, question))[:LAUNCH_TRIES]:
+        try:
+            return await rent(context, caller, offer_row["id"], request, repeat_key)
+        except ApiError as error:
+            if error.status != 410:
+                raise
+    remedy = "Widen the search: `vastai search offers` takes the same filters"
+    raise ApiError(404, "no_such_ask", "cannot launch: no_such_ask, no offer fits the search", remedy=remedy)
 
 
 async def record_status(tx: AsyncConnection, status: WorkloadStatus) -> None:
@@ -117,7 +143,7 @@ class _Draft:
     repeat_key: str
 
 
-def _repeat_key(user_id: int, ask_id: int, body: Mapping[str, Any]) -> str:
+def _repeat_key(user_id: int, ask_id: int | None, body: Mapping[str, Any]) -> str:
     text = json.dumps([user_id, ask_id, body], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -170,7 +196,7 @@ def _gone(ask_id: int, request: CreateRequest) -> ApiError:
 
 
 def _check_bid(request: CreateRequest, listing: Listing, num_gpus: int) -> None:
-    least = (listing.price_min_bid_per_hour or Decimal(0)) * max(num_gpus, 1)
+    least = bid_floor(listing) * max(num_gpus, 1)
     if request.bid_usd_per_hour is not None and request.bid_usd_per_hour < least:
         message = f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {num_gpus} GPUs"
         raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
-from kaalia.contracts.offer import Listing
+from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.contracts.pricing import Price
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
@@ -234,7 +234,7 @@ def _money(row: Instance) -> dict[str, Any]:
     return {
         "dph_base": base,
         "dph_total": total,
-        "min_bid": None if row.terms.price_min_bid_per_hour is None else float(row.terms.price_min_bid_per_hour),
+        "min_bid": float(bid_floor(row.terms) * max(row.contract.spec.gpu_count, 1)),
         "storage_cost": float(row.terms.price_disk_per_gb_month),
         "storage_total_cost": storage,
         "inet_up_cost": up,

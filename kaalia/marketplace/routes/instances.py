@@ -11,7 +11,7 @@ from kaalia.marketplace import instances, logs, rentals
 from kaalia.marketplace.create_request import checked_label
 from kaalia.marketplace.pages import PAGE_MAX, page
 from kaalia.marketplace.rentals import Rental
-from kaalia.marketplace.routes.parameters import id_list, json_value, path_number
+from kaalia.marketplace.routes.parameters import id_list, json_value
 from kaalia.marketplace.routing import PUBLIC, Call, Route
 from kaalia.wire import error as wire_error
 from kaalia.wire.error import ApiError
@@ -21,7 +21,7 @@ _FILTERABLE = ("actual_status", "gpu_name", "verification")
 
 
 async def rent(call: Call) -> dict[str, Any]:
-    return _rented(await rentals.rent(call.context, call.caller, path_number(call, "id"), call.body))
+    return _rented(await rentals.rent(call.context, call.caller, call.number("id"), call.body))
 
 
 async def rent_many(call: Call) -> dict[str, Any]:
@@ -38,6 +38,17 @@ async def rent_many(call: Call) -> dict[str, Any]:
     if not made:
         raise refusal
     return {"success": True, "new_contracts": made, "results": results}
+
+
+async def launch(call: Call) -> dict[str, Any]:
+    """Search and rent in one. The client prints `error` and `message` of a refusal here, not `msg`."""
+    try:
+        return _rented(await rentals.launch(call.context, call.caller, call.body))
+    except KaaliaError as error:
+        told = error.problem
+        refusal = error if isinstance(error, ApiError) else ApiError(400, told.code, told.message, remedy=told.remedy)
+        refusal.extra["message"] = wire_error.body(refusal)["msg"]
+        raise refusal from None
 
 
 async def list_v1(call: Call) -> dict[str, Any]:
@@ -67,13 +78,13 @@ async def filters(call: Call) -> dict[str, Any]:
 
 
 async def show(call: Call) -> dict[str, Any]:
-    found = await instances.rows(call.context, call.caller, path_number(call, "id"))
+    found = await instances.rows(call.context, call.caller, call.number("id"))
     return {"instances": found[0] if found else None}
 
 
 async def change(call: Call) -> dict[str, Any]:
     """State, label, or both."""
-    instance_id = path_number(call, "id")
+    instance_id = call.number("id")
     if "state" not in call.body and "label" not in call.body:
         raise _invalid("cannot change the instance: neither state nor label is given", "Send one of them")
     label = call.body.get("label")
@@ -94,13 +105,13 @@ async def change_many(call: Call) -> dict[str, Any]:
 
 
 async def reboot(call: Call) -> dict[str, Any]:
-    instance_id = path_number(call, "id")
+    instance_id = call.number("id")
     await instances.reboot(call.context, call.caller, instance_id)
     return {"success": True, "msg": f"instance {instance_id} is rebooting"}
 
 
 async def destroy(call: Call) -> dict[str, Any]:
-    instance_id = path_number(call, "id")
+    instance_id = call.number("id")
     await instances.destroy(call.context, call.caller, [instance_id])
     return {"success": True, "msg": f"instance {instance_id} destroyed"}
 
@@ -114,7 +125,7 @@ async def destroy_many(call: Call) -> dict[str, Any]:
 async def request_logs(call: Call) -> dict[str, Any]:
     context = call.context
     async with context.engine.begin() as tx:
-        row = await instances.owned(tx, call.caller, path_number(call, "id"), code="invalid_id")
+        row = await instances.owned(tx, call.caller, call.number("id"), code="invalid_id")
         task_id = await logs.request(tx, row.machine_id, row.id, call.body, context.clock.now())
     context.machine_bells.ring(row.machine_id)
     return {"success": True, "result_url": f"{context.settings.public_url}/api/v0/blobs/{task_id}", "msg": ""}
@@ -136,11 +147,13 @@ def _state(body: Mapping[str, Any]) -> Desired:
     return _STATES[state]
 
 
-def _order_term(term: Any) -> list[str]:
-    """`{"col": "id", "dir": "asc"}` as the client sends it; pairs are let through and checked by the sort."""
+def _order_term(term: Any) -> list[Any]:
+    """`{"col": "id", "dir": "asc"}` as the client sends it, or `["id", "asc"]`."""
     if isinstance(term, dict):
-        return [term.get("col", ""), str(term.get("dir", "asc")).lower()]
-    return term if isinstance(term, list) else [str(term), "asc"]
+        return [term.get("col"), str(term.get("dir", "asc")).lower()]
+    if not isinstance(term, list):
+        raise _invalid(f"cannot order by {str(term)[:80]!r}", 'Send [{"col": "id", "dir": "asc"}]')
+    return term
 
 
 def _invalid(message: str, remedy: str) -> ApiError:
@@ -151,6 +164,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", r"/api/v0/asks/{id:\d+}", "instance_write", rent),
     Route("POST", r"/api/v0/asks/{id:\d+}", "instance_write", rent),
     Route("POST", "/api/v0/asks/bulk", "instance_write", rent_many),
+    Route("PUT", "/api/v0/launch_instance", "instance_write", launch),
     Route("GET", "/api/v1/instances", "instance_read", list_v1),
     Route("GET", "/api/v0/instances", "instance_read", list_v0),
     Route("GET", "/api/v0/instances/filters", "instance_read", filters),

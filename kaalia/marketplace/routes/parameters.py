@@ -30,18 +30,15 @@ def json_value(call: Call, name: str, kind: type[T], default: T) -> T:
 
 def whole_number(name: str, value: Any) -> int:
     """An id as int, float or text."""
-    try:
-        number = int(value) if not isinstance(value, bool) and float(value) == int(value) else -1
-    except (TypeError, ValueError, OverflowError):
-        number = -1
-    if not 0 <= number <= INTEGER_MAX:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise _wrong(name, value, "a whole number")
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise _wrong(name, value, "a whole number") from None
+    if not 0 <= number <= INTEGER_MAX:
+        raise _wrong(name, value, f"a whole number of at most {INTEGER_MAX}")
     return number
-
-
-def path_number(call: Call, name: str) -> int:
-    """An id of the path that the database can hold."""
-    return whole_number(name, call.request.match_info[name])
 
 
 def id_list(body: dict[str, Any], name: str) -> list[int]:
