@@ -40,7 +40,8 @@ from kaalia.wire.protocol import (
     TaskResult,
     Verb,
 )
-from tests.marketplace.support import Market, machine_report, open_market
+from tests.marketplace.support import Market, open_market
+from tests.support.machines import machine_report
 from tests.sync.support import destroy, known_status, rent, status
 
 _NONCES = itertools.count()

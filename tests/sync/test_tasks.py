@@ -1,0 +1,170 @@
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from kaalia.errors import Problem, WorkloadError
+from kaalia.model.workload import WorkloadState
+from kaalia.store import contracts, intents, tasks
+from kaalia.store.changes import Topic
+from kaalia.store.database import Transaction
+from kaalia.sync import tasks as module
+from kaalia.sync.backoff import Backoff
+from kaalia.sync.tasks import CUT, ReadLogs, TaskRunner, shortened
+from kaalia.wire.protocol import TASK_RESULT_MAX_BYTES, TaskRequest, TaskResult, Verb
+from tests.marketplace.support import Market
+from tests.sync.support import Machine, contract, open_pair, rent, status
+
+CONTRACT_ID = 5
+
+
+async def two_lines(contract_id: int, tail: int) -> str:
+    return f"contract {contract_id} tail {tail}\nan error\n"
+
+
+def runner_of(host: Machine, logs: ReadLogs = two_lines) -> TaskRunner:
+    bell = host.changes.subscribe(Topic.TASKS)
+    return TaskRunner(host.database, host.client, host.clock, bell, logs, lambda: Backoff(random.Random(1)))
+
+
+def request(host: Machine, **changes: object) -> TaskRequest:
+    fields: dict[str, object] = {
+        "task_id": "t1",
+        "verb": Verb.LOGS,
+        "contract_id": CONTRACT_ID,
+        "deadline_at": host.clock.now() + timedelta(seconds=60),
+        "tail": 10,
+    }
+    return TaskRequest(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def open_host(folder: Path) -> AsyncIterator[tuple[Market, Machine]]:
+    """A machine with one contract."""
+    async with open_pair(folder) as (market, host):
+        await host.database.transaction(lambda tx: contracts.upsert(tx, contract(CONTRACT_ID), host.clock.now()))
+        yield market, host
+
+
+async def test_logs_are_read_and_filtered(tmp_path: Path) -> None:
+    async with open_host(tmp_path) as (_, host):
+        runner = runner_of(host)
+        plain = await runner.answer(request(host))
+        filtered = await runner.answer(request(host, filter="err.r"))
+
+    assert plain == TaskResult("contract 5 tail 10\nan error\n")
+    assert filtered == TaskResult("an error\n")
+
+
+async def test_unknown_contracts_and_verbs_are_refused(tmp_path: Path) -> None:
+    async with open_host(tmp_path) as (_, host):
+        runner = runner_of(host)
+        elsewhere = await runner.answer(request(host, contract_id=6))
+        verb = await runner.answer(request(host, verb=Verb.UNKNOWN))
+
+    assert elsewhere.problem is not None
+    assert elsewhere.problem.code == "contract_unknown"
+    assert verb.problem is not None
+    assert verb.problem.code == "verb_unknown"
+
+
+async def test_failure_of_the_engine_is_the_answer(tmp_path: Path) -> None:
+    async def broken(contract_id: int, tail: int) -> str:
+        raise WorkloadError("engine_unavailable", "cannot reach the engine", remedy="start it")
+
+    async with open_host(tmp_path) as (_, host):
+        result = await runner_of(host, broken).answer(request(host))
+
+    assert result == TaskResult("", Problem("engine_unavailable", "cannot reach the engine", "start it"))
+
+
+async def test_answer_comes_in_time_when_the_engine_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", 0.1)
+
+    async def hangs(contract_id: int, tail: int) -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    async with open_host(tmp_path) as (_, host):
+        results = await asyncio.wait_for(
+            asyncio.gather(*(runner_of(host, hangs).answer(request(host)) for _ in range(10))), 5
+        )
+
+    assert {result.problem.code for result in results if result.problem} == {"task_timeout"}
+
+
+async def test_daemon_logs_tell_the_story_of_the_contract(tmp_path: Path) -> None:
+    async with open_host(tmp_path) as (_, host):
+        now = host.clock.now()
+
+        def live(tx: Transaction) -> None:
+            done = intents.open_intent(tx, "create", CONTRACT_ID, 1, now)
+            intents.close_intent(tx, done, "done", now + timedelta(seconds=1.5))
+            intents.open_intent(tx, "start", CONTRACT_ID, 1, now + timedelta(seconds=2))
+            intents.open_intent(tx, "create", 99, 1, now)
+
+        await host.database.transaction(live)
+        problem = Problem("image_missing", "cannot pull busybox", "check the name", "404\nnot found")
+        await host.tell(status(CONTRACT_ID, WorkloadState.FAILED, now, exit_code=1, problem=problem))
+        result = await runner_of(host).answer(request(host, daemon_logs=True))
+        last = await runner_of(host).answer(request(host, daemon_logs=True, tail=1))
+        none = await runner_of(host).answer(request(host, daemon_logs=True, tail=0))
+
+    assert result.text.splitlines() == [
+        "2026-01-01 12:00:00Z kaalia: contract 5: busybox, 1 GPUs",
+        "2026-01-01 12:00:01Z kaalia: create (generation 1): done, 1.5 s",
+        "2026-01-01 12:00:02Z kaalia: start (generation 1): going on",
+        "2026-01-01 12:00:00Z kaalia: now failed",
+        "2026-01-01 12:00:00Z kaalia: the process ended with exit code 1",
+        "2026-01-01 12:00:00Z kaalia: cannot pull busybox [image_missing]",
+        "2026-01-01 12:00:00Z kaalia: 404 not found",
+        "2026-01-01 12:00:00Z kaalia: check the name",
+    ]
+    assert last.text.splitlines() == result.text.splitlines()[-1:]
+    assert none.text == ""
+
+
+async def test_task_is_done_once_and_late_ones_are_dropped(tmp_path: Path) -> None:
+    asked = []
+
+    async def note(contract_id: int, tail: int) -> str:
+        asked.append(tail)
+        return ""
+
+    async with open_host(tmp_path) as (_, host):
+        late = request(host, task_id="late", tail=1, deadline_at=host.clock.now())
+        good = request(host, task_id="good", tail=2)
+
+        def put(tx: Transaction) -> None:
+            tasks.add_new(tx, late, host.clock.now())
+            tasks.add_new(tx, good, host.clock.now())
+
+        runner = runner_of(host, note)
+        await host.database.transaction(put, Topic.TASKS)
+        await runner.turn()
+        await host.database.transaction(put, Topic.TASKS)
+        await runner.turn()
+        await asyncio.sleep(0.2)
+        await runner.close()
+
+    assert asked == [2]
+
+
+def test_long_text_keeps_its_end() -> None:
+    short = shortened("ä" * TASK_RESULT_MAX_BYTES + "end")
+    assert len(short.encode()) <= TASK_RESULT_MAX_BYTES
+    assert short.startswith(CUT)
+    assert short.endswith("end")
+    assert shortened("ok") == "ok"
+
+
+async def test_rented_contract_reads_like_any_other(tmp_path: Path) -> None:
+    async with open_host(tmp_path) as (market, host):
+        contract_id = await rent(market.context, host.member.machine_id)
+        result = await runner_of(host).answer(request(host, contract_id=contract_id))
+
+    assert result.problem is not None  # the machine has not pulled it yet
