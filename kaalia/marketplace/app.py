@@ -41,6 +41,8 @@ MACHINE_BODY_MAX_BYTES = 8 * 1024 * 1024
 
 _SEARCHES = frozenset({"/api/v0/bundles", "/api/v0/search/asks"})
 _LIMITS = web.AppKey("limits", dict[str, RateLimit])
+_PATHS = web.AppKey("paths", dict[str, str])
+"""What the router calls a path, and how its route is written."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,12 +51,15 @@ def build(context: Context) -> web.Application:
     """The application of one marketplace."""
     app = web.Application(middlewares=[_answer_errors], client_max_size=MACHINE_BODY_MAX_BYTES)
     app[CONTEXT] = context
+    app[_PATHS] = {}
     app[_LIMITS] = {
         "requests": RateLimit(context.settings.requests_per_minute),
         "searches": RateLimit(context.settings.searches_per_minute),
     }
     for route in ROUTES:
-        app.router.add_route(route.method, pattern(route.path), _handler(route))
+        resource = app.router.add_route(route.method, pattern(route.path), _handler(route)).resource
+        if resource is not None:
+            app[_PATHS][resource.canonical] = route.path
     return app
 
 
@@ -70,20 +75,25 @@ class AccessLog(AbstractAccessLogger):
     """One line a request, without query, key or unguessable part of the path."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        route: Route | None = request.get("route")
-        path = _log_path(request, route)
+        path = _log_path(request)
         self.logger.info("%s %s %s %d %.1f ms", request.remote, request.method, path, response.status, time * 1000)
 
 
-def _log_path(request: web.BaseRequest, route: Route | None) -> str:
-    if route is None:
+def _log_path(request: web.BaseRequest) -> str:
+    resource = request.match_info.route.resource if isinstance(request, web.Request) else None
+    path = request.app[_PATHS].get(resource.canonical) if isinstance(request, web.Request) and resource else None
+    if path is None:
         return repr(request.path[:120])
-    return request.path if re.sub(r"\{\w+:\\d\+\}", "", route.path).count("{") == 0 else route.path
+    return request.path if _only_numbers(path) else path
+
+
+def _only_numbers(path: str) -> bool:
+    """Every placeholder is a number, so that the path as sent holds nothing that must not be known."""
+    return "{" not in re.sub(r"\{\w+:\\d\+\}", "", path)
 
 
 def _handler(route: Route) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        request["route"] = route
         context = request.app[CONTEXT]
         body = _decode(await _read(request, route)) if request.can_read_body else {}
         caller = None if route.access in {PUBLIC, MACHINE} else await _caller(context, request, route, body)
@@ -112,10 +122,15 @@ def _parameters(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
 
 def _count(request: web.Request, route: Route, caller: Caller | None) -> None:
     limits, now_s = request.app[_LIMITS], request.app[CONTEXT].clock.monotonic_s()
-    identity = f"address {request.remote}" if caller is None else f"key {caller.key_id}"
+    identity = f"address {_address(request)}" if caller is None else f"key {caller.key_id}"
     limits["requests"].take(identity, now_s)
     if route.path in _SEARCHES:
         limits["searches"].take(identity, now_s)
+
+
+def _address(request: web.Request) -> str | None:
+    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    return forwarded if forwarded and request.app[CONTEXT].settings.behind_proxy else request.remote
 
 
 async def _read(request: web.Request, route: Route) -> bytes:
@@ -135,6 +150,8 @@ def _decode(raw: bytes) -> dict[str, Any]:
         raise ApiError(400, "invalid_json", f"cannot read the body: {error.msg} at {place}") from error
     except UnicodeDecodeError as error:
         raise ApiError(400, "invalid_json", f"cannot read the body: not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise ApiError(400, "invalid_json", "cannot read the body: it nests too deep") from error
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_json", "cannot use the body: it must be a JSON object, at line 1 column 1")
     return body

@@ -25,6 +25,8 @@ class Settings:
     searches_per_minute: int | None = 600
     offline_after_s: float = 180.0
     """A machine that was not heard of for this long is offline: three missed heartbeats of 60 s."""
+    behind_proxy: bool = False
+    """A proxy of ours is in front: the last address of X-Forwarded-For is the client's."""
 
 
 class Bells:

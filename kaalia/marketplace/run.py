@@ -82,14 +82,16 @@ async def open_database(data_dir: Path) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def open_context(data_dir: Path, public_url: str, clock: Clock) -> AsyncIterator[Context]:
+async def open_context(
+    data_dir: Path, public_url: str, clock: Clock, behind_proxy: bool = False
+) -> AsyncIterator[Context]:
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
         epoch = await _epoch(engine, clock.now())
         yield Context(
             engine=engine,
             clock=clock,
-            settings=Settings(public_url=public_url.rstrip("/")),
+            settings=Settings(public_url=public_url.rstrip("/"), behind_proxy=behind_proxy),
             signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
         )
@@ -128,7 +130,8 @@ async def serve(
     stop = stop or asyncio.Event()
     with _bind(address) as listener, _stopped_by_signals(stop):
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)
-        async with open_context(data_dir, public_url or bound, clock or SystemClock()) as context:
+        url = public_url or bound
+        async with open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy) as context:
             runner = web.AppRunner(
                 app.build(context),
                 access_log_class=app.AccessLog,

@@ -1,6 +1,7 @@
 """A marketplace in this process: a context on a folder, and the application on a loopback port."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Api:
         """`path` as sent (it may hold doubled slashes). `data` overrides `body` with raw bytes."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         async with self._session.request(
-            method, self.url + path, json=body, data=data, headers=headers, allow_redirects=False
+            method, self.url + path, json=body, data=data and io.BytesIO(data), headers=headers, allow_redirects=False
         ) as reply:
             text = await reply.text()
             is_json = reply.headers.get("Content-Type") == "application/json"
