@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_LIFE = timedelta(hours=1)
 """New contracts of a snapshot are not admitted later than this after its issue."""
+_NUMBER_MAX = 2**53
 TRUNCATED = "[cut: only the last part of the result is kept]\n"
 
 
@@ -92,7 +93,9 @@ async def desired(context: Context, machine_id: int, epoch: int, revision: int, 
 async def take_status(context: Context, machine_id: int, post: StatusPost) -> StatusReply:
     """A heartbeat and its messages: each is applied exactly once, in order, together with the acknowledgement."""
     now = context.clock.now()
+    _check_numbers(post)
     async with context.engine.begin() as tx:
+        await _lock(tx, machine_id)
         machine = await machines.get(tx, machine_id)
         if machine is None:
             raise ApiError(401, "machine_unknown", f"cannot take the status: there is no machine {machine_id}")
@@ -201,6 +204,18 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
 def _contract(text: str, is_ended: bool) -> Contract:
     contract = document.decode(Contract, text)
     return replace(contract, desired=Desired.ENDED) if is_ended else contract
+
+
+def _check_numbers(post: StatusPost) -> None:
+    statuses = [*(post.workloads or ()), *(m.workload for m in post.messages if m.workload is not None)]
+    numbers = [post.revision, *(m.seq for m in post.messages), *(told.contract_id for told in statuses)]
+    if not all(0 <= number <= _NUMBER_MAX for number in numbers):
+        raise ApiError(400, "document_invalid", f"cannot read StatusPost: numbers must be 0 to {_NUMBER_MAX}")
+
+
+async def _lock(tx: AsyncConnection, machine_id: int) -> None:
+    """Posts of one machine are taken one after the other, also by several processes on one database."""
+    await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
 
 
 async def _apply_report(

@@ -31,7 +31,7 @@ async def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
     now = context.clock.now()
     async with context.engine.begin() as tx:
         machine_id = await _machine_id(tx, request, now)
-    log.info("machine %d is enrolled, kaalia %s", machine_id, request.agent_version[:40])
+    log.info("machine %d is enrolled, kaalia %r", machine_id, request.agent_version[:40])
     key = context.signing_key
     return EnrolReply(machine_id, {signature.key_id(key): signature.public_key_text(key)}, now)
 

@@ -1,202 +1,37 @@
 """The server's side of the protocol, spoken to by a machine that may lie."""
 
 import asyncio
-import io
-import itertools
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 import sqlalchemy as sa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from yarl import URL
 
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import accounts, daemons, machines, sealing
+from kaalia.marketplace import daemons, machines, sealing
 from kaalia.marketplace.db import tables
-from kaalia.marketplace.nonces import NONCES_PER_MACHINE, Nonces
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, signature
-from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import (
     TASK_RESULT_MAX_BYTES,
-    EnrolReply,
-    EnrolRequest,
-    Envelope,
     MessageKind,
     RegistryLoginReply,
-    Snapshot,
     StatusMessage,
     StatusPost,
-    StatusReply,
     TaskRequest,
     TaskResult,
     Verb,
 )
-from tests.marketplace.support import Market, open_market
+from tests.marketplace.liar import Liar, open_liar, other_machine
 from tests.support.machines import machine_report
 from tests.sync.support import destroy, known_status, rent, status
-
-_NONCES = itertools.count()
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        return str(json.loads(self.body)["error"])
-
-
-@dataclass
-class Liar:
-    """A machine's key and a session, to send whatever a test wants."""
-
-    market: Market
-    session: aiohttp.ClientSession
-    key: Ed25519PrivateKey
-    machine_id: int = 0
-
-    def path(self, rest: str) -> str:
-        return f"/kaalia/v1/machines/{self.machine_id}/{rest}"
-
-    def sign(self, method: str, target: str, body: bytes = b"") -> dict[str, str]:
-        now = self.market.clock.now()
-        return signature.sign_request(self.key, method, target, body, now, f"nonce-{next(_NONCES)}")
-
-    async def raw(self, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> Reply:
-        url = URL(self.market.url + target, encoded=True)
-        async with self.session.request(method, url, headers=headers, data=io.BytesIO(body)) as reply:
-            return Reply(reply.status, await reply.read())
-
-    async def send(self, method: str, target: str, message: object = None) -> Reply:
-        body = b"" if message is None else document.encode(message).encode()
-        return await self.raw(method, target, self.sign(method, target, body), body)
-
-    async def enrol(self, token: str) -> Reply:
-        return await self.send("POST", "/kaalia/v1/enroll", self.enrolment(token))
-
-    def enrolment(self, token: str) -> EnrolRequest:
-        return EnrolRequest(token, signature.public_key_text(self.key), "f" * 64, "0.1")
-
-    async def look(self, epoch: int = 0, revision: int = 0, wait: int = 0) -> Snapshot | None:
-        reply = await self.send("GET", self.path(f"desired?epoch={epoch}&revision={revision}&wait={wait}"))
-        assert reply.status in {200, 204}, reply
-        if reply.status == 204:
-            return None
-        key = self.market.context.signing_key
-        keys = {signature.key_id(key): signature.public_key_text(key)}
-        return document.decode(Snapshot, signature.verify_document(document.decode(Envelope, reply.body), keys))
-
-    async def post(self, *messages: StatusMessage, stream: str = "s", **changes: Any) -> StatusReply:
-        post = replace(StatusPost(stream, 1, 1, self.market.clock.now(), messages), **changes)
-        reply = await self.send("POST", self.path("status"), post)
-        assert reply.status == 200, reply
-        return document.decode(StatusReply, reply.body)
-
-
-@asynccontextmanager
-async def open_liar(folder: Path) -> AsyncIterator[Liar]:
-    """A market with one enrolled machine."""
-    async with open_market(folder) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        reply = await liar.enrol(await new_token(market))
-        liar.machine_id = document.decode(EnrolReply, reply.body).machine_id
-        yield liar
-
-
-async def new_token(market: Market, owner: str = "host") -> str:
-    return await accounts.new_enrol_token(market.context.engine, owner, market.clock.now())
-
-
-async def other_machine(liar: Liar) -> Liar:
-    other = Liar(liar.market, liar.session, signature.generate_key())
-    other.machine_id = document.decode(EnrolReply, (await other.enrol(await new_token(liar.market))).body).machine_id
-    return other
 
 
 def workload(seq: int, told: WorkloadStatus) -> StatusMessage:
     return StatusMessage(seq, MessageKind.WORKLOAD, workload=told)
-
-
-async def test_enrolment_names_machine_and_signing_keys(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        reply = document.decode(EnrolReply, (await liar.enrol(await new_token(market))).body)
-        async with market.context.engine.begin() as tx:
-            machine = await machines.get(tx, reply.machine_id)
-
-    key = market.context.signing_key
-    assert reply.marketplace_keys == {signature.key_id(key): signature.public_key_text(key)}
-    assert reply.server_time == market.clock.now()
-    assert machine is not None
-    assert machine.public_key == signature.public_key_text(liar.key)
-
-
-async def test_enrolment_again_with_the_same_key_gives_the_same_id(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        token = await new_token(market)
-        first = document.decode(EnrolReply, (await liar.enrol(token)).body)
-        market.clock.advance(timedelta(days=2).total_seconds())
-        again = document.decode(EnrolReply, (await liar.enrol(token)).body)
-        fresh = document.decode(EnrolReply, (await liar.enrol(await new_token(market))).body)
-
-    assert first.machine_id == again.machine_id == fresh.machine_id
-
-
-async def test_used_token_is_refused_to_another_key(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        token = await new_token(market)
-        await Liar(market, session, signature.generate_key()).enrol(token)
-        reply = await Liar(market, session, signature.generate_key()).enrol(token)
-
-    assert (reply.status, reply.code) == (409, "token_used")
-
-
-async def test_unknown_and_expired_tokens_are_refused(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        unknown = await liar.enrol("guess")
-        token = await new_token(market)
-        market.clock.advance(accounts.ENROL_TOKEN_LIFE.total_seconds())
-        expired = await liar.enrol(token)
-
-    assert [(r.status, r.code) for r in (unknown, expired)] == [(403, "token_invalid")] * 2
-
-
-async def test_key_of_another_owners_machine_is_refused(tmp_path: Path) -> None:
-    async with open_liar(tmp_path) as liar:
-        reply = await liar.enrol(await new_token(liar.market, "renter"))
-
-    assert (reply.status, reply.code) == (409, "key_taken")
-
-
-async def test_enrolment_without_the_private_key_is_refused(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        victim = Liar(market, session, signature.generate_key())
-        reply = await liar.send("POST", "/kaalia/v1/enroll", victim.enrolment(await new_token(market)))
-
-    assert (reply.status, reply.code) == (401, "signature_invalid")
-
-
-async def test_enrolment_with_no_key_at_all_is_refused(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market, aiohttp.ClientSession() as session:
-        liar = Liar(market, session, signature.generate_key())
-        bad = replace(liar.enrolment("t"), public_key="AAAA")
-        reply = await liar.send("POST", "/kaalia/v1/enroll", bad)
-
-    assert (reply.status, reply.code) == (400, "document_invalid")
 
 
 async def test_wrong_key_is_refused(tmp_path: Path) -> None:
@@ -280,12 +115,12 @@ async def test_snapshot_is_whole_and_only_of_this_machine(tmp_path: Path) -> Non
         await rent(context, other.machine_id)
         await destroy(context, liar.machine_id, ended, now)
         async with context.engine.begin() as tx:
-            await machines.put_listing(tx, liar.machine_id, Listing(price_gpu_per_hour=machine_price()))
+            await machines.put_listing(tx, liar.machine_id, Listing(Decimal("0.35")))
         snapshot = await liar.look()
 
     assert snapshot is not None
     assert [(c.contract_id, c.desired) for c in snapshot.contracts] == [(mine, Desired.RUNNING), (ended, Desired.ENDED)]
-    assert snapshot.listing == Listing(price_gpu_per_hour=machine_price())
+    assert snapshot.listing == Listing(Decimal("0.35"))
     assert (snapshot.machine_id, snapshot.epoch, snapshot.complete) == (liar.machine_id, 1, True)
     assert snapshot.not_after - snapshot.issued_at == timedelta(hours=1)
     assert snapshot.marketplace_url == context.settings.public_url
@@ -351,6 +186,19 @@ async def test_status_is_applied_and_acknowledged_once(tmp_path: Path) -> None:
     assert after_repeat.state is WorkloadState.PULLING
     assert at_last is not None
     assert at_last.state is WorkloadState.RUNNING
+
+
+async def test_absurd_numbers_are_refused(tmp_path: Path) -> None:
+    async with open_liar(tmp_path) as liar:
+        now = liar.market.clock.now()
+        posts = [
+            StatusPost("s", 1, 1, now, (StatusMessage(2**70, MessageKind.WORKLOAD),)),
+            StatusPost("s", 1, 2**70, now, ()),
+            StatusPost("s", 1, 1, now, (), (status(2**70, WorkloadState.RUNNING, now),)),
+        ]
+        replies = [await liar.send("POST", liar.path("status"), post) for post in posts]
+
+    assert [(reply.status, reply.code) for reply in replies] == [(400, "document_invalid")] * 3
 
 
 async def test_new_stream_counts_from_the_start(tmp_path: Path) -> None:
@@ -509,23 +357,3 @@ async def test_registry_login_is_for_the_machine_of_the_contract(tmp_path: Path)
     assert (refused.status, refused.code) == (404, "contract_unknown")
     assert b"hunter2" not in refused.body
     assert none.code == over.code == "login_unknown"
-
-
-def test_nonces_are_bounded_and_forgotten_after_the_skew_window() -> None:
-    nonces = Nonces()
-    start = machine_report().collected_at
-    for number in range(NONCES_PER_MACHINE):
-        nonces.take(1, str(number), start, start)
-    with pytest.raises(ApiError) as full:
-        nonces.take(1, "one more", start, start)
-    nonces.take(2, "0", start, start)
-    with pytest.raises(ApiError) as replayed:
-        nonces.take(1, "0", start, start + timedelta(seconds=300))
-    nonces.take(1, "new", start, start + timedelta(seconds=301))
-
-    assert full.value.code == "too_many_requests"
-    assert replayed.value.code == "nonce_replayed"
-
-
-def machine_price() -> Any:
-    return Listing.__dataclass_fields__["price_disk_per_gb_month"].default
