@@ -11,7 +11,6 @@ from datetime import datetime
 from ipaddress import IPv4Network
 from typing import TypeVar
 
-from kaalia.clock import Clock
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
@@ -23,6 +22,7 @@ from kaalia.runtime.base import (
     Progress,
     RegistryLogin,
 )
+from tests.support.clock import FakeClock
 
 ENGINE = Engine("27.0", "1.46", "overlay2", "/var/lib/docker", "2", True, True, "device_request")
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Faults:
 class FakeRuntime:
     """One engine. It outlives the daemons that use it, as a real one does."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.images: dict[str, ImageFacts] = {}
         self.registry: dict[str, ImageFacts] = {}
@@ -81,6 +81,7 @@ class FakeRuntime:
         if self.faults.pull_gate is not None:
             await self.faults.pull_gate.wait()
         progress(f"unpacking {reference}")
+        await asyncio.sleep(0.005)
         if self.faults.refuse_pulls:
             raise self.faults.refuse_pulls.pop(0)
         if reference not in self.registry:
@@ -131,7 +132,7 @@ class FakeRuntime:
         if any(port.host_port in self.faults.foreign_ports for port in container.ports):
             raise WorkloadError("port_taken", f"cannot start C.{contract_id}: another program holds a port")
         self._check_exclusive(container)
-        now = self._clock.now()
+        now = self._now()
         self.containers[contract_id] = replace(
             container,
             state=ObservedState.RUNNING,
@@ -253,6 +254,8 @@ class FakeRuntime:
         self._changed(contract_id)
 
     def _now(self) -> datetime:
+        """Starting and ending a process takes a millisecond."""
+        self._clock.advance(0.001)
         return self._clock.now()
 
     def _changed(self, contract_id: int) -> None:
