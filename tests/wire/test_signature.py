@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -171,3 +172,14 @@ def test_bad_private_key_is_refused_without_quoting_it() -> None:
         signature.load_private_pem(b"secret bytes")
     assert caught.value.code == "key_invalid"
     assert "secret" not in str(caught.value)
+
+
+def test_example_of_the_documentation_is_true() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    head, body = text.partition("```http\n")[2].partition("\n```")[0].split("\n\n")
+    request, *fields = head.splitlines()
+    method, target = request.split()
+    headers = dict(field.split(": ", 1) for field in fields)
+    key = signature.load_public_key(text.partition("(public key `")[2].partition("`")[0])
+    by = signature.verify_request(key, method, target, headers, body.encode(), NOW)
+    assert by.key_id == signature.key_id(KEY)
