@@ -1,0 +1,63 @@
+from pathlib import Path
+from typing import Any
+
+from kaalia.contracts.contract import Contract
+from tests.marketplace.renting import contract_of, rent, revision_of
+from tests.marketplace.support import Market, open_market
+from tests.support.machines import machine_report
+
+DAY_S = 86400
+
+
+async def relist(market: Market, machine_id: int, days: int | None, **terms: Any) -> int:
+    end_date = None if days is None else market.clock.now().timestamp() + days * DAY_S
+    body = {"machine": machine_id, "end_date": end_date, **terms}
+    answer = await market.host.call("PUT", "/api/v0/machines/create_asks/", body)
+    assert answer.status == 200, answer.body
+    extended: int = answer.body["extended"]
+    return extended
+
+
+async def days_left(market: Market, contract: Contract) -> float | None:
+    return None if contract.end_at is None else (contract.end_at - market.clock.now()).total_seconds() / DAY_S
+
+
+async def test_a_later_end_at_the_same_price_or_less_extends(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=2))
+        await relist(market, machine_id, 10)
+        instance_id = await rent(market, num_gpus=1)
+        revision = await revision_of(market)
+
+        assert await relist(market, machine_id, 20) == 1
+        assert await days_left(market, await contract_of(market, instance_id)) == 20
+        assert await revision_of(market) > revision
+        assert await relist(market, machine_id, 30, price_gpu=0.3) == 1
+        contract = await contract_of(market, instance_id)
+        assert await days_left(market, contract) == 30
+        assert str(contract.price_usd_per_hour) == "0.4"
+
+
+async def test_a_higher_price_or_an_earlier_end_touches_no_contract(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=2))
+        await relist(market, machine_id, 10)
+        instance_id = await rent(market, num_gpus=1)
+
+        assert await relist(market, machine_id, 20, price_gpu=0.5) == 0
+        assert await relist(market, machine_id, 20, price_gpu=0.4, price_disk=9) == 0
+        assert await relist(market, machine_id, 5, price_disk=0.1) == 0
+        assert await days_left(market, await contract_of(market, instance_id)) == 10
+
+
+async def test_the_rolling_duration_replaces_the_end_date(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=1), duration="10 days")
+        first = (await market.search())[0]["duration"]
+        market.clock.advance(60)
+        moved = (await market.search())[0]["duration"]
+        await relist(market, machine_id, 3)
+        fixed = (await market.search())[0]["duration"]
+
+    assert first == moved == 10 * DAY_S
+    assert fixed == 3 * DAY_S
