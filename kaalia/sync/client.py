@@ -109,6 +109,12 @@ class MarketplaceClient:
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             ) as reply:
                 raw = await _read_limited(reply)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnreachableError(
+                "tls_untrusted",
+                f"cannot trust {self._base}: {error.certificate_error}",
+                remedy="check the URL and the clock; a private authority belongs into the system's trust store",
+            ) from error
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise UnreachableError(
                 "marketplace_unreachable",

@@ -1,5 +1,7 @@
 import asyncio
 import json
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -175,6 +177,43 @@ async def test_wrong_clock_of_the_machine_is_told(tmp_path: Path) -> None:
 
     assert caught.value.code == "clock_skew"
     assert "NTP" in str(caught.value)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    command = (
+        "openssl req -x509 -newkey ed25519 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_only_trusted_certificates_are_spoken_to(tmp_path: Path) -> None:
+    certificate, private = await asyncio.to_thread(make_certificate, tmp_path)
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_tls.load_cert_chain(certificate, private)
+
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"acked_seq": 3, "server_time": "2026-01-01T00:00:00Z"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    server = TestServer(app, host="127.0.0.1")
+    await server.start_server(ssl=server_tls)
+    url, key = f"https://localhost:{server.port}", signature.generate_key()
+    trusting = MarketplaceClient(url, 7, key, CLOCK, ssl.create_default_context(cafile=str(certificate)))
+    careful = MarketplaceClient(url, 7, key, CLOCK)
+    try:
+        reply = await trusting.post_status(POST)
+        with pytest.raises(UnreachableError) as caught:
+            await careful.post_status(POST)
+    finally:
+        await trusting.close()
+        await careful.close()
+        await server.close()
+
+    assert reply.acked_seq == 3
+    assert caught.value.code == "tls_untrusted"
 
 
 @pytest.mark.parametrize(
