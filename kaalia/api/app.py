@@ -37,7 +37,7 @@ class LocalApiService:
         self._context = context
 
     async def run(self) -> None:
-        door = access.listen(self._path)
+        door = await asyncio.to_thread(access.listen, self._path)
         runner = web.AppRunner(build(self._context), access_log=None, shutdown_timeout=SHUTDOWN_S)
         try:
             await runner.setup()
@@ -47,4 +47,4 @@ class LocalApiService:
         finally:
             await runner.cleanup()
             door.close()
-            self._path.unlink(missing_ok=True)
+            await asyncio.to_thread(self._path.unlink, missing_ok=True)

@@ -92,18 +92,23 @@ def print_pairs(pairs: Iterable[tuple[str, str]], out: Console) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], out: Console) -> None:
-    """A column whose name begins with `>` is flush right; the one that begins with `~` is cut when space is short."""
+    """Flush right: a column whose name begins with `>`. Shortened when space is short: one that begins with `~`."""
+    body = [tuple(row) for row in rows]
+    names = [name.lstrip(">~") for name in columns]
+    widths = [max(map(len, column)) for column in zip(names, *body, strict=True)]
+    cut = [name.startswith("~") for name in columns]
+    fixed = sum(width for width, short in zip(widths, cut, strict=True) if not short) + 2 * len(columns)
+    space = max(8, (out.width - fixed) // max(1, sum(cut)))
     table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
-    for name in columns:
-        right, cut = name.startswith(">"), name.startswith("~")
+    for name, column, short in zip(names, columns, cut, strict=True):
         table.add_column(
-            name.lstrip(">~"),
-            justify="right" if right else "left",
+            name,
+            justify="right" if column.startswith(">") else "left",
             no_wrap=True,
-            min_width=8 if cut else None,
-            overflow="ellipsis" if cut else "fold",
+            overflow="ellipsis",
+            max_width=space if short else None,
         )
-    for row in rows:
+    for row in body:
         table.add_row(*map(escape, row))
     out.print(table)
 

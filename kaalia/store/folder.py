@@ -4,6 +4,7 @@ A machine that has an identity but no state has lost it: its tenants' contracts 
 decided until a person has looked (I9).
 """
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
@@ -48,6 +49,17 @@ def locked(path: Path) -> Iterator[None]:
 
 async def open_database(config: Config, changes: Changes) -> Database:
     """The open state database. Raises StoreError: `state_missing`, or what Database.open raises."""
+    await asyncio.to_thread(_refuse_lost_state, config)
+    database = Database(config.database_path, changes)
+    try:
+        await database.open()
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+def _refuse_lost_state(config: Config) -> None:
     path = config.database_path
     if config.identity_path.exists() and not (path.exists() and path.stat().st_size):
         raise StoreError(
@@ -55,13 +67,6 @@ async def open_database(config: Config, changes: Changes) -> Database:
             f"cannot find the state in {path}, but {config.identity_path.name} shows that this machine was enrolled",
             remedy=f"restore {path.name}, or move {config.identity_path} away and enrol anew; tenants run on meanwhile",
         )
-    database = Database(path, changes)
-    try:
-        await database.open()
-    except BaseException:
-        await database.close()
-        raise
-    return database
 
 
 def _unusable(folder: Path, why: str) -> ConfigError:

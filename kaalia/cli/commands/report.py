@@ -28,11 +28,12 @@ def _print(document: MachineReport, out: Console) -> None:
     if document.gpus:
         out.print()
         simulated = document.driver is not None and document.driver.simulated
-        columns = (">#", "~GPU", ">VRAM", "PCI", ">Power", ">Temp", ">Load", "~UUID")
+        columns = (">#", "GPU", ">VRAM", "PCI", ">Power", ">Temp", ">Load", "~UUID")
         output.print_table(columns, (_gpu_row(gpu, simulated) for gpu in document.gpus), out)
     if document.missing:
         out.print()
-        output.print_table(("Not read", "~Why"), ((each.field, each.reason) for each in document.missing), out)
+        out.print("[bold]Not read[/]")
+        output.print_pairs(((f"  {each.field}", each.reason) for each in document.missing), out)
 
 
 def _pairs(document: MachineReport) -> list[tuple[str, str]]:
