@@ -111,7 +111,7 @@ def _unmarked(value: Any) -> Any:
 def _order(order: Any) -> list[Any]:
     if order is None or order == []:
         return [["score", "desc"]]
-    if not isinstance(order, list):
+    if not isinstance(order, list) or not all(isinstance(term, list) for term in order):
         raise _invalid("order", order, 'a list like [["dph_total", "asc"]]')
     return order
 
@@ -119,7 +119,7 @@ def _order(order: Any) -> list[Any]:
 def _kind(kind: Any) -> str:
     if kind is None:
         return "on-demand"
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise _invalid("type", kind, "one of on-demand, bid and reserved")
     return _KINDS[kind]
 
