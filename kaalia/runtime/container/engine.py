@@ -5,6 +5,7 @@ looking never waits for them. Every failure leaves here as WorkloadError; `engin
 """
 
 import asyncio
+import http.client
 import json
 import logging
 import socket
@@ -17,17 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import docker
 import docker.errors
-import requests
-import urllib3.exceptions
+from docker import APIClient
 from docker.auth import encode_header
-from docker.types import CancellableStream
 
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
-from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook
+from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 from kaalia.runtime.container.faults import classify, stalled, unavailable
+from kaalia.runtime.container.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -43,61 +42,9 @@ _LOOK_TIMEOUT_S = 30
 _WORK_TIMEOUT_S = 180
 _CALL_THREADS = 8
 _LONG_THREADS = 24
-_MAX_REFUSAL_BYTES = 65536
 
-_SILENCE = (OSError, urllib3.exceptions.HTTPError, json.JSONDecodeError, struct.error)
+_SILENCE = (OSError, http.client.HTTPException, json.JSONDecodeError, struct.error, docker.errors.DockerException)
 """What an answer that never came, or broke off, raises; the exceptions of requests are OSErrors."""
-
-
-class _Stream:
-    """One long answer of the engine that another thread may cut."""
-
-    def __init__(self) -> None:
-        self.is_cut = False
-        self._response: requests.Response | None = None
-
-    def attach(self, response: requests.Response) -> None:
-        self._response = response
-        if self.is_cut:
-            self.cut()
-
-    def cut(self) -> None:
-        self.is_cut = True
-        if self._response is not None:
-            # An answer that is already at its end has no socket left.
-            with suppress(OSError, AttributeError, ValueError):
-                CancellableStream(iter(()), self._response).close()
-
-
-class _Client(docker.APIClient):
-    """docker-py's low-level client, plus answers that stream with a time-out for silence and can be cut."""
-
-    def __init__(self, socket_path: Path, api_version: str, timeout_s: int) -> None:
-        super().__init__(f"unix://{socket_path}", api_version, timeout_s, max_pool_size=_LONG_THREADS)
-        # The proxy variables of the environment are not meant for a unix socket.
-        self.trust_env = False
-
-    def open(
-        self,
-        stream: _Stream,
-        method: str,
-        path: str,
-        params: Mapping[str, str],
-        *,
-        headers: Mapping[str, str] | None = None,
-        silence_s: float | None = None,
-    ) -> requests.Response:
-        """The answer with its body still to be read. `silence_s` without a byte raises a time-out."""
-        url = f"{self.base_url}/v{self.api_version}{path}"
-        response = self.request(method, url, params=params, headers=headers, stream=True, timeout=silence_s)
-        stream.attach(response)
-        if response.status_code >= 400:
-            text = response.raw.read(_MAX_REFUSAL_BYTES, decode_content=True).decode(errors="replace")
-            with suppress(json.JSONDecodeError, AttributeError):
-                text = json.loads(text).get("message", text)
-            response.close()
-            raise docker.errors.APIError(response.reason, response=response, explanation=text)
-        return response
 
 
 class DockerEngine:
@@ -106,10 +53,10 @@ class DockerEngine:
     def __init__(self, socket_path: Path = DEFAULT_SOCKET) -> None:
         self.socket_path = socket_path
         self._lock = threading.Lock()
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, APIClient] = {}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, "docker")
         self._long = ThreadPoolExecutor(_LONG_THREADS, "docker-long")
-        self._streams: set[_Stream] = set()
+        self._streams: set[Stream] = set()
 
     def close(self) -> None:
         """Cut what streams and let the threads end. Touches no workload."""
@@ -122,7 +69,7 @@ class DockerEngine:
     # The engine itself
 
     async def facts(self) -> Engine:
-        def read(client: _Client) -> Engine:
+        def read(client: APIClient) -> Engine:
             info = client.info()
             return engine_facts(
                 client.version(),
@@ -133,6 +80,10 @@ class DockerEngine:
             )
 
         return await self._look("ask the container engine", read)
+
+    async def ulimits(self) -> list[Document]:
+        """The resource limits that this engine can give to a container."""
+        return await self._look("ask for the engine's limits", lambda _: ulimits(_peer_pid(self.socket_path)))
 
     async def events(self, label_filter: str) -> AsyncIterator[Document | None]:
         """Container events of objects with the label, for ever. None: the stream (re)started, look at everything."""
@@ -150,21 +101,22 @@ class DockerEngine:
     async def _event_stream(self, label_filter: str) -> AsyncIterator[Document | None]:
         """One connection's events, until the engine ends it."""
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Document | _Stream | None] = asyncio.Queue()
-        stream = _Stream()
+        queue: asyncio.Queue[Document | Stream | None] = asyncio.Queue()
+        stream, doing = Stream(self.socket_path), "follow the engine's events"
         params = {"filters": json.dumps({"type": ["container"], "label": [label_filter]})}
 
         def read() -> None:
-            with self._client(_WORK_TIMEOUT_S).open(stream, "GET", "/events", params) as response:
+            with stream:
+                stream.open(doing, "GET", self._path("/events"), params)
                 loop.call_soon_threadsafe(queue.put_nowait, None)
-                for document in _documents(response):
+                for document in stream.documents():
                     loop.call_soon_threadsafe(queue.put_nowait, document)
 
-        reading = loop.run_in_executor(self._long, self._translated, "follow the engine's events", read)
+        reading = loop.run_in_executor(self._long, self._translated, doing, read)
         self._register(stream, reading)
         reading.add_done_callback(lambda _: queue.put_nowait(stream))
         try:
-            while not isinstance(event := await queue.get(), _Stream):
+            while not isinstance(event := await queue.get(), Stream):
                 yield event
             await reading
         finally:
@@ -175,7 +127,7 @@ class DockerEngine:
     async def image(self, reference: str) -> Document | None:
         """The image's inspection, None when it is not present."""
 
-        def inspect(client: _Client) -> Document | None:
+        def inspect(client: APIClient) -> Document | None:
             with suppress(docker.errors.NotFound):
                 return dict(client.inspect_image(reference))  # type: ignore[no-untyped-call]
             return None
@@ -194,25 +146,20 @@ class DockerEngine:
         `login` is {} or {username, password, serveraddress}; it travels in the header of this one request.
         """
         doing = f"pull {reference}"
-        stream = _Stream()
-        # Never without the header: docker-py would then send the machine owner's own logins.
+        stream = Stream(self.socket_path, silence_s)
+        # Never without the header: the engine's host may hold logins of its owner.
         headers = {"X-Registry-Auth": encode_header(dict(login)).decode()}
-        params = {"fromImage": reference}
 
         def read() -> None:
-            try:
-                client = self._client(_WORK_TIMEOUT_S)
-                with client.open(
-                    stream, "POST", "/images/create", params, headers=headers, silence_s=silence_s
-                ) as response:
-                    for document in _documents(response):
+            with stream:
+                try:
+                    stream.open(doing, "POST", self._path("/images/create"), {"fromImage": reference}, headers)
+                    for document in stream.documents():
                         if "errorDetail" in document or "error" in document:
                             raise classify(doing, _refusal(document))
                         on_document(document)
-            except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
-                if "Read timed out" in str(error):
+                except TimeoutError as error:
                     raise stalled(doing, silence_s, str(error)) from error
-                raise
 
         pulling = asyncio.get_running_loop().run_in_executor(self._long, self._translated, doing, read)
         self._register(stream, pulling)
@@ -229,7 +176,7 @@ class DockerEngine:
     async def inspect_container(self, name: str) -> Document | None:
         """The inspection, None when it is proven absent."""
 
-        def inspect(client: _Client) -> Document | None:
+        def inspect(client: APIClient) -> Document | None:
             with suppress(docker.errors.NotFound):
                 return dict(client.inspect_container(name))
             return None
@@ -239,7 +186,7 @@ class DockerEngine:
     async def create_container(self, name: str, body: Document) -> str:
         """The new container's id. Raises `name_taken`, `image_not_found`, ..."""
 
-        def create(client: _Client) -> str:
+        def create(client: APIClient) -> str:
             return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
 
         return await self._work(f"create {name}", create)
@@ -262,7 +209,7 @@ class DockerEngine:
     async def remove_container(self, container_id: str, name: str) -> None:
         """Kill and remove, with its anonymous volumes. Absent is success."""
 
-        def remove(client: _Client) -> None:
+        def remove(client: APIClient) -> None:
             with suppress(docker.errors.NotFound):
                 client.remove_container(container_id, v=True, force=True)
 
@@ -271,13 +218,14 @@ class DockerEngine:
     async def logs(self, container_id: str, name: str, tail: int) -> bytes:
         """The last `tail` lines, of which at most the last MiB."""
         params = {"stdout": "1", "stderr": "1", "tail": str(tail)}
-        path = f"/containers/{container_id}/logs"
+        doing = f"read the logs of {name}"
 
-        def read(client: _Client) -> bytes:
-            with client.open(_Stream(), "GET", path, params, silence_s=_LOOK_TIMEOUT_S) as response:
-                return _last_bytes(_frames(response))
+        def read() -> bytes:
+            with Stream(self.socket_path, _LOOK_TIMEOUT_S) as stream:
+                stream.open(doing, "GET", self._path(f"/containers/{container_id}/logs"), params)
+                return _last_bytes(stream.frames())
 
-        return await self._look(f"read the logs of {name}", read)
+        return await self._in_thread(self._calls, doing, read)
 
     # Networks
 
@@ -287,7 +235,7 @@ class DockerEngine:
     async def create_network(self, body: Document) -> str:
         """The new network's id. Raises `subnet_taken`, `network_exists`."""
 
-        def create(client: _Client) -> str:
+        def create(client: APIClient) -> str:
             return str(
                 client.create_network(
                     body["Name"],
@@ -304,7 +252,7 @@ class DockerEngine:
     async def remove_network(self, network_id: str, name: str) -> None:
         """Absent is success. Raises `network_busy` while something is connected."""
 
-        def remove(client: _Client) -> None:
+        def remove(client: APIClient) -> None:
             with suppress(docker.errors.NotFound):
                 client.remove_network(network_id)
 
@@ -312,16 +260,16 @@ class DockerEngine:
 
     # Threads
 
-    async def _look(self, doing: str, work: Callable[[_Client], T]) -> T:
+    async def _look(self, doing: str, work: Callable[[APIClient], T]) -> T:
         return await self._in_thread(self._calls, doing, lambda: work(self._client(_LOOK_TIMEOUT_S)))
 
-    async def _work(self, doing: str, work: Callable[[_Client], T]) -> T:
+    async def _work(self, doing: str, work: Callable[[APIClient], T]) -> T:
         return await self._in_thread(self._calls, doing, lambda: work(self._client(_WORK_TIMEOUT_S)))
 
     async def _in_thread(self, pool: ThreadPoolExecutor, doing: str, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, self._translated, doing, work)
 
-    def _register(self, stream: _Stream, reading: asyncio.Future[None]) -> None:
+    def _register(self, stream: Stream, reading: asyncio.Future[None]) -> None:
         """Keep the stream where `close` finds it, and cut it when its future ends or is cancelled."""
 
         def ended(future: asyncio.Future[None]) -> None:
@@ -341,42 +289,43 @@ class DockerEngine:
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else None
             raise classify(doing, str(error.explanation or error), status) from error
-        except (docker.errors.DockerException, *_SILENCE) as error:
+        except _SILENCE as error:
             self._forget_clients()
             raise unavailable(doing, str(error)) from error
 
-    def _client(self, timeout_s: int) -> _Client:
+    def _client(self, timeout_s: int) -> APIClient:
         """The client for calls of this time-out. The API version is settled with the engine at first use."""
         with self._lock:
             client = self._clients.get(timeout_s)
         if client is None:
-            newest = _Client(self.socket_path, NEWEST_API, _LOOK_TIMEOUT_S)
-            client = _Client(self.socket_path, agreed_api(newest.version(api_version=False)), timeout_s)
+            # docker-py would leave a socket open for each connection that fails: try one first.
+            _peer_pid(self.socket_path)
+            with self._new_client(NEWEST_API, _LOOK_TIMEOUT_S) as newest:
+                version = agreed_api(newest.version(api_version=False))
             with self._lock:
-                self._clients[timeout_s] = client
+                client = self._clients.setdefault(timeout_s, self._new_client(version, timeout_s))
         return client
+
+    def _new_client(self, api_version: str, timeout_s: int) -> APIClient:
+        client = APIClient(f"unix://{self.socket_path}", api_version, timeout_s, max_pool_size=_LONG_THREADS)
+        # The proxy variables of the environment are not meant for a unix socket.
+        client.trust_env = False
+        return client
+
+    def _path(self, path: str) -> str:
+        return f"/v{self._client(_LOOK_TIMEOUT_S).api_version}{path}"
 
     def _forget_clients(self) -> None:
         """After a silence the engine may come back as another version."""
         with self._lock:
+            clients = list(self._clients.values())
             self._clients.clear()
-
-
-def _documents(response: requests.Response) -> Iterator[Document]:
-    for line in response.iter_lines():
-        if line:
-            yield json.loads(line)
+        for client in clients:
+            client.close()
 
 
 def _refusal(document: Document) -> str:
     return str((document.get("errorDetail") or {}).get("message") or document.get("error"))
-
-
-def _frames(response: requests.Response) -> Iterator[bytes]:
-    """Docker's multiplexed output: 8 bytes of header (stream, three zeros, length), then the text."""
-    while header := response.raw.read(8):
-        (length,) = struct.unpack(">4xL", header)
-        yield response.raw.read(length)
 
 
 def _last_bytes(chunks: Iterator[bytes]) -> bytes:

@@ -17,6 +17,15 @@ CDI_KIND = "nvidia.com/gpu"
 _GPU_NAME = re.compile(r"name:?\W+(GPU-[0-9a-f-]+)")
 _HOOK = "nvidia-container-runtime-hook"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CAP_SYS_RESOURCE = 24
+_UNLIMITED = -1
+_ULIMITS = {
+    "nofile": ("Max open files", 1_048_576, 1_048_576),
+    "memlock": ("Max locked memory", _UNLIMITED, _UNLIMITED),
+    "stack": ("Max stack size", 64 * 1024**2, _UNLIMITED),
+}
+"""Name, its line in /proc/<pid>/limits, soft and hard value. NVIDIA asks for the last two for its containers; what a
+container locks still counts as its memory."""
 _QUOTA_OPTIONS = frozenset({"pquota", "prjquota"})
 
 
@@ -111,6 +120,28 @@ def has_gpu_hook(engine_pid: int) -> bool:
         variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
         path = next((text[5:] for text in variables if text.startswith("PATH=")), path)
     return shutil.which(_HOOK, path=path) is not None
+
+
+def ulimits(engine_pid: int) -> list[dict[str, Any]]:
+    """The resource limits of a tenant's processes, in Docker's form.
+
+    An engine without CAP_SYS_RESOURCE, as inside another container, hands out no more than it has itself.
+    """
+    process = Path("/proc") / str(engine_pid if engine_pid > 0 else "self")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+    lines = (process / "limits").read_text().splitlines()
+    can_raise = bool(int(status["CapEff"], 16) >> _CAP_SYS_RESOURCE & 1)
+    limits = []
+    for name, (title, soft, hard) in _ULIMITS.items():
+        own = next(line[len(title) :].split()[1] for line in lines if line.startswith(title))
+        ceiling = _UNLIMITED if can_raise or own == "unlimited" else int(own)
+        limits.append({"Name": name, "Soft": _lower(soft, ceiling), "Hard": _lower(hard, ceiling)})
+    return limits
+
+
+def _lower(value: int, ceiling: int) -> int:
+    finite = [number for number in (value, ceiling) if number != _UNLIMITED]
+    return min(finite, default=_UNLIMITED)
 
 
 def _parsed(api_version: str) -> tuple[int, int]:

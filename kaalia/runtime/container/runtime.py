@@ -58,10 +58,12 @@ class ContainerRuntime:
         self._machine_id = machine_id
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._facts: Engine | None = None
+        self._ulimits: list[dict[str, Any]] = []
         self._seen: dict[str, _Seen] = {}
 
     async def engine(self) -> Engine:
         self._facts = None
+        self._ulimits = await self._engine.ulimits()
         self._facts = await self._engine.facts()
         return self._facts
 
@@ -75,7 +77,7 @@ class ContainerRuntime:
         """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
         contract = placement.contract
         name = container_name(contract.contract_id)
-        body = container_body(placement, self._facts or await self.engine())
+        body = container_body(placement, self._facts or await self.engine(), self._ulimits)
         body["Image"] = normalise(body["Image"])
         container_id = await self._adopt(placement)
         await self._ensure_network(placement)

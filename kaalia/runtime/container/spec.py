@@ -6,6 +6,7 @@ Pure. Privileged mode, host namespaces, host paths and further devices cannot be
 import hashlib
 import ipaddress
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,8 +38,6 @@ _GPU_EXTRAS = ("compat32", "display", "graphics", "video")
 
 _CPU_PERIOD_US = 100_000
 _SHARES_PER_CORE = 1024
-_NOFILE = 1_048_576
-_STACK_BYTES = 64 * 1024**2
 _GPU_ENV = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
@@ -86,7 +85,7 @@ def network_body(placement: Placement) -> dict[str, Any]:
     }
 
 
-def container_body(placement: Placement, engine: Engine) -> dict[str, Any]:
+def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Body of POST /containers/create. Raises WorkloadError for what this machine cannot give."""
     spec = placement.contract.spec
     _refuse_unsupported(placement, engine)
@@ -95,7 +94,7 @@ def container_body(placement: Placement, engine: Engine) -> dict[str, Any]:
         "Env": [f"{name}={value}" for name, value in _environment(placement, engine)],
         "Labels": encode(labels_of(placement)),
         "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
-        "HostConfig": _host_config(placement, engine),
+        "HostConfig": _host_config(placement, engine, ulimits),
         **_command(spec),
     }
     if spec.hostname:
@@ -116,7 +115,7 @@ def _command(spec: WorkloadSpec) -> dict[str, list[str]]:
     return command
 
 
-def _host_config(placement: Placement, engine: Engine) -> dict[str, Any]:
+def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     share = placement.share
     config: dict[str, Any] = {
         "NetworkMode": network_name(placement.contract.contract_id),
@@ -134,11 +133,7 @@ def _host_config(placement: Placement, engine: Engine) -> dict[str, Any]:
         "CpuQuota": max(1000, round(share.cpu_quota_cores * _CPU_PERIOD_US)),
         "PidsLimit": share.pids,
         "ShmSize": share.shm_bytes,
-        "Ulimits": [
-            {"Name": "nofile", "Soft": _NOFILE, "Hard": _NOFILE},
-            {"Name": "memlock", "Soft": -1, "Hard": -1},
-            {"Name": "stack", "Soft": _STACK_BYTES, "Hard": -1},
-        ],
+        "Ulimits": list(ulimits),
     }
     if engine.enforces_disk_size:
         config["StorageOpt"] = {"size": str(placement.contract.spec.disk_bytes)}

@@ -1,12 +1,14 @@
 """What `/version` and `/info` of several Docker generations mean for us."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kaalia.errors import WorkloadError
-from kaalia.runtime.container.facts import agreed_api, cdi_devices, engine_facts, has_gpu_hook
+from kaalia.runtime.container.facts import agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 
 XFS = ["/dev/vda1 / ext4 rw 0 0", "/dev/nvme0n1 /var/lib/docker xfs rw,relatime,prjquota 0 0"]
 
@@ -73,3 +75,11 @@ def test_engine_that_is_too_old_is_refused() -> None:
 
 def test_hook_is_not_found_for_a_process_that_is_no_engine() -> None:
     assert has_gpu_hook(0) is has_gpu_hook(1)
+
+
+def test_limits_stay_within_what_the_engine_may_hand_out() -> None:
+    """A child of this process stands for the container: it can take on every limit."""
+    for limit in ulimits(os.getpid()):
+        word = f"--{limit['Name']}={limit['Soft']}:{limit['Hard']}".replace("-1", "unlimited")
+
+        assert subprocess.run(["prlimit", word, "true"], check=False).returncode == 0, word

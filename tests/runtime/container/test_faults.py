@@ -12,7 +12,7 @@ from kaalia.runtime.container.faults import classify
         ("No such container: C.5", 404, "not_found"),
         ("No such image: kaalia/none:latest", 404, "image_not_found"),
         ("manifest for 127.0.0.1:5000/x:none not found: manifest unknown: manifest unknown", 404, "image_not_found"),
-        ("pull access denied for x, repository does not exist or may need 'docker login'", 404, "registry_unauthorized"),
+        ("pull access denied for x, repository does not exist or needs 'docker login'", 404, "registry_unauthorized"),
         ("Get \"http://h/v2/x/manifests/1\": unauthorized: authentication required", 500, "registry_unauthorized"),
         ("toomanyrequests: You have reached your pull rate limit.", 429, "registry_rate_limited"),
         ("unexpected EOF", None, "pull_interrupted"),

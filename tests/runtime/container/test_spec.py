@@ -15,6 +15,7 @@ from kaalia.runtime.container.spec import CAPABILITIES, container_body, fingerpr
 from tests.support.placements import build_placement, build_ports, build_spec
 
 ENGINE = Engine("27.0", "1.46", "overlay2", "/var/lib/docker", "2", True, False, "device_request")
+NOFILE = {"Name": "nofile", "Soft": 20000, "Hard": 20000}
 UUIDS = ("GPU-00000000-aaaa-0000-0000-000000000000", "GPU-00000001-aaaa-0000-0000-000000000000")
 
 specs = st.builds(
@@ -32,7 +33,7 @@ specs = st.builds(
 def test_baseline_holds_for_every_placement(spec: object, gpus: tuple[str, ...], quota: bool) -> None:
     placement = build_placement(spec=spec, gpu_uuids=gpus)  # type: ignore[arg-type]
 
-    host = container_body(placement, replace(ENGINE, enforces_disk_size=quota))["HostConfig"]
+    host = container_body(placement, replace(ENGINE, enforces_disk_size=quota), [NOFILE])["HostConfig"]
 
     assert host["Privileged"] is False
     assert host["CapDrop"] == ["ALL"]
@@ -49,18 +50,18 @@ def test_baseline_holds_for_every_placement(spec: object, gpus: tuple[str, ...],
 
 
 def test_share_becomes_limits() -> None:
-    host = container_body(build_placement(), ENGINE)["HostConfig"]
+    host = container_body(build_placement(), ENGINE, [NOFILE])["HostConfig"]
 
     assert (host["CpuShares"], host["CpuQuota"], host["CpuPeriod"]) == (512, 100_000, 100_000)
     assert (host["PidsLimit"], host["ShmSize"]) == (64, 16 * 1024**2)
-    assert {"Name": "nofile", "Soft": 1_048_576, "Hard": 1_048_576} in host["Ulimits"]
+    assert host["Ulimits"] == [NOFILE]
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 
 
 def test_gpus_arrive_in_one_request_with_explicit_capabilities() -> None:
     env = (("NVIDIA_VISIBLE_DEVICES", "all"), ("NVIDIA_DRIVER_CAPABILITIES", "video,root"), ("A", "b"))
 
-    body = container_body(build_placement(gpu_uuids=UUIDS, env=env), ENGINE)
+    body = container_body(build_placement(gpu_uuids=UUIDS, env=env), ENGINE, [NOFILE])
 
     assert body["HostConfig"]["DeviceRequests"] == [
         {"Driver": "", "DeviceIDs": list(UUIDS), "Capabilities": [["gpu", "compute", "utility", "video"]]}
@@ -69,7 +70,7 @@ def test_gpus_arrive_in_one_request_with_explicit_capabilities() -> None:
 
 
 def test_gpus_arrive_by_cdi() -> None:
-    body = container_body(build_placement(gpu_uuids=UUIDS), replace(ENGINE, gpu_mode="cdi"))
+    body = container_body(build_placement(gpu_uuids=UUIDS), replace(ENGINE, gpu_mode="cdi"), [])
 
     assert body["HostConfig"]["DeviceRequests"] == [
         {"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={uuid}" for uuid in UUIDS]}
@@ -78,15 +79,15 @@ def test_gpus_arrive_by_cdi() -> None:
 
 
 def test_cpu_only_container_sees_no_gpu_whatever_it_asks_for() -> None:
-    body = container_body(build_placement(env=(("NVIDIA_VISIBLE_DEVICES", "all"),)), ENGINE)
+    body = container_body(build_placement(env=(("NVIDIA_VISIBLE_DEVICES", "all"),)), ENGINE, [NOFILE])
 
     assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
     assert "DeviceRequests" not in body["HostConfig"]
 
 
 def test_args_mode_keeps_the_entrypoint_unless_told_otherwise() -> None:
-    kept = container_body(build_placement(spec=build_spec(args=("a", "b c"))), ENGINE)
-    replaced = container_body(build_placement(spec=build_spec(entrypoint="/bin/app", args=())), ENGINE)
+    kept = container_body(build_placement(spec=build_spec(args=("a", "b c"))), ENGINE, [NOFILE])
+    replaced = container_body(build_placement(spec=build_spec(entrypoint="/bin/app", args=())), ENGINE, [NOFILE])
 
     assert "Entrypoint" not in kept
     assert kept["Cmd"] == ["a", "b c"]
@@ -96,7 +97,7 @@ def test_args_mode_keeps_the_entrypoint_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("mode", [LaunchMode.SSH, LaunchMode.JUPYTER])
 def test_access_modes_start_the_launch_script(mode: LaunchMode) -> None:
-    body = container_body(build_placement(spec=build_spec(launch_mode=mode, args=("x",))), ENGINE)
+    body = container_body(build_placement(spec=build_spec(launch_mode=mode, args=("x",))), ENGINE, [NOFILE])
 
     assert (body["Entrypoint"], body["Cmd"]) == (["/bin/sh", "/.launch"], [])
 
@@ -104,7 +105,7 @@ def test_access_modes_start_the_launch_script(mode: LaunchMode) -> None:
 def test_ports_are_bound_one_by_one() -> None:
     ports = (*build_ports(41000, tcp=1, udp=1), PortBinding(70000, 41009, 41009, Protocol.TCP))
 
-    body = container_body(build_placement(ports=ports), ENGINE)
+    body = container_body(build_placement(ports=ports), ENGINE, [NOFILE])
 
     assert body["HostConfig"]["PortBindings"] == {
         "8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41000"}],
@@ -124,7 +125,7 @@ def test_ports_are_bound_one_by_one() -> None:
 )
 def test_what_the_machine_cannot_give_is_refused(placement: Placement, code: str) -> None:
     with pytest.raises(WorkloadError) as raised:
-        container_body(placement, replace(ENGINE, gpu_mode="none"))
+        container_body(placement, replace(ENGINE, gpu_mode="none"), [])
 
     assert raised.value.code == code
     assert raised.value.problem.remedy

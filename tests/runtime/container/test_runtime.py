@@ -1,0 +1,505 @@
+"""The whole life of a container through ContainerRuntime, on a real Docker Engine."""
+
+import asyncio
+import socket
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from kaalia.errors import WorkloadError
+from kaalia.model.workload import LaunchMode, PortBinding, PortRequest, Protocol
+from kaalia.runtime.base import ANY_CONTRACT, ObservedState
+from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.units import MIB
+from tests.support.builders import build_gpus
+from tests.support.docker_engine import PrivateDocker
+from tests.support.fake_nvidia.build import Hook
+from tests.support.images import DEMO_IMAGE, EXPOSE_IMAGE
+from tests.support.placements import MACHINE_ID, build_placement, build_ports, build_spec
+
+pytestmark = pytest.mark.docker
+
+
+@pytest_asyncio.fixture
+async def runtime(docker_engine: DockerEngine) -> AsyncIterator[ContainerRuntime]:
+    yield ContainerRuntime(docker_engine, MACHINE_ID)
+
+
+def ask_tcp(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+        return str(response.read().decode())
+
+
+def ask_udp(port: int) -> bytes:
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(b"ping", ("127.0.0.1", port))
+        return client.recv(100)
+
+
+async def answered(ask: object, port: int) -> object:
+    """The first answer: the server in the container may need a moment."""
+    for _ in range(100):
+        try:
+            return await asyncio.to_thread(ask, port)  # type: ignore[arg-type]
+        except OSError:
+            await asyncio.sleep(0.05)
+    raise AssertionError(f"nothing answers on {port}")
+
+
+async def output(runtime: ContainerRuntime, contract_id: int, ending: str) -> str:
+    """The log once it holds `ending`."""
+    text = ""
+    for _ in range(100):
+        text = await runtime.logs(contract_id, 1000)
+        if ending in text:
+            return text
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"no {ending!r} in {text!r}")
+
+
+async def refused(awaitable: object) -> WorkloadError:
+    with pytest.raises(WorkloadError) as raised:
+        await awaitable  # type: ignore[misc]
+    return raised.value
+
+
+async def test_engine_says_what_it_is(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    engine = await runtime.engine()
+
+    assert engine.version.startswith("20.10")
+    assert engine.api_version == "1.41"
+    assert engine.storage_driver == ("btrfs" if docker_host.enforces_disk_size else "overlay2")
+    assert engine.enforces_disk_size is docker_host.enforces_disk_size
+    assert engine.live_restore
+    assert engine.gpu_mode == "device_request"
+
+
+async def test_life_without_ports(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    placement = build_placement(51)
+
+    container_id = await runtime.create(placement)
+    created = await runtime.inspect(51)
+    running = await runtime.start(51)
+    again = await runtime.start(51)
+
+    assert created is not None
+    assert (created.state, created.container_id, created.generation) == (ObservedState.CREATED, container_id, 1)
+    assert (running.state, running.contract_id, running.name) == (ObservedState.RUNNING, 51, "C.51")
+    assert running.pid
+    assert running.started_at
+    assert running.exit_code is None
+    assert running.end_at == placement.contract.end_at
+    assert again == running
+
+    await runtime.stop(51, 0)
+    await runtime.stop(51, 0)
+    stopped = await runtime.inspect(51)
+
+    assert stopped is not None
+    assert (stopped.state, stopped.exit_code, stopped.pid) == (ObservedState.EXITED, 137, None)
+    assert stopped.finished_at is not None
+
+    assert (await runtime.start(51)).state is ObservedState.RUNNING
+    await runtime.remove(51)
+    await runtime.remove(51)
+
+    assert await runtime.inspect(51) is None
+    assert not docker_host.has_container("C.51")
+    assert "kaalia-51" not in {network["Name"] for network in docker_host.request("GET", "/networks")}
+
+
+async def test_twenty_ports_answer(runtime: ContainerRuntime) -> None:
+    ports = build_ports(43000, tcp=12, udp=8)
+    words = [f"{port.container_port}/{port.protocol}" if port.protocol is Protocol.UDP else str(port.container_port)
+             for port in ports]  # fmt: skip
+    await runtime.create(build_placement(52, spec=build_spec(args=("serve", *words)), ports=ports))
+
+    running = await runtime.start(52)
+
+    assert running.ports == ports
+    for port in ports[:12]:
+        assert await answered(ask_tcp, port.host_port) == f"served on {port.container_port}\n"
+    for port in ports[12:]:
+        assert await answered(ask_udp, port.host_port) == b"ping"
+
+
+async def test_environment_hostname_and_limits_arrive(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    script = "echo $MODE; hostname; ulimit -n; cat /proc/self/status; df -k /dev/shm; echo end"
+    spec = build_spec(args=("sh", "-c", script), hostname="node1", env=(("MODE", "fast=yes and $HOME"),))
+    await runtime.create(build_placement(53, spec=spec))
+    await runtime.start(53)
+
+    lines = (await output(runtime, 53, "end\n")).splitlines()
+
+    host = docker_host.inspect("C.53")["HostConfig"]
+    assert lines[:2] == ["fast=yes and $HOME", "node1"]
+    assert int(lines[2]) >= 20_000
+    assert "NoNewPrivs:\t1" in lines
+    assert "Seccomp:\t2" in lines
+    assert any("16384" in line and "/dev/shm" in line for line in lines)
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (128 * MIB, 128 * MIB, 64)
+    assert (host["CpuShares"], host["CpuQuota"]) == (512, 100_000)
+    assert host["CapDrop"] == ["ALL"]
+    assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}
+
+
+async def test_memory_limit_kills_the_greedy(runtime: ContainerRuntime) -> None:
+    spec = build_spec(args=("sh", "-c", "x=a; while :; do x=$x$x; done"))
+    await runtime.create(build_placement(54, spec=spec))
+    await runtime.start(54)
+
+    seen = await runtime.inspect(54)
+    for _ in range(200):
+        if seen is not None and seen.state is ObservedState.EXITED:
+            break
+        await asyncio.sleep(0.05)
+        seen = await runtime.inspect(54)
+
+    assert seen is not None
+    assert (seen.oom_killed, seen.exit_code) == (True, 137)
+
+
+async def test_disk_quota_is_real(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    if not docker_host.enforces_disk_size:
+        pytest.skip("no btrfs here")
+    script = "dd if=/dev/zero of=/fits bs=1M count=60 && sync && dd if=/dev/zero of=/too-much bs=1M count=60; echo end"
+    await runtime.create(build_placement(55, spec=build_spec(args=("sh", "-c", script), disk_bytes=100 * MIB)))
+    await runtime.start(55)
+
+    text = await output(runtime, 55, "end\n")
+
+    assert "60+0 records out" in text
+    assert "Disk quota exceeded" in text or "No space left" in text
+
+
+async def test_gpus_reach_docker_by_uuid(runtime: ContainerRuntime, gpu_hook: Hook) -> None:
+    uuids = tuple(gpu.uuid for gpu in build_gpus(2))
+    env = (("NVIDIA_VISIBLE_DEVICES", "all"), ("NVIDIA_DRIVER_CAPABILITIES", "all"))
+    spec = build_spec(gpu_count=2, env=env)
+
+    container_id = await runtime.create(build_placement(56, spec=spec, gpu_uuids=uuids))
+    running = await runtime.start(56)
+
+    record = gpu_hook.containers()[container_id]
+    assert record["visible_devices"] == ",".join(uuids)
+    assert {"compute", "utility", "video"} <= set(str(record["driver_capabilities"]).split(","))
+    assert running.gpu_uuids == uuids
+
+
+async def test_gpu_hook_that_fails_is_named(runtime: ContainerRuntime, gpu_hook: Hook) -> None:
+    spec = build_spec(gpu_count=1)
+    await runtime.create(build_placement(57, spec=spec, gpu_uuids=(build_gpus(1)[0].uuid,)))
+    gpu_hook.fail("nvidia-container-cli: device error: GPU is lost")
+    try:
+        error = await refused(runtime.start(57))
+    finally:
+        gpu_hook.behave()
+
+    assert error.code == "gpu_hook_failed"
+    assert "GPU is lost" in error.problem.evidence
+    assert (await runtime.start(57)).state is ObservedState.RUNNING
+
+
+async def test_cpu_only_container_sees_no_gpu(runtime: ContainerRuntime, gpu_hook: Hook) -> None:
+    spec = build_spec(
+        args=("sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES; echo end"), env=(("NVIDIA_VISIBLE_DEVICES", "all"),)
+    )
+    container_id = await runtime.create(build_placement(58, spec=spec))
+    await runtime.start(58)
+
+    assert await output(runtime, 58, "end\n") == "void\nend\n"
+    assert container_id not in gpu_hook.containers()
+
+
+async def test_onstart_runs_at_each_start_and_stop_is_prompt(runtime: ContainerRuntime) -> None:
+    onstart = "cat /root/.vast_containerlabel\necho boot >> /root/boots\ncat /root/boots\necho end"
+    spec = build_spec(launch_mode=LaunchMode.SSH, onstart=onstart, args=())
+    await runtime.create(build_placement(59, spec=spec))
+
+    await runtime.start(59)
+    await output(runtime, 59, "end\n")
+    began = asyncio.get_running_loop().time()
+    await runtime.stop(59, 20)
+    took_s = asyncio.get_running_loop().time() - began
+    seen = await runtime.inspect(59)
+    await runtime.start(59)
+    text = await output(runtime, 59, "boot\nboot\nend\n")
+
+    assert took_s < 5
+    assert seen is not None
+    assert seen.exit_code == 0
+    assert text == "C.59\nboot\nend\nC.59\nboot\nboot\nend\n"
+
+
+async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
+    runtime: ContainerRuntime, docker_host: PrivateDocker
+) -> None:
+    placement = build_placement(60, ports=build_ports(43100, tcp=1))
+    first = await runtime.create(placement)
+    before = await runtime.start(60)
+
+    engine = DockerEngine(docker_host.socket)
+    restarted = ContainerRuntime(engine, MACHINE_ID)
+    second = await restarted.create(placement)
+    seen = await restarted.observe()
+    engine.close()
+
+    assert second == first
+    assert seen == (before,)
+
+
+async def test_newer_generation_replaces_and_an_older_one_is_refused(runtime: ContainerRuntime) -> None:
+    first = await runtime.create(build_placement(61))
+    await runtime.start(61)
+
+    second = await runtime.create(build_placement(61, generation=2, spec=build_spec(args=("sleep", "9"))))
+    error = await refused(runtime.create(build_placement(61, generation=1)))
+
+    seen = await runtime.inspect(61)
+    assert second != first
+    assert seen is not None
+    assert (seen.container_id, seen.generation) == (second, 2)
+    assert error.code == "generation_stale"
+
+
+async def test_changed_grants_replace_only_what_never_ran(runtime: ContainerRuntime) -> None:
+    old, new = (
+        build_placement(62, ports=build_ports(43110, tcp=1)),
+        build_placement(62, ports=build_ports(43111, tcp=1)),
+    )
+    first = await runtime.create(old)
+    second = await runtime.create(new)
+    await runtime.start(62)
+
+    error = await refused(runtime.create(old))
+
+    seen = await runtime.inspect(62)
+    assert first != second
+    assert error.code == "grants_changed"
+    assert seen is not None
+    assert (seen.container_id, seen.state) == (second, ObservedState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"io.kaalia.machine": "78", "io.kaalia.contract": "63", "io.kaalia.schema": "1"}]
+)
+async def test_foreign_container_is_never_touched(
+    runtime: ContainerRuntime, docker_host: PrivateDocker, labels: dict[str, str]
+) -> None:
+    body = {"Image": DEMO_IMAGE, "Cmd": ["sleep", "1000"], "Labels": labels}
+    docker_host.request("POST", "/containers/create?name=C.63", body)
+    docker_host.request("POST", "/containers/C.63/start")
+    before = docker_host.inspect("C.63")
+
+    error = await refused(runtime.create(build_placement(63)))
+    assert error.code == "name_taken"
+    assert (await refused(runtime.start(63))).code == "not_found"
+    assert (await refused(runtime.logs(63, 1))).code == "not_found"
+    await runtime.stop(63, 0)
+    await runtime.remove(63)
+
+    assert await runtime.inspect(63) is None
+    assert await runtime.observe() == ()
+    assert docker_host.inspect("C.63")["State"] == before["State"]
+    assert "kaalia-63" not in {network["Name"] for network in docker_host.request("GET", "/networks")}
+
+
+async def test_foreign_network_is_never_touched(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    docker_host.request("POST", "/networks/create", {"Name": "kaalia-64"})
+
+    error = await refused(runtime.create(build_placement(64)))
+    await runtime.remove(64)
+
+    assert error.code == "network_exists"
+    assert "kaalia-64" in {network["Name"] for network in docker_host.request("GET", "/networks")}
+
+
+async def test_network_with_another_subnet_is_replaced(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    await runtime.create(build_placement(65, subnet="172.28.65.0/29"))
+    await runtime.create(build_placement(65, subnet="172.28.66.0/29"))
+
+    running = await runtime.start(65)
+
+    address = docker_host.inspect("C.65")["NetworkSettings"]["Networks"]["kaalia-65"]["IPAddress"]
+    assert running.state is ObservedState.RUNNING
+    assert address.startswith("172.28.66.")
+
+
+async def test_taken_port_is_named_and_another_one_can_be_given(runtime: ContainerRuntime) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 43120))
+        other.listen()
+        await runtime.create(build_placement(66, ports=build_ports(43120, tcp=1)))
+        error = await refused(runtime.start(66))
+
+    assert error.code == "port_taken"
+    await runtime.create(build_placement(66, ports=build_ports(43121, tcp=1)))
+    assert (await runtime.start(66)).ports[0].host_port == 43121
+
+
+async def test_identity_port_has_the_same_number_inside_and_outside(runtime: ContainerRuntime) -> None:
+    port = PortBinding(70000, 43130, 43130, Protocol.TCP)
+    await runtime.create(build_placement(67, spec=build_spec(args=("serve", "43130")), ports=(port,)))
+    await runtime.start(67)
+
+    assert await answered(ask_tcp, 43130) == "served on 43130\n"
+
+
+async def test_program_that_does_not_exist_is_named(runtime: ContainerRuntime) -> None:
+    await runtime.create(build_placement(68, spec=build_spec(args=("/nope",))))
+
+    error = await refused(runtime.start(68))
+
+    assert error.code == "container_start_failed"
+    assert "/nope" in error.problem.evidence
+
+
+async def test_image_that_is_not_here_is_named(runtime: ContainerRuntime) -> None:
+    error = await refused(runtime.create(build_placement(69, spec=build_spec(image="kaalia/none"))))
+
+    assert error.code == "image_not_found"
+    assert await runtime.image("kaalia/none") is None
+
+
+async def test_image_says_its_exposed_ports(runtime: ContainerRuntime) -> None:
+    facts = await runtime.image(EXPOSE_IMAGE)
+
+    assert facts is not None
+    assert facts.exposed_ports == (PortRequest(8080), PortRequest(9000, Protocol.UDP))
+    assert facts.size_bytes > MIB
+
+
+async def test_logs_give_the_last_lines_and_at_most_a_mebibyte(runtime: ContainerRuntime) -> None:
+    script = "seq 1 30000; echo oops >&2; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end"
+    await runtime.create(build_placement(70, spec=build_spec(args=("sh", "-c", script))))
+    await runtime.start(70)
+    await output(runtime, 70, "end\n")
+
+    assert (await runtime.logs(70, 1)) == "end\n"
+    everything = await runtime.logs(70, 100_000)
+    assert len(everything) == MIB
+    assert everything.endswith("x\nend\n")
+
+
+async def test_observe_is_complete_and_asks_details_once(
+    runtime: ContainerRuntime, docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    inspect = docker_engine.inspect_container
+
+    async def counted(name: str) -> object:
+        asked.append(name)
+        return await inspect(name)
+
+    for contract_id in (71, 72, 73):
+        await runtime.create(build_placement(contract_id))
+    await runtime.start(71)
+    monkeypatch.setattr(docker_engine, "inspect_container", counted)
+
+    first = await runtime.observe()
+    assert len(asked) == 3
+    second = await runtime.observe()
+
+    assert {(seen.contract_id, seen.state) for seen in first} == {
+        (71, ObservedState.RUNNING),
+        (72, ObservedState.CREATED),
+        (73, ObservedState.CREATED),
+    }
+    assert second == first
+    assert len(asked) <= 4, "only a status text that turned a second older may be asked again"
+
+
+async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRuntime) -> None:
+    await runtime.create(build_placement(74))
+    await runtime.start(74)
+    (before,) = await runtime.observe()
+
+    await runtime.stop(74, 0)
+    await runtime.start(74)
+    (after,) = await runtime.observe()
+
+    assert after.state is before.state
+    assert after.pid != before.pid
+    assert after.started_at != before.started_at
+
+
+async def test_events_say_where_to_look(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    events = runtime.events()
+    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
+
+    docker_host.request("POST", "/containers/create?name=other", {"Image": DEMO_IMAGE})
+    await runtime.create(build_placement(75))
+    seen = await asyncio.wait_for(anext(events), 10)
+    await events.aclose()  # type: ignore[attr-defined]
+
+    assert seen == 75
+
+
+async def test_waiting_for_events_is_cancelled_at_once(runtime: ContainerRuntime) -> None:
+    events = runtime.events()
+    await asyncio.wait_for(anext(events), 10)
+    loop = asyncio.get_running_loop()
+
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(events), 0.2)
+
+    assert loop.time() - began < 1
+
+
+async def test_killed_engine_is_unknown_not_absent_and_comes_back(
+    runtime: ContainerRuntime, docker_host: PrivateDocker
+) -> None:
+    await runtime.create(build_placement(76))
+    before = await runtime.start(76)
+    events = runtime.events()
+    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
+
+    await asyncio.to_thread(docker_host.kill)
+    try:
+        for attempt in (
+            runtime.observe(),
+            runtime.inspect(76),
+            runtime.engine(),
+            runtime.remove(76),
+            runtime.stop(76, 0),
+        ):
+            assert (await refused(attempt)).code == "engine_unavailable"
+    finally:
+        await asyncio.to_thread(docker_host.start)
+
+    assert await asyncio.wait_for(anext(events), 30) == ANY_CONTRACT
+    assert await runtime.observe() == (before,)
+    await events.aclose()  # type: ignore[attr-defined]
+
+
+async def test_engine_that_was_never_there_is_unavailable(
+    runtime: ContainerRuntime, docker_host: PrivateDocker
+) -> None:
+    engine = DockerEngine(docker_host.root / "nothing.sock")
+
+    error = await refused(ContainerRuntime(engine, MACHINE_ID).observe())
+    engine.close()
+
+    assert error.code == "engine_unavailable"
+    assert "nothing.sock" in error.problem.evidence or "No such file" in error.problem.evidence
+
+
+async def test_many_creates_of_one_contract_make_one_container(
+    runtime: ContainerRuntime, docker_host: PrivateDocker
+) -> None:
+    placement = build_placement(77)
+
+    results = await asyncio.gather(*(runtime.create(placement) for _ in range(6)), return_exceptions=True)
+
+    ids = {result for result in results if isinstance(result, str)}
+    problems = {result.code for result in results if isinstance(result, WorkloadError)}
+    assert len(ids) == 1
+    assert problems <= {"name_taken", "network_exists", "subnet_taken"}
+    assert await runtime.create(replace(placement)) in ids
+    assert [network["Name"] for network in docker_host.request("GET", "/networks")].count("kaalia-77") == 1
