@@ -1,0 +1,292 @@
+"""I1, I2 and I3 against a renter, an owner, an engine and a daemon that all do what they like, in any order."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.model.workload import WorkloadState
+from kaalia.reconciler import crash
+from kaalia.runtime.base import Observed, ObservedState, Placement
+from kaalia.store.changes import Changes
+from kaalia.store.claims import all_claims
+from kaalia.store.contracts import mark_missing
+from kaalia.store.database import Database
+from kaalia.store.intents import open_intents
+from tests.reconciler.rig import IMAGE, Rig, contract
+from tests.support.builders import build_report
+from tests.support.clock import FakeClock
+from tests.support.fake_runtime import FakeRuntime
+
+IDS = st.integers(51, 54)
+MUTATIONS = ("create", "start", "stop", "remove")
+
+
+class WatchedRuntime(FakeRuntime):
+    """Keeps a note of every verb that comes without an intent, and of every stop that nobody wished."""
+
+    def __init__(self, clock: FakeClock, agreed: dict[int, Contract], ended: set[int]) -> None:
+        super().__init__(clock)
+        self._agreed = agreed
+        self._ended = ended
+        self.rig: Rig | None = None
+
+    async def create(self, placement: Placement) -> str:
+        await self._need_intent("create", placement.contract.contract_id)
+        return await super().create(placement)
+
+    async def start(self, contract_id: int) -> Observed:
+        await self._need_intent("start", contract_id)
+        if is_expired(self._agreed[contract_id], self._clock.now()):
+            self.violations.append(f"start of C.{contract_id} after its end")
+        return await super().start(contract_id)
+
+    async def stop(self, contract_id: int, grace_s: float) -> None:
+        await self._need_intent("stop", contract_id)
+        self._need_wish("stop", contract_id)
+        await super().stop(contract_id, grace_s)
+
+    async def remove(self, contract_id: int) -> None:
+        await self._need_intent("remove", contract_id)
+        self._need_wish("remove", contract_id)
+        await super().remove(contract_id)
+
+    async def _need_intent(self, verb: str, contract_id: int) -> None:
+        assert self.rig is not None
+        known = await self.rig.store.read(open_intents)
+        if contract_id not in {intent.contract_id for intent in known}:
+            self.violations.append(f"{verb} of C.{contract_id} without an intent")
+
+    def _need_wish(self, verb: str, contract_id: int) -> None:
+        """I1: what runs is stopped for a reason that was agreed, and removed only at its end or for a successor."""
+        container, agreed = self.containers.get(contract_id), self._agreed[contract_id]
+        if container is None or container.state is not ObservedState.RUNNING:
+            return
+        is_over = agreed.desired is Desired.ENDED or contract_id in self._ended
+        is_replaced = container.generation < agreed.generation
+        wished = is_over or is_replaced
+        if verb == "stop":
+            is_rebooted = agreed.restart_count > 0
+            wished |= agreed.desired is Desired.STOPPED or is_expired(agreed, self._clock.now()) or is_rebooted
+        if not wished:
+            self.violations.append(f"{verb} of C.{contract_id}, which nobody wished")
+
+
+class Machine(RuleBasedStateMachine):
+    """One machine with two GPUs and a narrow port range, four contracts, one store that survives crashes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda _, context: None)
+        self.folder = TemporaryDirectory()
+        self.clock = FakeClock()
+        self.agreed: dict[int, Contract] = {}
+        self.ended: set[int] = set()
+        self.missing: dict[int, int] = {}
+        self.runtime = WatchedRuntime(self.clock, self.agreed, self.ended)
+        self.store = Database(Path(self.folder.name) / "state.db", Changes())
+        self.do(self.store.open())
+
+    def do(self, work: Any) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @initialize()
+    def begin(self) -> None:
+        self.rig = self.do(self._rig())
+        self.runtime.rig = self.rig
+        report = build_report(self.clock.now())
+        network = replace(report.network, port_range=replace(report.network.port_range, first=40000, last=40011))
+        self.do(self.rig.prepare(replace(report, network=network)))
+
+    async def _rig(self) -> Rig:
+        return Rig(self.store, Changes(), self.clock, self.runtime)
+
+    # The renter
+
+    @rule(contract_id=IDS, gpus=st.sampled_from([1, 1, 2]), hours=st.integers(1, 4))
+    def rent(self, contract_id: int, gpus: int, hours: int) -> None:
+        if contract_id not in self.agreed:
+            self._put(contract(contract_id, gpus=gpus, end_at=self.clock.now() + timedelta(hours=hours)))
+
+    @rule(contract_id=IDS, desired=st.sampled_from([Desired.RUNNING, Desired.STOPPED]))
+    def wish(self, contract_id: int, desired: Desired) -> None:
+        self._change(contract_id, desired=desired)
+
+    @rule(contract_id=IDS)
+    def destroy(self, contract_id: int) -> None:
+        self._change(contract_id, desired=Desired.ENDED)
+
+    @rule(contract_id=IDS)
+    def reboot_instance(self, contract_id: int) -> None:
+        if old := self.agreed.get(contract_id):
+            self._change(contract_id, restart_count=old.restart_count + 1)
+
+    @rule(contract_id=IDS)
+    def recycle(self, contract_id: int) -> None:
+        if old := self.agreed.get(contract_id):
+            self._change(contract_id, generation=old.generation + 1)
+
+    @rule(contract_id=IDS, hours=st.integers(1, 4))
+    def extend(self, contract_id: int, hours: int) -> None:
+        if (old := self.agreed.get(contract_id)) and old.end_at:
+            self._change(contract_id, end_at=old.end_at + timedelta(hours=hours))
+
+    def _change(self, contract_id: int, **changes: Any) -> None:
+        old = self.agreed.get(contract_id)
+        if old is not None and old.desired is not Desired.ENDED:
+            self._put(replace(old, **changes))
+
+    def _put(self, made: Contract) -> None:
+        self.agreed[made.contract_id] = made
+        self.missing.pop(made.contract_id, None)
+        self.do(self.rig.put(made))
+
+    # The marketplace
+
+    @rule()
+    def speak(self) -> None:
+        self.do(self.rig.speak())
+
+    @rule(contract_id=IDS)
+    def leave_out(self, contract_id: int) -> None:
+        if contract_id in self.agreed:
+            self.do(self.store.transaction(lambda tx: mark_missing(tx, contract_id, self.clock.now())))
+            self.missing[contract_id] = self.missing.get(contract_id, 0) + 1
+
+    # The world
+
+    @rule(contract_id=IDS, code=st.sampled_from([0, 1, 137]))
+    def process_ends(self, contract_id: int, code: int) -> None:
+        if contract_id in self.runtime.running():
+            self.runtime.exit(contract_id, code)
+
+    @rule(contract_id=IDS)
+    def owner_removes(self, contract_id: int) -> None:
+        if contract_id in self.runtime.containers:
+            self.runtime.vanish(contract_id)
+
+    @rule(verb=st.sampled_from([*MUTATIONS, "pull"]))
+    def lose_an_answer(self, verb: str) -> None:
+        self.runtime.faults.answer_lost.add(verb)
+
+    @rule(ports=st.sets(st.integers(40000, 40011), max_size=3))
+    def foreign_program_listens(self, ports: set[int]) -> None:
+        used = {port.host_port for one in self.runtime.running().values() for port in one.ports}
+        self.runtime.faults.foreign_ports = ports - used
+
+    @rule()
+    def image_is_pruned(self) -> None:
+        self.runtime.images.pop(IMAGE, None)
+
+    @rule()
+    def process_ends_at_once(self) -> None:
+        self.runtime.faults.exit_at_start = 1
+
+    @rule()
+    def engine_goes(self) -> None:
+        self.runtime.go_down()
+
+    @precondition(lambda self: self.runtime.faults.is_down)
+    @rule()
+    def engine_comes(self) -> None:
+        self.runtime.come_up()
+
+    @rule()
+    def machine_reboots(self) -> None:
+        self.runtime.reboot()
+        self.clock.advance(30)
+        self.do(self.rig.restart(booted_days_ago=10 / 86400))
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0, 1800.0, 3600.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for contract_id, revisions in self.missing.items():
+            if revisions >= 2:
+                self.ended.add(contract_id)
+
+    # The daemon
+
+    @rule(turns=st.integers(1, 3))
+    def turns(self, turns: int) -> None:
+        for _ in range(turns):
+            self.do(self._turn())
+
+    @rule(point=st.sampled_from(crash.POINTS))
+    def crash(self, point: str) -> None:
+        self.rig.crash_at = point
+        self.do(self._turn())
+        self.rig.crash_at = None
+        self.do(self.rig.restart())
+
+    @rule()
+    def die_anywhere(self) -> None:
+        self.do(self._half_a_turn())
+        self.do(self.rig.restart())
+
+    async def _turn(self) -> None:
+        self.rig.service.look_again()
+        await self.rig.service.reconcile()
+        await self.rig.idle()
+
+    async def _half_a_turn(self) -> None:
+        self.rig.service.look_again()
+        await self.rig.service.reconcile()
+        await asyncio.sleep(0.001)
+
+    # What always holds
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        assert self.runtime.violations == []
+
+    @invariant()
+    def what_runs_owns_what_it_uses(self) -> None:
+        held = {(claim.kind, claim.key): claim.contract_id for claim in self.do(self.store.read(all_claims))}
+        for one in self.runtime.running().values():
+            for uuid in one.gpu_uuids:
+                assert held.get(("gpu", uuid)) == one.contract_id, one
+            for port in one.ports:
+                assert held.get((f"port/{port.protocol}", str(port.host_port))) == one.contract_id, one
+
+    def teardown(self) -> None:
+        """In the end, with engine and daemon well, everything is as it was wished."""
+        if hasattr(self, "rig"):
+            self.runtime.faults = type(self.runtime.faults)()
+            self.do(self._settle_down())
+        self.do(self.rig.service.detach() if hasattr(self, "rig") else asyncio.sleep(0))
+        self.do(self.store.close())
+        self.loop.close()
+        self.folder.cleanup()
+
+    async def _settle_down(self) -> None:
+        await self.rig.speak()
+        for _ in range(3):
+            await self.rig.later(seconds=120)
+        assert self.runtime.violations == []
+        assert await self.rig.open_intents() == []
+        for contract_id, agreed in self.agreed.items():
+            row = await self.rig.row(contract_id)
+            if agreed.desired is Desired.ENDED:
+                assert row.state is WorkloadState.ENDED, row
+                assert await self.rig.claims(contract_id) == set(), row
+            elif agreed.desired is Desired.STOPPED or is_expired(agreed, self.clock.now()):
+                assert contract_id not in self.runtime.running(), row
+            if row.state is WorkloadState.RUNNING:
+                assert contract_id in self.runtime.running(), row
+
+
+TestInvariants = Machine.TestCase
+TestInvariants.settings = settings(
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
