@@ -164,8 +164,13 @@ class Registry:
         return await self._send_layer(request, blob.content)
 
     async def _send_layer(self, request: web.Request, content: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        first = request.http_range.start or 0
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(content) - first)}
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        response = web.StreamResponse(status=206 if first else 200, headers=headers)
         await response.prepare(request)
+        content = content[first:]
         for offset in range(0, len(content), _CHUNK_BYTES):
             if offset >= len(content) // 2:
                 if self.mode is Mode.CUT_OFF and request.transport is not None:

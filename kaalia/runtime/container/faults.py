@@ -118,7 +118,7 @@ _FAULTS = (
         "put Docker's data root on btrfs, or on xfs mounted with pquota",
     ),
     _fault(
-        r"unexpected eof|connection reset|broken pipe|httpreadseeker|failed to copy",
+        r"unexpected eof|connection reset|broken pipe|httpreadseeker|byte range|failed to copy",
         "pull_interrupted",
         "the registry's connection broke off",
         "it is tried again; layers that arrived are kept",
