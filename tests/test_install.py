@@ -1,0 +1,164 @@
+"""install.sh and uninstall.sh: dry runs, and a real installation below a prefix. The units, as systemd reads them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+Done = subprocess.CompletedProcess[str]
+
+
+def script(name: str, *args: str, **env: str) -> Done:
+    return subprocess.run(
+        [ROOT / name, *args], capture_output=True, text=True, timeout=110, check=False, env=os.environ | env
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*command, folder, ROOT], check=True, timeout=110)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def install(prefix: Path, wheel: Path, *args: str) -> Done:
+    # The dependencies are those of this environment: no network is needed.
+    offline = ["--pip-option=--no-deps", "--pip-option=--no-index", "--python", sys.executable]
+    target = ["--prefix", str(prefix), "--source", str(wheel)]
+    return script("install.sh", *target, *offline, *args, PYTHONPATH=sysconfig.get_paths()["purelib"])
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "releases/" not in str(path)}
+
+
+def test_a_dry_run_prints_every_step_and_changes_nothing(prefix: Path) -> None:
+    done = script("install.sh", "--dry-run", "--prefix", str(prefix), "--python", sys.executable)
+
+    assert done.returncode == 0, done.stderr
+    for step in ("-m venv", "pip install", "kaalia.yaml", "--check", "current", "kaalia.service"):
+        assert step in done.stdout
+    assert not prefix.exists()
+
+
+def test_a_dry_run_for_the_whole_machine_names_systemd(tmp_path: Path) -> None:
+    done = script("install.sh", "--dry-run", "--python", sys.executable)
+
+    assert done.returncode == 0, done.stderr
+    assert "+ systemctl daemon-reload" in done.stdout
+    assert "+ systemctl restart kaalia.service" in done.stdout
+
+
+def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
+    first = install(prefix, wheel, "--ports", "41000-41099")
+    assert first.returncode == 0, first.stderr
+    config = prefix / "etc/kaalia/kaalia.yaml"
+    assert "range: 41000-41099" in config.read_text()
+    python = str(prefix / "opt/kaalia/current/bin/python")
+    command = [python, "-P", "-m", "kaalia.daemon.run", "--config", str(config), "--check"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]})
+
+    config.write_text(config.read_text() + "# mine\n")
+    before = listing(prefix)
+    second = install(prefix, wheel)
+    assert second.returncode == 0, second.stderr
+    assert "is installed already" in second.stdout
+    assert config.read_text().endswith("# mine\n")
+    assert listing(prefix) == before
+
+    assert script("uninstall.sh", "--prefix", str(prefix), "--dry-run").returncode == 0
+    assert listing(prefix) == before
+
+    kept = script("uninstall.sh", "--prefix", str(prefix))
+    assert kept.returncode == 0, kept.stderr
+    assert config.exists()
+    assert not (prefix / "opt/kaalia").exists()
+    assert not (prefix / "etc/systemd/system/kaalia.service").exists()
+
+    assert script("uninstall.sh", "--prefix", str(prefix), "--purge").returncode == 0
+    assert not config.exists()
+    assert not [path for path in prefix.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    "args", [["--nope"], ["--ports"], ["--ports", "lots"], ["--prefix", "relative"], ["--source", "/nonexistent"]]
+)
+def test_wrong_usage_of_the_installer_ends_with_2_and_a_remedy(args: list[str]) -> None:
+    done = script("install.sh", "--dry-run", *args)
+
+    assert done.returncode == 2
+    assert "cannot install" in done.stderr
+    assert "remedy:" in done.stderr
+
+
+def docker_that_says(folder: Path, text: str, code: int = 0) -> str:
+    """A PATH whose `docker` answers like this."""
+    (folder / "bin").mkdir(parents=True)
+    docker = folder / "bin" / "docker"
+    docker.write_text(f"#!/bin/sh\necho '{text}'\nexit {code}\n")
+    docker.chmod(0o755)
+    return f"{docker.parent}:{os.environ['PATH']}"
+
+
+def uninstall_beside_docker(tmp_path: Path, path: str, *args: str) -> Done:
+    """Uninstall where the configured engine has a socket."""
+    prefix = tmp_path / "root"
+    python = prefix / "opt/kaalia/current/bin/python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.unlink(missing_ok=True)
+    python.write_text(f"#!/bin/sh\necho unix://{tmp_path}/docker.sock\n")
+    python.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "docker.sock"))
+        return script("uninstall.sh", "--prefix", str(prefix), *args, PATH=path)
+
+
+def test_uninstalling_is_refused_while_rented_containers_run(tmp_path: Path) -> None:
+    path = docker_that_says(tmp_path, "0123456789ab")
+
+    refused = uninstall_beside_docker(tmp_path, path)
+    assert refused.returncode == 1
+    assert "1 rented container(s) run on this machine" in refused.stderr
+    assert (tmp_path / "root/opt/kaalia").exists()
+
+    (tmp_path / "docker.sock").unlink()
+    forced = uninstall_beside_docker(tmp_path, path, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "run on: 0123456789ab" in forced.stdout
+    assert not (tmp_path / "root/opt/kaalia").exists()
+
+
+def test_uninstalling_is_refused_when_docker_cannot_be_asked(tmp_path: Path) -> None:
+    refused = uninstall_beside_docker(tmp_path, docker_that_says(tmp_path, "permission denied", 1))
+
+    assert refused.returncode == 1
+    assert "permission denied" in refused.stderr
+    assert (tmp_path / "root/opt/kaalia").exists()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("name", ["kaalia.service", "kaalia-marketplace.service"])
+def test_systemd_understands_the_unit(tmp_path: Path, name: str) -> None:
+    # The program is not installed here: any existing one stands for it.
+    text = (ROOT / "systemd" / name).read_text()
+    for program in ("/opt/kaalia/current/bin/python", "/opt/kaalia/current/bin/kaalia", "/usr/bin/nvidia-modprobe"):
+        text = text.replace(program, "/bin/true")
+    (tmp_path / name).write_text(text)
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
