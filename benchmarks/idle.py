@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 from tests.support.scene import scene
+from tests.support.waiting import wait_until
 
 PSS_LIMIT_MB = 60
 CPU_LIMIT_PERCENT = 0.5
 CONTAINERS = 10
+GPUS = 8
+"""The containers beyond the GPUs are stopped ones: GPUs are exclusive while running."""
 
 
 def main() -> int:
@@ -24,10 +27,15 @@ def main() -> int:
     minutes = parser.parse_args().minutes
     with scene(gpus="8xRTX_4090") as (stack, image):
         stack.list_machine()
-        for _ in range(8):
-            run_sleeper(stack, image)
-        for _ in range(CONTAINERS - 8):
-            run_sleeper(stack, image, local=True)
+        for number in range(CONTAINERS):
+            instance_id = stack.rent(
+                wait_until("an offer", lambda: stack.rentable_offer(1), 30),
+                **{"image": image, "disk": 1, "runtype": "args", "args": ["sleep", "99999"], "label": str(number)},
+            )
+            stack.wait_status(instance_id, "running")
+            if number < CONTAINERS - GPUS:
+                stack.renter_api.call("PUT", f"/api/v0/instances/{instance_id}/", {"state": "stopped"})
+                stack.wait_status(instance_id, "stopped")
         time.sleep(15)
         assert stack.daemon is not None
         figures = measure(stack.daemon.pid, minutes)

@@ -41,7 +41,7 @@ def main() -> int:
 
 def compare(stack: Stack, image: str, ports: int, rounds: int) -> dict[str, Any]:
     """Pairs of one launch by kaalia and one by bare Docker; medians, and the median of the pairwise ratios."""
-    client = docker.APIClient(base_url=stack.options.docker_host)
+    client = docker.APIClient(base_url=stack.engine.docker_host)
     launch(stack, client, image, ports)
     pairs = []
     for _ in range(rounds):

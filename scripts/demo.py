@@ -19,9 +19,12 @@ from typing import Any
 
 from tests.support.demo_engine import DemoEngine, open_engine
 from tests.support.stack import Stack, StackOptions, free_port
+from tests.support.vastai import CLIENT
 from tests.support.waiting import wait_until
 
 CONTAINER_PORT = 8080
+START_TIMEOUT_S = 30
+PULL_TIMEOUT_S = 900
 SERVE = "env > /www/env.txt; echo kaalia demo is up; exec httpd -f -p 8080 -h /www"
 
 
@@ -38,10 +41,10 @@ def main() -> int:
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         engine = cleanup.enter_context(open_engine(folder, options.gpus, say))
         image = options.image or engine.make_demo_image()
-        stack = Stack(folder, StackOptions(engine.docker_host, _port_range(), gpu_env=engine.gpu_env), say)
-        cleanup.callback(engine.remove_workloads)
+        stack = Stack(folder, StackOptions(engine.api, _port_range(), gpu_env=engine.gpu_env), say)
         cleanup.callback(stack.close)
         stack.up()
+        cleanup.callback(stack.remove_workloads)
         stack.list_machine(options.price)
         say(f"machine {stack.machine_id} is listed{_mark(options.gpus)}")
         if options.once:
@@ -59,16 +62,16 @@ def main() -> int:
 def rent_once(stack: Stack, image: str, say: Any, *, own_image: bool) -> dict[str, Any]:
     """Search, rent, reach, read and destroy through the installed client; says what was true."""
     renter = stack.renter
-    offers = renter.json("search", "offers", f"verified=any machine_id={stack.machine_id}", "--raw")
+    offers = renter.json("search", "offers", f"verified=any machine_id={stack.machine_id}")
     offer_id = int(offers[0]["id"])
-    say(f"offer {offer_id}: {offers[0]['num_gpus']} x {offers[0]['gpu_name']} at {offers[0]['dph_total']:.3f} $/h")
+    say(f"offer {offer_id}: {offers[0]['num_gpus']} x {offers[0]['gpu_name'] or 'GPU'} at {offers[0]['dph_total']:.3f} $/h")
     watch = RunningWatch(stack)
     create = ["create", "instance", str(offer_id), "--image", image, "--disk", "1", "--raw"]
     create += ["--env", f"-e KAALIA_DEMO=yes -p {CONTAINER_PORT}:{CONTAINER_PORT}"]
     create += ["--args", "sh", "-c", SERVE] if own_image else []
-    instance_id = int(renter.json(*create)["new_contract"])
+    instance_id = int(json.loads(renter.run(*create).stdout)["new_contract"])
     say(f"instance {instance_id} is created")
-    row = stack.wait_status(instance_id, "running", 300)
+    row = stack.wait_status(instance_id, "running", START_TIMEOUT_S if own_image else PULL_TIMEOUT_S)
     say(f"instance {instance_id} is running: {row['status_msg']}")
     port = int(row["ports"][f"{CONTAINER_PORT}/tcp"][0]["HostPort"])
     environment = _fetch(port, "/env.txt") if own_image else ""
@@ -82,7 +85,7 @@ def rent_once(stack: Stack, image: str, say: Any, *, own_image: bool) -> dict[st
         "http_ok": not own_image or "KAALIA_DEMO" in environment,
         "accept_to_running_s": round(watch.seconds(), 3),
     }
-    renter.json("destroy", "instance", str(instance_id), "-y", "--raw")
+    renter.run("destroy", "instance", str(instance_id), "-y")
     wait_until("the offer to be free again", stack.rentable_offer, 60)
     gone = stack.instance(instance_id) is None
     say(f"instance {instance_id} is destroyed")
@@ -111,7 +114,7 @@ class RunningWatch:
             body = self._stack.renter_api.get("/api/v1/instances/")
             for row in body["instances"] if body else []:
                 if row["actual_status"] == "running":
-                    self._seconds = time.time() - row["start_date"]  # noqa: DTZ - both are epochs of this machine
+                    self._seconds = time.time() - row["start_date"]
                     return
             time.sleep(0.02)
 
@@ -139,7 +142,7 @@ def _fetch(port: int, path: str) -> str:
 
 
 def _print_commands(stack: Stack, engine: DemoEngine, image: str, gpus: str | None) -> None:
-    client = Path(stack.renter.binary)
+    client = CLIENT
     args = f"--args sh -c '{SERVE}'" if engine.made_image else ""
     offer_id = stack.rentable_offer()
     print(

@@ -68,8 +68,7 @@ def template_round(sdk: Any) -> dict[str, Any]:
     sdk.destroy_instance(id=number)
     sdk.delete_template(template_id=template["id"])
     left = sdk.search_templates(query=f"id={template['id']}")
-    pairs = [pair for pair in row["extra_env"] if not str(pair[0]).startswith("-")]
-    return {"names": [t["name"] for t in found], "env": pairs, "left": len(left)}
+    return {"names": [t["name"] for t in found], "env": dict(row["extra_env"]), "left": len(left)}
 
 
 def wait(sdk: Any, number: int, status: str) -> Any:

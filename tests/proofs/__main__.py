@@ -5,9 +5,9 @@ import json
 import sys
 import time
 
-from tests.proofs import client, offline, restart
+from tests.proofs import client, restart
 
-PROOFS = {"restart": restart.prove, "offline": offline.prove, "client": client.prove}
+PROOFS = {"restart": restart.prove, "client": client.prove}
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import time
 
 from tests.proofs.report import Report, Say
 from tests.proofs.tenant import Tenant
+from tests.support.docker_engine import PrivateDocker
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -81,19 +82,20 @@ def settle(stack: Stack, other: int, work: str, report: Report) -> None:
             report.check(f"an interrupted {work} completes", False, str(error)[:300])
         stack.renter_api.call("DELETE", f"/api/v0/instances/{other}/", {})
     wait_until("the other instance to be gone", lambda: stack.rentable_offer(1), 60)
-    report.check("a destroyed instance leaves no container", not stack.docker_has(f"C.{other}"), other)
+    report.check("a destroyed instance leaves no container", not stack.engine.has_container(f"C.{other}"), other)
 
 
 def kill_dockerd(stack: Stack, tenant: Tenant, report: Report) -> None:
     """SIGKILL dockerd, start it again; live-restore keeps the tenant, kaalia finds it again."""
-    assert stack.engine is not None
-    stack.engine.kill()
+    engine = stack.engine
+    assert isinstance(engine, PrivateDocker)
+    engine.kill()
     report.counts["dockerd_kills"] += 1
     time.sleep(0.5)
     row = stack.instance(tenant.instance_id)
     report.check("show instance does not say stopped while dockerd is down", bool(row), row)
     restarted = time.monotonic()
-    stack.engine.start()
+    engine.start()
     stack.wait_status(tenant.instance_id, "running", 30)
     report.worst("slowest_after_dockerd_s", time.monotonic() - restarted)
     wait_until("the daemon to see dockerd again", lambda: stack.local_state(tenant.instance_id) == "running", 60)

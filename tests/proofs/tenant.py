@@ -34,7 +34,7 @@ class Tenant:
 
     def look(self) -> Identity:
         """Process and start time, from Docker itself."""
-        state = self._stack.docker_inspect(f"C.{self.instance_id}")["State"]
+        state = self._stack.engine.inspect(f"C.{self.instance_id}")["State"]
         return Identity(int(state["Pid"]), str(state["StartedAt"]))
 
     def serves(self) -> bool:

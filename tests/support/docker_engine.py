@@ -80,7 +80,12 @@ class PrivateDocker(EngineApi):
         log = (self.root / "dockerd.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment()
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C is for the program that will stop it in order
             )
         wait_until("dockerd to answer", self._answers, START_TIMEOUT_S)
 

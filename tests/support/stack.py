@@ -14,9 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
+from kaalia.client import LocalClient
+from kaalia.errors import KaaliaError
+from tests.support.engine_api import EngineApi
 from tests.support.rest import Rest
 from tests.support.vastai import VastAI
 from tests.support.waiting import wait_until
@@ -28,7 +32,7 @@ Say = Callable[[str], None]
 class StackOptions:
     """`gpu_env`: environment that points the probe at a simulated driver. `extra_config` is merged last."""
 
-    docker_host: str
+    engine: EngineApi
     port_range: str = "42000-42399"
     public_ip: str = "127.0.0.1"
     gpu_env: dict[str, str] | None = None
@@ -42,6 +46,7 @@ class Stack:
     def __init__(self, folder: Path, options: StackOptions, say: Say = lambda _: None) -> None:
         self.folder = folder
         self.options = options
+        self.engine = options.engine
         self._say = say
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -144,18 +149,39 @@ class Stack:
         try:
             return wait_until(f"instance {instance_id} to be {status}", look, timeout_s, every_s)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; row: {self.instance(instance_id)}; logs: {self.folder}") from None
+            row = self.instance(instance_id) or {}
+            seen = {key: row.get(key) for key in ("actual_status", "intended_status", "status_msg")}
+            raise TimeoutError(f"{error}; row: {seen}; the daemon's log:\n{self.log_text('daemon')[-3000:]}") from None
 
     def destroy(self, instance_id: int) -> None:
         """Destroy and wait until the machine has proven it gone: the offer is rentable again."""
         self.renter_api.call("DELETE", f"/api/v0/instances/{instance_id}/", {})
         wait_until("the offer to be rentable again", self.rentable_offer, 60)
 
+    def remove_workloads(self) -> None:
+        """Take away what still runs for this machine, as the renters would have done."""
+        for number in self._live_instances():
+            self.host_api.call("DELETE", f"/api/v0/instances/{number}/", {})
+            self.renter_api.call("DELETE", f"/api/v0/instances/{number}/", {})
+        wait_until("the containers to go", lambda: not self._live_instances(), 60, 0.2)
+
+    def _live_instances(self) -> list[int]:
+        filters = quote(json.dumps({"label": [f"io.kaalia.machine={self.machine_id}"]}))
+        found = self.engine.request("GET", f"/containers/json?all=1&filters={filters}")
+        return [int(container["Labels"]["io.kaalia.contract"]) for container in found]
+
+    def local_state(self, instance_id: int) -> str | None:
+        """The state of a contract's workload in the daemon's own words, over its socket; None while it does not say."""
+        try:
+            return str(LocalClient(self.socket).contract(instance_id).state)
+        except KaaliaError:
+            return None
+
     def write_config(self) -> None:
         config: dict[str, Any] = {
             "state_dir": str(self.folder / "state"),
             "socket": str(self.socket),
-            "docker": {"host": self.options.docker_host},
+            "docker": {"host": self.engine.docker_host},
             "ports": {"range": self.options.port_range, "public_ip": self.options.public_ip},
         }
         for key, value in (self.options.extra_config or {}).items():

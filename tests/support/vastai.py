@@ -10,6 +10,10 @@ CLIENT = Path(__file__).parents[2] / ".cache" / "vastai-venv" / "bin" / "vastai"
 """Where scripts/test installs the client; KAALIA_VASTAI names another one."""
 
 
+def program() -> str:
+    return os.environ.get("KAALIA_VASTAI", str(CLIENT))
+
+
 class VastAI:
     """One user of one marketplace. `home` is made when missing and keeps the client's files."""
 
@@ -20,9 +24,16 @@ class VastAI:
 
     def run(self, *args: str, timeout_s: float = 60, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run one command to its end. The client exits 0 for most refusals: read stdout and stderr."""
+        return self._run([program(), *args], timeout_s, stdin)
+
+    def python(self, script: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a script in the client's own interpreter, where `import vastai` is the SDK."""
+        return self._run([str(Path(program()).with_name("python")), "-c", script], timeout_s, None)
+
+    def _run(self, argv: list[str], timeout_s: float, stdin: str | None) -> subprocess.CompletedProcess[str]:
         self.home.mkdir(parents=True, exist_ok=True)
         return subprocess.run(
-            [os.environ.get("KAALIA_VASTAI", str(CLIENT)), *args],
+            argv,
             env=self.environment(),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -41,6 +52,20 @@ class VastAI:
             raise ValueError(
                 f"vastai {args}: {done.returncode} {done.stdout[-2000:]!r} {done.stderr[-2000:]!r}"
             ) from None
+
+    def python(self, script: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of ours in the client's own interpreter, as a user of the SDK class does."""
+        client = Path(os.environ.get("KAALIA_VASTAI", str(CLIENT)))
+        self.home.mkdir(parents=True, exist_ok=True)
+        return subprocess.run(
+            [str(client.with_name("python")), str(script)],
+            env={**self.environment(), **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     def environment(self) -> dict[str, str]:
         """Nothing of this user's own configuration; the key travels in the environment, not in argv."""

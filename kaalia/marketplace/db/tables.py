@@ -1,5 +1,7 @@
 """The marketplace's tables, as SQLAlchemy Core. Times are epoch seconds, money is text (Decimal), documents are JSON text.
 
+Ids are never given twice, not even after a delete: a renter may still hold the old one.
+
 Column names that the public API also uses keep the API's spelling, so that rows read like the contract.
 """
 
@@ -23,6 +25,7 @@ users = Table(
     Column("is_host", Boolean, nullable=False, default=False),
     Column("credit", String, nullable=False, default="0"),
     Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 api_keys = Table(
@@ -35,6 +38,7 @@ api_keys = Table(
     Column("permissions", Text, nullable=True),
     Column("instance_id", Integer, nullable=True),
     Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
 )
 """`permissions`: JSON `{"api": {category: constraints}}`, null = everything. `instance_id`: an instance's own key."""
 
@@ -66,6 +70,7 @@ machines = Table(
     Column("acked_seq", Integer, nullable=False, default=0),
     Column("applied_revision", Integer, nullable=False, default=0),
     Column("verification", String, nullable=False, default="unverified"),
+    sqlite_autoincrement=True,
 )
 """`report`: MachineReport JSON, `listing`: Listing JSON. `revision` grows with every change its daemon must see."""
 
@@ -77,6 +82,7 @@ asks = Table(
     Column("num_gpus", Integer, nullable=False),
     Column("contract_id", Integer, nullable=True),
     Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
 )
 """One rentable slice each; `contract_id` is set while rented. A machine without a GPU has one ask of 0 GPUs."""
 
@@ -100,6 +106,7 @@ contracts = Table(
     Column("ended_at", Float, nullable=True),
     Column("removed_at", Float, nullable=True),
     Column("idempotency_key", String, nullable=True),
+    sqlite_autoincrement=True,
 )
 """`document`: Contract JSON (what the daemon is told), `status`: its latest WorkloadStatus JSON, `request`: the merged
 create request (runtype, env pairs, image, onstart ... as the API shows them), `price_terms`: the listing frozen at rental.
@@ -117,6 +124,7 @@ templates = Table(
     Column("count_created", Integer, nullable=False, default=0),
     Column("recent_create_date", Float, nullable=True),
     Column("deleted_at", Float, nullable=True),
+    sqlite_autoincrement=True,
 )
 
 template_hashes = Table(
@@ -144,6 +152,7 @@ ssh_keys = Table(
     Column("public_key", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("deleted_at", Float, nullable=True),
+    sqlite_autoincrement=True,
 )
 
 tasks = Table(

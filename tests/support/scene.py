@@ -1,0 +1,34 @@
+"""A stack with an engine and an image, for proofs and benchmarks: everything private, everything gone at the end."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.support.docker_engine import PrivateDocker
+from tests.support.fake_nvidia.build import build, environment, install_hook
+from tests.support.fake_nvidia.profiles import machine, write
+from tests.support.images import import_demo
+from tests.support.stack import Stack, StackOptions
+
+
+@contextmanager
+def scene(gpus: str | None = None, folder: Path | None = None) -> Iterator[tuple[Stack, str]]:
+    """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090."""
+    with ExitStack() as cleanup:
+        home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
+        hook = install_hook(home / "hook")
+        engine = cleanup.enter_context(PrivateDocker(home / "docker", extra_path=hook.folder))
+        image = import_demo(engine)
+        gpu_env = simulated_gpus(home, gpus) if gpus else None
+        stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env))
+        cleanup.callback(stack.close)
+        stack.up()
+        yield stack, image
+
+
+def simulated_gpus(folder: Path, gpus: str) -> dict[str, str]:
+    """Build the simulated driver into `folder`; the environment that makes a probe read it."""
+    profile = folder / "gpus.txt"
+    write(profile, machine(gpus))
+    return environment(build(folder / "driver"), profile)
