@@ -6,11 +6,13 @@ Tasks are created here and nowhere else, so that nothing runs that nobody awaits
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from kaalia.errors import KaaliaError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits after consecutive failures of one loop; the last one repeats."""
@@ -39,6 +41,15 @@ async def run_forever(name: str, turn: Callable[[], Awaitable[None]]) -> None:
             failures += 1
         if failures:
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+
+
+async def answer_anyway(name: str, work: Awaitable[T], otherwise: Callable[[], T]) -> T:
+    """The guard of one request: an unexpected error is logged under `name`, and `otherwise` answers in its place."""
+    try:
+        return await work
+    except Exception:
+        log.exception("%s: unexpected error", name)
+        return otherwise()
 
 
 async def run_services(services: list[Service], stop: asyncio.Event) -> None:

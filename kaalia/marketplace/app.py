@@ -5,7 +5,6 @@ Answers are JSON with exactly `Content-Type: application/json`: the public clien
 """
 
 import json
-import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -20,10 +19,9 @@ from kaalia.marketplace.context import CONTEXT, Context
 from kaalia.marketplace.limits import RateLimit
 from kaalia.marketplace.routes import accounts, daemon, instances, machines, offers, templates
 from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
+from kaalia.service import answer_anyway
 from kaalia.wire import error as wire_error
 from kaalia.wire.error import ApiError
-
-log = logging.getLogger(__name__)
 
 ROUTES: tuple[Route, ...] = (
     *accounts.ROUTES,
@@ -165,7 +163,15 @@ def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Every refusal and every failure as a JSON body with a status."""
+    """Whatever goes wrong, the caller gets JSON: of the unexpected an id, under which the log has the rest."""
+    name = f"request {secrets.token_hex(8)}"
+    failure = ApiError(500, "internal_error", f"cannot answer: an unexpected error, {name}")
+    return await answer_anyway(
+        name, _refusals(request, handler), lambda: json_response(wire_error.body(failure), failure.status)
+    )
+
+
+async def _refusals(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except KaaliaError as error:
@@ -176,12 +182,6 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
         refusal = _http_refusal(request, error)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return json_response(wire_error.body(refusal), refusal.status, headers)
-    except Exception:
-        # The last resort of a request: whatever it was, the caller gets an id and the log gets the rest.
-        request_id = secrets.token_hex(8)
-        log.exception("request %s failed", request_id)
-        failure = ApiError(500, "internal_error", f"cannot answer: an unexpected error, request id {request_id}")
-        return json_response(wire_error.body(failure), 500)
 
 
 def _status(error: KaaliaError) -> int:

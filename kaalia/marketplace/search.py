@@ -1,14 +1,16 @@
 """Answers an offer search: every slice of a listed machine as a row, filtered, ordered and cut."""
 
+import asyncio
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from kaalia.contracts import query
 from kaalia.marketplace import listings, liveness
-from kaalia.marketplace.context import Context
+from kaalia.marketplace.context import Context, Settings
 from kaalia.marketplace.listings import AskRecord, Free
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.wire import facts
@@ -32,32 +34,56 @@ _KINDS = {
 _NO_FILTERS = frozenset({"order", "type", "limit", "allocated_storage", "client_id", "owner", "disable_bundling"})
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    kind: str
+    storage_gb: Decimal
+    limit: int
+    filters: Mapping[str, Any]
+    order: list[Any]
+
+
 async def search(context: Context, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows for the body of `POST /bundles/`. Raises ApiError 400 `invalid_args`, ContractError `filter_invalid`."""
-    now = context.clock.now()
-    kind = _kind(body.get("type"))
-    storage_gb = Decimal(str(_number("allocated_storage", body.get("allocated_storage"), DEFAULT_STORAGE_GB, 1e9)))
-    limit = int(_number("limit", body.get("limit"), ROWS_MAX, 1e9))
-    filters = _filters(body)
-    query.check(filters)
+    question = _read(body)
     async with context.engine.begin() as tx:
         found = await listings.everything(tx)
+    # Thousands of rows take longer than an event loop may be blocked.
+    return await asyncio.to_thread(_answer, found, question, context.clock.now(), context.settings)
+
+
+def _read(body: Mapping[str, Any]) -> _Question:
+    question = _Question(
+        kind=_kind(body.get("type")),
+        storage_gb=Decimal(str(_number("allocated_storage", body.get("allocated_storage"), DEFAULT_STORAGE_GB, 1e9))),
+        limit=int(_number("limit", body.get("limit"), ROWS_MAX, 1e9)),
+        filters=_filters(body),
+        order=_order(body.get("order")),
+    )
+    query.check(question.filters)
+    return question
+
+
+def _answer(
+    found: list[tuple[MachineRecord, Free, list[AskRecord]]], question: _Question, now: datetime, settings: Settings
+) -> list[dict[str, Any]]:
     rows = [
-        wire_offer.encode(offer, now, storage_gb, kind)
+        row
         for machine, free, records in found
-        for offer in _offers(context, machine, free, records, now)
+        for offer in _offers(machine, free, records, now, settings)
+        if _matches(row := wire_offer.encode(offer, now, question.storage_gb, question.kind), question.filters)
     ]
-    wanted = [row for row in rows if query.matches(_plainly_named(row), filters)]
-    ordered = query.sort(wanted, _order(body.get("order")))
-    return [_sendable(row) for row in ordered[: min(limit, ROWS_MAX)]]
+    ordered = query.sort(rows, question.order)
+    return [_sendable(row) for row in ordered[: min(question.limit, ROWS_MAX)]]
 
 
 def _offers(
-    context: Context, machine: MachineRecord, free: Free, records: list[AskRecord], now: datetime
+    machine: MachineRecord, free: Free, records: list[AskRecord], now: datetime, settings: Settings
 ) -> Iterator[Offer]:
     if machine.listing is None or machine.report is None:
         return
-    offline_after_s = context.settings.offline_after_s
+    hardware = facts.encode(machine.report)
+    reliability = liveness.reliability(machine, now, settings.offline_after_s)
     for record in records:
         if record.num_gpus > machine.num_gpus:
             continue  # a GPU is lost: what such a slice would be is not known
@@ -66,12 +92,13 @@ def _offers(
             machine_id=machine.id,
             host_id=machine.user_id,
             num_gpus=record.num_gpus,
+            machine_gpus=machine.num_gpus,
+            facts=hardware,
             disk_bytes=_disk_share(record, free),
-            report=machine.report,
             listing=machine.listing,
-            rentable=listings.can_rent(record, machine, now, context.settings),
+            rentable=listings.can_rent(record, machine, now, settings),
             rented=record.contract_id is not None or _is_taken(record, free),
-            reliability=liveness.reliability(machine, now, offline_after_s),
+            reliability=reliability,
             verification=machine.verification,
             start_at=record.created_at,
             end_at=listings.end_of_offer(machine.listing, now),
@@ -88,9 +115,9 @@ def _is_taken(record: AskRecord, free: Free) -> bool:
     return record.num_gpus > free.gpus if record.num_gpus else not free.idle
 
 
-def _plainly_named(row: dict[str, Any]) -> dict[str, Any]:
+def _matches(row: dict[str, Any], filters: Mapping[str, Any]) -> bool:
     name = row["gpu_name"]
-    return row if name is None else {**row, "gpu_name": facts.plain_gpu_name(name)}
+    return query.matches(row if name is None else {**row, "gpu_name": facts.plain_gpu_name(name)}, filters)
 
 
 def _filters(body: Mapping[str, Any]) -> dict[str, Any]:

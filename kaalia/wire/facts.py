@@ -4,6 +4,7 @@ A value that nobody measured is null. Nothing is guessed from a model's name.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from kaalia.contracts.query import driver_number
@@ -41,6 +42,7 @@ _NAME_RULES: tuple[tuple[str, str], ...] = (
 """Applied in order to NVML's product name; the results are the names that the public client lists and completes."""
 
 
+@lru_cache(maxsize=1024)
 def gpu_name(product_name: str) -> str:
     """NVML's product name as users know it: `NVIDIA GeForce RTX 4070 Ti SUPER` is `RTX 4070S Ti`."""
     name = product_name.strip()

@@ -4,6 +4,7 @@ What is not known is null; `dlperf` is left out until it is measured, since clie
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -11,9 +12,7 @@ from typing import Any
 
 from kaalia.contracts import pricing
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.model.machine import MachineReport
 from kaalia.units import GB
-from kaalia.wire import facts
 
 ENDLESS_S = 10 * 365 * 86400.0
 """`duration` of a listing that has no end: ten years, so that filters for long rentals find it."""
@@ -23,14 +22,18 @@ TB_IN_GB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One slice of a listed machine. `disk_bytes`: its share of the unallocated disk."""
+    """One slice of a listed machine.
+
+    `facts`: of the whole machine, as `wire.facts.encode` spells them; `disk_bytes`: the share of the unallocated disk.
+    """
 
     ask_id: int
     machine_id: int
     host_id: int
     num_gpus: int
+    machine_gpus: int
+    facts: Mapping[str, Any]
     disk_bytes: int
-    report: MachineReport
     listing: Listing
     rentable: bool
     rented: bool
@@ -42,14 +45,14 @@ class Offer:
 
 def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str = "on-demand") -> dict[str, Any]:
     """The row as searched and sent. `kind`: on-demand, bid or reserved. Sizes: MB of RAM, GB of disk; money: $/h."""
-    shared = facts.encode(offer.report)
     price = pricing.price(_terms(offer.listing, kind), offer.num_gpus, allocated_storage_gb)
     discount = offer.listing.credit_discount_max if kind == "reserved" else Decimal(0)
     costs = _costs(price, discount)
-    fraction = offer.num_gpus / len(offer.report.gpus) if offer.report.gpus else 1.0
-    memory_mb = shared["gpu_ram"] * offer.num_gpus
+    fraction = offer.num_gpus / offer.machine_gpus if offer.machine_gpus else 1.0
+    memory_mb = offer.facts["gpu_ram"] * offer.num_gpus
+    cores = offer.facts["cpu_cores"] * fraction
     return {
-        **shared,
+        **offer.facts,
         **_identity(offer),
         **_time(offer, now),
         **_prices(offer, price, discount),
@@ -57,13 +60,13 @@ def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str
         "instance": dict(costs),
         "gpu_frac": fraction,
         "gpu_total_ram": memory_mb,
-        "cpu_cores_effective": offer.report.cpu.logical_cores * fraction,
-        "cpu_ram": math.floor(shared["cpu_ram"] * fraction),
+        "cpu_cores_effective": cores,
+        "cpu_ram": math.floor(offer.facts["cpu_ram"] * fraction),
         "disk_space": round(offer.disk_bytes / GB, 3),
         "is_bid": kind == "bid",
         "reliability": offer.reliability,
         "reliability2": offer.reliability,
-        "score": score(offer.num_gpus, memory_mb, offer.report.cpu.logical_cores * fraction, price.dph_total),
+        "score": score(offer.num_gpus, memory_mb, cores, price.dph_total),
     }
 
 

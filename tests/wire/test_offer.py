@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kaalia.contracts.offer import Listing
 from kaalia.units import GB
+from kaalia.wire import facts
 from kaalia.wire import offer as wire_offer
 from kaalia.wire.offer import Offer
 from tests.support.clock import START
@@ -29,8 +30,9 @@ def offer(num_gpus: int = 2, gpus: int = 8, **changes: Any) -> Offer:
         "machine_id": 77,
         "host_id": 3,
         "num_gpus": num_gpus,
+        "machine_gpus": gpus,
+        "facts": facts.encode(machine_report(gpus=gpus)),
         "disk_bytes": 250 * GB,
-        "report": machine_report(gpus=gpus),
         "listing": LISTING,
         "rentable": True,
         "rented": False,
