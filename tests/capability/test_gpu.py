@@ -21,7 +21,7 @@ async def test_a_machine_without_gpu_says_so(tmp_path: Path) -> None:
     gpus, driver = await gpu.collect(NO_DRIVER, tmp_path, gaps)
 
     assert (gpus, driver) == ((), None)
-    assert gaps.missing == [Missing("gpus", "this machine has no NVIDIA GPU on its PCI bus and no NVIDIA driver")]
+    assert gaps.missing == [Missing("driver", "this machine has no NVIDIA GPU on its PCI bus and no NVIDIA driver")]
 
 
 async def test_gpus_without_driver_are_pointed_out(tmp_path: Path) -> None:
