@@ -26,6 +26,7 @@ TERMS = Listing(price_gpu_per_hour=Decimal("0.4"), price_min_bid_per_hour=Decima
 async def rented_market(folder: Path, report: MachineReport | None = None) -> AsyncIterator[Market]:
     """A marketplace with one listed machine of 8 GPUs, unless `report` says otherwise."""
     async with open_market(folder) as market:
+        market.context.settings = replace(market.context.settings, public_url=market.url)
         await list_machine(market.context, await add_machine(market.context, report))
         yield market
 

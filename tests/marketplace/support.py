@@ -121,6 +121,12 @@ class Client:
     async def run(self, *args: str) -> CompletedProcess[str]:
         return await asyncio.to_thread(self._program.run, *args)
 
+    async def python(self, text: str) -> CompletedProcess[str]:
+        """Run a script with the SDK at hand."""
+        script = self._program.home.with_suffix(".py")
+        script.write_text(text)
+        return await asyncio.to_thread(self._program.python, script)
+
     async def json(self, *args: str) -> Any:
         return await asyncio.to_thread(self._program.json, *args)
 

@@ -26,15 +26,13 @@ class VastAI:
         """Run one command to its end. The client exits 0 for most refusals: read stdout and stderr."""
         return self._run([program(), *args], timeout_s, stdin)
 
-    def python(self, script: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a script in the client's own interpreter, where `import vastai` is the SDK."""
-        return self._run([str(Path(program()).with_name("python")), "-c", script], timeout_s, None)
-
-    def _run(self, argv: list[str], timeout_s: float, stdin: str | None) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, argv: list[str], timeout_s: float, stdin: str | None, variables: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         self.home.mkdir(parents=True, exist_ok=True)
         return subprocess.run(
             argv,
-            env=self.environment(),
+            env={**self.environment(), **(variables or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -55,17 +53,7 @@ class VastAI:
 
     def python(self, script: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a script of ours in the client's own interpreter, as a user of the SDK class does."""
-        client = Path(os.environ.get("KAALIA_VASTAI", str(CLIENT)))
-        self.home.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(
-            [str(client.with_name("python")), str(script)],
-            env={**self.environment(), **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return self._run([str(Path(program()).with_name("python")), str(script)], 300, None, variables)
 
     def environment(self) -> dict[str, str]:
         """Nothing of this user's own configuration; the key travels in the environment, not in argv."""

@@ -41,14 +41,12 @@ async def rent_many(call: Call) -> dict[str, Any]:
 
 
 async def launch(call: Call) -> dict[str, Any]:
-    """Search and rent in one. The client prints `error` and `message` of a refusal here, not `msg`."""
+    """Search and rent in one. A refusal is a 200: of any other status the client shows nothing but the number."""
     try:
         return _rented(await rentals.launch(call.context, call.caller, call.body))
     except KaaliaError as error:
-        told = error.problem
-        refusal = error if isinstance(error, ApiError) else ApiError(400, told.code, told.message, remedy=told.remedy)
-        refusal.extra["message"] = wire_error.body(refusal)["msg"]
-        raise refusal from None
+        refusal = wire_error.body(error)
+        return {**refusal, "message": refusal["msg"]}
 
 
 async def list_v1(call: Call) -> dict[str, Any]:
