@@ -29,7 +29,9 @@ async def collect(probe: NvmlProbe, root: Path, gaps: Gaps) -> tuple[tuple[Gpu, 
 def _complete(reading: NvmlReading, root: Path, gaps: Gaps) -> tuple[Gpu, ...]:
     on_bus = pci.nvidia_gpus(root)
     if reading.state is not NvmlState.OK:
-        gaps.note("gpus", _why_none(reading, on_bus))
+        # Only the second is a fault: a machine without GPUs is complete as it is.
+        has_none = reading.state is NvmlState.NO_DRIVER and not on_bus
+        gaps.note("driver" if has_none else "gpus", _why_none(reading, on_bus))
         return ()
     _note_unseen(reading, on_bus, gaps)
     missing = list(reading.missing)
