@@ -1,10 +1,12 @@
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from kaalia.config import Config, load
 from kaalia.errors import ConfigError
@@ -142,3 +144,15 @@ def test_any_document_gives_a_configuration_or_a_config_error(
 
     with contextlib.suppress(ConfigError):
         assert load(path, {}) == Config()
+
+
+def test_the_documentation_lists_every_key_with_its_default() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    defaults = {
+        f"{name}.{key}" if isinstance(value, BaseModel) else name: inner
+        for name, value in Config()
+        for key, inner in (value if isinstance(value, BaseModel) else [("", value)])
+    }
+
+    assert rows == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in defaults.items()}
