@@ -38,7 +38,8 @@ MAX_LOG_BYTES = 1024**2
 RECONNECT_S = (1.0, 2.0, 5.0, 10.0)
 """Waits between attempts to get the event stream back; the last one repeats."""
 
-_LOOK_TIMEOUT_S = 30
+LOOK_TIMEOUT_S = 30
+"""An engine that says nothing for this long when it is only asked is taken for hung."""
 _WORK_TIMEOUT_S = 180
 _CALL_THREADS = 8
 _LONG_THREADS = 24
@@ -50,8 +51,9 @@ _SILENCE = (OSError, http.client.HTTPException, json.JSONDecodeError, struct.err
 class DockerEngine:
     """Typed calls to one Docker Engine on a unix socket. Create it anywhere; await it in one event loop."""
 
-    def __init__(self, socket_path: Path = DEFAULT_SOCKET) -> None:
+    def __init__(self, socket_path: Path = DEFAULT_SOCKET, look_timeout_s: int = LOOK_TIMEOUT_S) -> None:
         self.socket_path = socket_path
+        self._look_timeout_s = look_timeout_s
         self._lock = threading.Lock()
         self._clients: dict[int, APIClient] = {}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, "docker")
@@ -203,7 +205,7 @@ class DockerEngine:
         await self._in_thread(
             self._long,
             f"stop {name}",
-            lambda: self._client(_LOOK_TIMEOUT_S).stop(container_id, timeout=max(0, round(grace_s))),
+            lambda: self._client(self._look_timeout_s).stop(container_id, timeout=max(0, round(grace_s))),
         )
 
     async def remove_container(self, container_id: str, name: str) -> None:
@@ -221,7 +223,7 @@ class DockerEngine:
         doing = f"read the logs of {name}"
 
         def read() -> bytes:
-            with Stream(self.socket_path, _LOOK_TIMEOUT_S) as stream:
+            with Stream(self.socket_path, self._look_timeout_s) as stream:
                 stream.open(doing, "GET", self._path(f"/containers/{container_id}/logs"), params)
                 return _last_bytes(stream.frames())
 
@@ -261,7 +263,7 @@ class DockerEngine:
     # Threads
 
     async def _look(self, doing: str, work: Callable[[APIClient], T]) -> T:
-        return await self._in_thread(self._calls, doing, lambda: work(self._client(_LOOK_TIMEOUT_S)))
+        return await self._in_thread(self._calls, doing, lambda: work(self._client(self._look_timeout_s)))
 
     async def _work(self, doing: str, work: Callable[[APIClient], T]) -> T:
         return await self._in_thread(self._calls, doing, lambda: work(self._client(_WORK_TIMEOUT_S)))
@@ -300,7 +302,7 @@ class DockerEngine:
         if client is None:
             # docker-py would leave a socket open for each connection that fails: try one first.
             _peer_pid(self.socket_path)
-            with self._new_client(NEWEST_API, _LOOK_TIMEOUT_S) as newest:
+            with self._new_client(NEWEST_API, self._look_timeout_s) as newest:
                 version = agreed_api(newest.version(api_version=False))
             with self._lock:
                 client = self._clients.setdefault(timeout_s, self._new_client(version, timeout_s))
@@ -313,7 +315,7 @@ class DockerEngine:
         return client
 
     def _path(self, path: str) -> str:
-        return f"/v{self._client(_LOOK_TIMEOUT_S).api_version}{path}"
+        return f"/v{self._client(self._look_timeout_s).api_version}{path}"
 
     def _forget_clients(self) -> None:
         """After a silence the engine may come back as another version."""
@@ -342,7 +344,7 @@ def _last_bytes(chunks: Iterator[bytes]) -> bytes:
 def _peer_pid(socket_path: Path) -> int:
     """The process that listens on a unix socket, as the kernel noted it."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_LOOK_TIMEOUT_S)
+        connection.settimeout(LOOK_TIMEOUT_S)
         connection.connect(str(socket_path))
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[0])

@@ -82,7 +82,14 @@ class ContainerRuntime:
         container_id = await self._adopt(placement)
         await self._ensure_network(placement)
         if container_id is None:
-            container_id = await self._engine.create_container(name, body)
+            try:
+                container_id = await self._engine.create_container(name, body)
+            except WorkloadError as error:
+                # An earlier create whose answer was lost may have come through just now.
+                adopted = await self._adopt(placement) if error.code == "name_taken" else None
+                if adopted is None:
+                    raise
+                return adopted
             if tar := archive(contract.spec, contract.contract_id):
                 await self._engine.put_archive(container_id, name, "/", tar)
         return container_id

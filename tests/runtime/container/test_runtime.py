@@ -2,81 +2,24 @@
 
 import asyncio
 import socket
-import urllib.request
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from kaalia.errors import WorkloadError
-from kaalia.model.workload import LaunchMode, PortBinding, PortRequest, Protocol
-from kaalia.runtime.base import ANY_CONTRACT, ObservedState
+from kaalia.model.workload import LaunchMode, PortBinding, Protocol
+from kaalia.runtime.base import ObservedState
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
 from tests.support.builders import build_gpus
+from tests.support.containers import answered, ask_tcp, ask_udp, output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia.build import Hook
-from tests.support.images import DEMO_IMAGE, EXPOSE_IMAGE
+from tests.support.images import DEMO_IMAGE
 from tests.support.placements import MACHINE_ID, build_placement, build_ports, build_spec
 
 pytestmark = pytest.mark.docker
-
-
-@pytest_asyncio.fixture
-async def runtime(docker_engine: DockerEngine) -> AsyncIterator[ContainerRuntime]:
-    yield ContainerRuntime(docker_engine, MACHINE_ID)
-
-
-def ask_tcp(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
-        return str(response.read().decode())
-
-
-def ask_udp(port: int) -> bytes:
-    with socket.socket(type=socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
-        client.sendto(b"ping", ("127.0.0.1", port))
-        return client.recv(100)
-
-
-async def answered(ask: object, port: int) -> object:
-    """The first answer: the server in the container may need a moment."""
-    for _ in range(100):
-        try:
-            return await asyncio.to_thread(ask, port)  # type: ignore[arg-type]
-        except OSError:
-            await asyncio.sleep(0.05)
-    raise AssertionError(f"nothing answers on {port}")
-
-
-async def output(runtime: ContainerRuntime, contract_id: int, ending: str) -> str:
-    """The log once it holds `ending`."""
-    text = ""
-    for _ in range(100):
-        text = await runtime.logs(contract_id, 1000)
-        if ending in text:
-            return text
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"no {ending!r} in {text!r}")
-
-
-async def refused(awaitable: object) -> WorkloadError:
-    with pytest.raises(WorkloadError) as raised:
-        await awaitable  # type: ignore[misc]
-    return raised.value
-
-
-async def test_engine_says_what_it_is(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
-    engine = await runtime.engine()
-
-    assert engine.version.startswith("20.10")
-    assert engine.api_version == "1.41"
-    assert engine.storage_driver == ("btrfs" if docker_host.enforces_disk_size else "overlay2")
-    assert engine.enforces_disk_size is docker_host.enforces_disk_size
-    assert engine.live_restore
-    assert engine.gpu_mode == "device_request"
 
 
 async def test_life_without_ports(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
@@ -364,130 +307,6 @@ async def test_image_that_is_not_here_is_named(runtime: ContainerRuntime) -> Non
 
     assert error.code == "image_not_found"
     assert await runtime.image("kaalia/none") is None
-
-
-async def test_image_says_its_exposed_ports(runtime: ContainerRuntime) -> None:
-    facts = await runtime.image(EXPOSE_IMAGE)
-
-    assert facts is not None
-    assert facts.exposed_ports == (PortRequest(8080), PortRequest(9000, Protocol.UDP))
-    assert facts.size_bytes > MIB
-
-
-async def test_logs_give_the_last_lines_and_at_most_a_mebibyte(runtime: ContainerRuntime) -> None:
-    script = "seq 1 30000; echo oops >&2; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end"
-    await runtime.create(build_placement(70, spec=build_spec(args=("sh", "-c", script))))
-    await runtime.start(70)
-    await output(runtime, 70, "end\n")
-
-    assert (await runtime.logs(70, 1)) == "end\n"
-    everything = await runtime.logs(70, 100_000)
-    assert len(everything) == MIB
-    assert everything.endswith("x\nend\n")
-
-
-async def test_observe_is_complete_and_asks_details_once(
-    runtime: ContainerRuntime, docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    inspect = docker_engine.inspect_container
-
-    async def counted(name: str) -> object:
-        asked.append(name)
-        return await inspect(name)
-
-    for contract_id in (71, 72, 73):
-        await runtime.create(build_placement(contract_id))
-    await runtime.start(71)
-    monkeypatch.setattr(docker_engine, "inspect_container", counted)
-
-    first = await runtime.observe()
-    assert len(asked) == 3
-    second = await runtime.observe()
-
-    assert {(seen.contract_id, seen.state) for seen in first} == {
-        (71, ObservedState.RUNNING),
-        (72, ObservedState.CREATED),
-        (73, ObservedState.CREATED),
-    }
-    assert second == first
-    assert len(asked) <= 4, "only a status text that turned a second older may be asked again"
-
-
-async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRuntime) -> None:
-    await runtime.create(build_placement(74))
-    await runtime.start(74)
-    (before,) = await runtime.observe()
-
-    await runtime.stop(74, 0)
-    await runtime.start(74)
-    (after,) = await runtime.observe()
-
-    assert after.state is before.state
-    assert after.pid != before.pid
-    assert after.started_at != before.started_at
-
-
-async def test_events_say_where_to_look(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
-    events = runtime.events()
-    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
-
-    docker_host.request("POST", "/containers/create?name=other", {"Image": DEMO_IMAGE})
-    await runtime.create(build_placement(75))
-    seen = await asyncio.wait_for(anext(events), 10)
-    await events.aclose()  # type: ignore[attr-defined]
-
-    assert seen == 75
-
-
-async def test_waiting_for_events_is_cancelled_at_once(runtime: ContainerRuntime) -> None:
-    events = runtime.events()
-    await asyncio.wait_for(anext(events), 10)
-    loop = asyncio.get_running_loop()
-
-    began = loop.time()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(events), 0.2)
-
-    assert loop.time() - began < 1
-
-
-async def test_killed_engine_is_unknown_not_absent_and_comes_back(
-    runtime: ContainerRuntime, docker_host: PrivateDocker
-) -> None:
-    await runtime.create(build_placement(76))
-    before = await runtime.start(76)
-    events = runtime.events()
-    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
-
-    await asyncio.to_thread(docker_host.kill)
-    try:
-        for attempt in (
-            runtime.observe(),
-            runtime.inspect(76),
-            runtime.engine(),
-            runtime.remove(76),
-            runtime.stop(76, 0),
-        ):
-            assert (await refused(attempt)).code == "engine_unavailable"
-    finally:
-        await asyncio.to_thread(docker_host.start)
-
-    assert await asyncio.wait_for(anext(events), 30) == ANY_CONTRACT
-    assert await runtime.observe() == (before,)
-    await events.aclose()  # type: ignore[attr-defined]
-
-
-async def test_engine_that_was_never_there_is_unavailable(
-    runtime: ContainerRuntime, docker_host: PrivateDocker
-) -> None:
-    engine = DockerEngine(docker_host.root / "nothing.sock")
-
-    error = await refused(ContainerRuntime(engine, MACHINE_ID).observe())
-    engine.close()
-
-    assert error.code == "engine_unavailable"
-    assert "nothing.sock" in error.problem.evidence or "No such file" in error.problem.evidence
 
 
 async def test_many_creates_of_one_contract_make_one_container(
