@@ -25,7 +25,7 @@ from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
 from kaalia.marketplace import app, keys
 from kaalia.marketplace.context import Context, Settings
-from kaalia.marketplace.db.engine import open_engine, sqlite_url
+from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
 
 SHUTDOWN_S = 2.0
@@ -183,6 +183,7 @@ def _open_folder(data_dir: Path) -> None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir.chmod(0o700)
+        (data_dir / DATABASE_FILE).touch(mode=0o600)  # SQLite gives its other files the same mode
     except OSError as error:
         raise ConfigError(
             "data_dir_invalid",

@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from kaalia.errors import ConfigError, KaaliaError
 from kaalia.marketplace import keys, run
+from kaalia.marketplace.db.engine import DATABASE_FILE
 from kaalia.wire import signature
 from tests.support.clock import FakeClock
 
@@ -91,7 +92,9 @@ async def test_serves_until_a_signal(tmp_path: Path, number: int) -> None:
 
     assert status == 200
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
-    assert (tmp_path / "data" / keys.KEY_FILE).stat().st_mode & 0o777 == 0o600
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
+    assert set(modes) >= {keys.KEY_FILE, DATABASE_FILE}
+    assert set(modes.values()) == {0o600}
     with pytest.raises(OSError, match=r"refused|Connect"):
         socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 1)
 
