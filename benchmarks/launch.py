@@ -13,8 +13,7 @@ import sys
 import time
 from typing import Any
 
-import docker
-
+from tests.support.engine_api import EngineApi
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -41,13 +40,11 @@ def main() -> int:
 
 def compare(stack: Stack, image: str, ports: int, rounds: int) -> dict[str, Any]:
     """Pairs of one launch by kaalia and one by bare Docker; medians, and the median of the pairwise ratios."""
-    client = docker.APIClient(base_url=stack.engine.docker_host)
-    launch(stack, client, image, ports)
+    launch(stack, image, ports)
     pairs = []
     for _ in range(rounds):
-        kaalia_s, body = launch(stack, client, image, ports)
-        pairs.append((kaalia_s, bare(client, body)))
-    client.close()
+        kaalia_s, found = launch(stack, image, ports)
+        pairs.append((kaalia_s, bare(stack.engine, found)))
     return {
         "ports": ports,
         "kaalia_ms": round(1000 * statistics.median(pair[0] for pair in pairs), 1),
@@ -56,7 +53,7 @@ def compare(stack: Stack, image: str, ports: int, rounds: int) -> dict[str, Any]
     }
 
 
-def launch(stack: Stack, client: docker.APIClient, image: str, ports: int) -> tuple[float, dict[str, Any]]:
+def launch(stack: Stack, image: str, ports: int) -> tuple[float, dict[str, Any]]:
     """One rental; returns its seconds and the container as Docker describes it. It is destroyed again."""
     offer = wait_until("an offer", stack.rentable_offer, 30)
     env = {f"-p {9000 + number}:{9000 + number}": "1" for number in range(ports)}
@@ -64,29 +61,23 @@ def launch(stack: Stack, client: docker.APIClient, image: str, ports: int) -> tu
     instance_id = stack.rent(offer, image=image, disk=1, runtype="args", env=env, args=["sleep", "9999"])
     stack.wait_status(instance_id, "running", every_s=0.005)
     took = time.perf_counter() - started
-    body = client.inspect_container(f"C.{instance_id}")
-    body["Network"] = client.inspect_network(f"kaalia-{instance_id}")
+    found = stack.engine.inspect(f"C.{instance_id}")
+    found["Network"] = stack.engine.request("GET", f"/networks/kaalia-{instance_id}")
     stack.destroy(instance_id)
-    return took, body
+    return took, found
 
 
-def bare(client: docker.APIClient, body: dict[str, Any]) -> float:
-    """The same network and container by three Docker calls and nothing else."""
-    network = body["Network"]
+def bare(engine: EngineApi, found: dict[str, Any]) -> float:
+    """The same network and container by three raw calls of the Engine API and nothing else."""
+    network = {"Name": "bare", "Driver": "bridge", "IPAM": found["Network"]["IPAM"]}
+    body = {**found["Config"], "HostConfig": {**found["HostConfig"], "NetworkMode": "bare"}}
     started = time.perf_counter()
-    made = client._result(  # noqa: SLF001 - the raw call, as kaalia's client library makes it
-        client._post_json(  # noqa: SLF001
-            client._url("/networks/create"),  # noqa: SLF001
-            {"Name": "bare", "Driver": "bridge", "IPAM": network["IPAM"], "Options": network["Options"]},
-        ),
-        json=True,
-    )
-    config = {**body["Config"], "HostConfig": {**body["HostConfig"], "NetworkMode": "bare"}}
-    container = client.create_container_from_config(config, "bare")
-    client.start(container["Id"])
+    engine.request("POST", "/networks/create", network)
+    container = engine.request("POST", "/containers/create?name=bare", body)["Id"]
+    engine.request("POST", f"/containers/{container}/start")
     took = time.perf_counter() - started
-    client.remove_container(container["Id"], force=True)
-    client.remove_network(made["Id"])
+    engine.request("DELETE", f"/containers/{container}?force=1")
+    engine.request("DELETE", "/networks/bare")
     return took
 
 

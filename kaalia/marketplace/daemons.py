@@ -112,9 +112,17 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
             .where(tables.machines.c.id == machine_id)
             .values(stream_id=post.stream_id, acked_seq=acked_seq, **applied)
         )
+    for message in fresh:
+        log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
     if any(status.state is WorkloadState.ENDED for status in statuses):
         context.machine_bells.ring(machine_id)
     return StatusReply(acked_seq, now)
+
+
+def _in_words(message: StatusMessage) -> str:
+    if message.workload is None:
+        return str(message.kind)
+    return f"contract {message.workload.contract_id} is {message.workload.state}"
 
 
 async def take_result(context: Context, machine_id: int, task_id: str, result: TaskResult) -> None:

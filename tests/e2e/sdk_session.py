@@ -28,7 +28,8 @@ def main() -> None:
 
 def rent_and_look(sdk: Any) -> dict[str, Any]:
     """Search, create, show, label, logs, stop, start, reboot, destroy."""
-    offers = sdk.search_offers(query=f"verified=any num_gpus=1 gpu_name=RTX_4090 machine_id={MACHINE_ID}", limit=1)
+    query = f"verified=any num_gpus=1 gpu_name=RTX_4090 machine_id={MACHINE_ID}"
+    offers = sdk.search_offers(query=query, limit=1)
     made = sdk.create_instance(
         id=offers[0]["id"], image=IMAGE, disk=1, env="-e FROM=sdk -p 8000:8000 -h sdkhost", args=SERVE
     )
@@ -59,7 +60,7 @@ def template_round(sdk: Any) -> dict[str, Any]:
     updated = sdk.update_template(template["hash_id"], name="sdk two")
     found = sdk.search_templates(query=f"id={template['id']}")
     new = updated.get("template", updated)
-    offer = sdk.search_offers(query=f"verified=any num_gpus=2 machine_id={MACHINE_ID}")[0]
+    offer = free_offer(sdk, num_gpus=2)
     env = "-e MODEL_ID=b -e HF_TOKEN=hf_xxx"
     number = sdk.create_instance(id=offer["id"], template_hash=new["hash_id"], disk=2.0, env=env, args=SERVE)[
         "new_contract"
@@ -69,6 +70,17 @@ def template_round(sdk: Any) -> dict[str, Any]:
     sdk.delete_template(template_id=template["id"])
     left = sdk.search_templates(query=f"id={template['id']}")
     return {"names": [t["name"] for t in found], "env": dict(row["extra_env"]), "left": len(left)}
+
+
+def free_offer(sdk: Any, num_gpus: int) -> Any:
+    """The machine proves a destroyed instance gone before it offers its GPUs again: a moment."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        offers = sdk.search_offers(query=f"verified=any num_gpus={num_gpus} machine_id={MACHINE_ID}")
+        if offers:
+            return offers[0]
+        time.sleep(0.2)
+    raise TimeoutError(f"no offer of {num_gpus} GPUs came back")
 
 
 def wait(sdk: Any, number: int, status: str) -> Any:

@@ -5,9 +5,9 @@ import json
 import sys
 import time
 
-from tests.proofs import client, restart
+from tests.proofs import client, offline, restart
 
-PROOFS = {"restart": restart.prove, "client": client.prove}
+PROOFS = {"offline": offline.prove, "restart": restart.prove, "client": client.prove}
 
 
 def main() -> int:

@@ -36,9 +36,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
     return report
 
 
-def kill_during(
-    stack: Stack, tenant: Tenant, image: str, work: str, chance: random.Random, report: Report
-) -> None:
+def kill_during(stack: Stack, tenant: Tenant, image: str, work: str, chance: random.Random, report: Report) -> None:
     """Start some other work, kill the daemon a random moment later, restart it, check, clean up."""
     other = start_work(stack, image, work)
     time.sleep(chance.uniform(0, 0.6))
