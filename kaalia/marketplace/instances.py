@@ -42,11 +42,9 @@ async def rows(context: Context, caller: Caller, instance_id: int | None = None)
     return [wire.encode(_instance(context, row, owners[row.machine_id], names, now), now) for row in found]
 
 
-async def owned(tx: AsyncConnection, caller: Caller, instance_id: int, code: str = "no_such_instance") -> Row:
-    """The contract row of one live instance of the caller's. Raises ApiError 404 with `code`."""
+async def find(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row | None:
+    """The contract row of one live instance of the caller's, locked until the transaction ends."""
     row: Row | None = (await tx.execute(_mine(caller, [instance_id]).with_for_update())).one_or_none()
-    if row is None:
-        raise _missing([instance_id], code)
     return row
 
 
@@ -72,7 +70,7 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
 async def set_label(context: Context, caller: Caller, instance_id: int, label: str | None) -> None:
     """Label an instance; None takes the label away. Raises ApiError 404."""
     async with context.engine.begin() as tx:
-        row = await owned(tx, caller, instance_id)
+        row = await _owned(tx, caller, instance_id)
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(label=label))
 
 
@@ -82,7 +80,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
     Raises ApiError 404 `no_such_instance`, 400 `not_running`.
     """
     async with context.engine.begin() as tx:
-        row = await owned(tx, caller, instance_id)
+        row = await _owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
@@ -123,19 +121,26 @@ def _mine(caller: Caller, instance_ids: Collection[int] | None, live_only: bool 
     return query if instance_ids is None else query.where(contracts.c.id.in_(instance_ids))
 
 
+async def _owned(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row:
+    row = await find(tx, caller, instance_id)
+    if row is None:
+        raise _missing([instance_id])
+    return row
+
+
 async def _all_owned(
     tx: AsyncConnection, caller: Caller, instance_ids: Collection[int], live_only: bool = True
 ) -> list[Row]:
     found = list(await tx.execute(_mine(caller, instance_ids, live_only).with_for_update()))
     if missing := set(instance_ids) - {row.id for row in found}:
-        raise _missing(sorted(missing), "no_such_instance")
+        raise _missing(sorted(missing))
     return found
 
 
-def _missing(instance_ids: Iterable[int], code: str) -> ApiError:
+def _missing(instance_ids: Iterable[int]) -> ApiError:
     named = ", ".join(str(instance_id) for instance_id in instance_ids)
-    remedy = "`vastai show instances` lists yours"
-    return ApiError(404, code, f"cannot find instance {named}: no such instance of yours", remedy=remedy)
+    message = f"cannot find instance {named}: no such instance of yours"
+    return ApiError(404, "no_such_instance", message, remedy="`vastai show instances` lists yours")
 
 
 async def _change(tx: AsyncConnection, row: Row, contract: Contract, now: datetime) -> None:

@@ -171,7 +171,9 @@ async def _take_offer(
     record = await listings.ask(tx, ask_id)
     if record is None:
         remedy = "`vastai search offers` shows what is"
-        raise ApiError(404, "invalid_args", f"no_such_ask: offer {ask_id} is not available", remedy=remedy)
+        raise ApiError(
+            404, "invalid_args", f"cannot rent offer {ask_id}: no_such_ask, there is no such offer", remedy=remedy
+        )
     # Raising the revision first locks the machine's row: of two renters of overlapping slices the second one waits.
     await machines.bump(tx, record.machine_id)
     machine = await machines.get(tx, record.machine_id)
@@ -192,7 +194,9 @@ def _gone(ask_id: int, request: CreateRequest) -> ApiError:
     remedy = "Search again and rent another offer"
     if not request.cancel_unavail:
         remedy += "; cancel_unavail=false does not help yet, since instances are not queued here"
-    return ApiError(410, "no_such_ask", f"no_such_ask: offer {ask_id} is no longer available", remedy=remedy)
+    return ApiError(
+        410, "no_such_ask", f"cannot rent offer {ask_id}: no_such_ask, it is no longer available", remedy=remedy
+    )
 
 
 def _check_bid(request: CreateRequest, listing: Listing, num_gpus: int) -> None:

@@ -123,7 +123,10 @@ async def destroy_many(call: Call) -> dict[str, Any]:
 async def request_logs(call: Call) -> dict[str, Any]:
     context = call.context
     async with context.engine.begin() as tx:
-        row = await instances.owned(tx, call.caller, call.number("id"), code="invalid_id")
+        row = await instances.find(tx, call.caller, call.number("id"))
+        if row is None:
+            message = f"cannot read logs of instance {call.number('id')}: no such instance of yours"
+            raise ApiError(404, "invalid_id", message, remedy="`vastai show instances` lists yours")
         task_id = await logs.request(tx, row.machine_id, row.id, call.body, context.clock.now())
     context.machine_bells.ring(row.machine_id)
     return {"success": True, "result_url": f"{context.settings.public_url}/api/v0/blobs/{task_id}", "msg": ""}
