@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import offer
-from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import liveness, machines
 from kaalia.marketplace.context import Settings
@@ -164,15 +164,28 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
 
 def _rental(row: sa.Row[Any]) -> Rental:
     contract = _CONTRACT.validate_json(row.document)
-    state = None if row.status is None else _STATUS.validate_json(row.status).state
+    status = None if row.status is None else _STATUS.validate_json(row.status)
     return Rental(
         kind=contract.kind,
         gpus=contract.spec.gpu_count,
         disk_bytes=contract.spec.disk_bytes,
-        holds_gpus=contract.desired is Desired.RUNNING or state in _HOLDS_GPUS,
+        holds_gpus=_holds_gpus(contract, status),
         price_usd_per_hour=contract.price_usd_per_hour,
         end_at=contract.end_at,
     )
+
+
+def _holds_gpus(contract: Contract, status: WorkloadStatus | None) -> bool:
+    """It has GPUs, as far as is known, or it will get them: it should run, and its machine has not given it up."""
+    if status is not None and status.state in _HOLDS_GPUS:
+        return True
+    if contract.desired is not Desired.RUNNING:
+        return False
+    if status is None or status.generation < contract.generation:
+        return True
+    rejected = status.state is WorkloadState.REJECTED
+    expired = status.state is WorkloadState.STOPPED and is_expired(contract, status.as_of)
+    return not (rejected or expired)
 
 
 def _live_query() -> sa.Select[Any]:

@@ -86,6 +86,23 @@ async def test_gpus_are_free_once_a_stopped_workload_has_stopped(tmp_path: Path)
         assert await sizes(market, rentable=True) == []
 
 
+async def test_what_the_machine_refused_or_ended_holds_no_gpus(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        await market.list_machine(machine_report(gpus=2), end_date=market.clock.now().timestamp() + 100)
+        refused, expired = await rent(market, num_gpus=1), await rent(market, num_gpus=1, label="second")
+        assert await sizes(market, rentable=True) == []
+
+        await say(market, refused, WorkloadState.REJECTED)
+        assert await sizes(market, rentable=True) == [1]
+
+        market.clock.advance(100)
+        await say(market, expired, WorkloadState.STOPPED)
+        row = (await market.host.call("GET", "/api/v0/machines/1")).body[0]
+
+    assert row["gpu_occupancy"] == "x x"
+    assert row["current_rentals_resident"] == 2
+
+
 async def test_disk_is_split_over_the_free_gpus_and_held_until_removed(tmp_path: Path) -> None:
     async with open_market(tmp_path) as market:
         what = machine_report(gpus=2)
