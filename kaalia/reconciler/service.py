@@ -16,9 +16,10 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.contracts.placement import Held, Machine, Plan, Want, Wish, plan
 from kaalia.errors import KaaliaError, WorkloadError
+from kaalia.log import about
 from kaalia.model.workload import Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler import crash, status
-from kaalia.reconciler.actions import Action, Launch, Nothing, Restart, Start
+from kaalia.reconciler.actions import Action, Launch, Nothing, Record, Restart, Start
 from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
 from kaalia.reconciler.execute import ALIVE, execute, fail
@@ -281,7 +282,8 @@ class ReconcilerService:
             return
         self._retries.begin(contract_id, action, now_s)
         self._in_flight[contract_id] = action
-        self._actions.start(contract_id, self._do(contract_id, action, books))
+        with about(contract_id=contract_id):  # the task inherits it: all that is logged of it names the contract
+            self._actions.start(contract_id, self._do(contract_id, action, books))
 
     async def _do(self, contract_id: int, action: Action, books: Books) -> None:
         row, sight = books.workloads.get(contract_id), self._sights.of(contract_id)
@@ -289,6 +291,8 @@ class ReconcilerService:
         mark = self._sights.mark()
         try:
             observed = await execute(self._tools, action, row, before, books.report)
+            if not isinstance(action, Record):
+                log.info("reconciler: %s: %s", type(action).__name__.lower(), observed.state if observed else "absent")
             self._sights.saw(contract_id, observed, mark)
             self._retries.clear(contract_id)
         except KaaliaError as error:
