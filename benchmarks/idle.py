@@ -30,7 +30,11 @@ def main() -> int:
         for number in range(CONTAINERS):
             instance_id = stack.rent(
                 wait_until("an offer", lambda: stack.rentable_offer(1), 30),
-                **{"image": image, "disk": 1, "runtype": "args", "args": ["sleep", "99999"], "label": str(number)},
+                image=image,
+                disk=1,
+                runtype="args",
+                args=["sleep", "99999"],
+                label=str(number),
             )
             stack.wait_status(instance_id, "running")
             if number < CONTAINERS - GPUS:

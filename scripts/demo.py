@@ -64,7 +64,8 @@ def rent_once(stack: Stack, image: str, say: Any, *, own_image: bool) -> dict[st
     renter = stack.renter
     offers = renter.json("search", "offers", f"verified=any machine_id={stack.machine_id}")
     offer_id = int(offers[0]["id"])
-    say(f"offer {offer_id}: {offers[0]['num_gpus']} x {offers[0]['gpu_name'] or 'GPU'} at {offers[0]['dph_total']:.3f} $/h")
+    hardware = f"{offers[0]['num_gpus']} x {offers[0]['gpu_name']}" if offers[0]["num_gpus"] else "no GPU"
+    say(f"offer {offer_id}: {hardware}, {offers[0]['cpu_cores_effective']:g} cores, {offers[0]['dph_total']:.3f} $/h")
     watch = RunningWatch(stack)
     create = ["create", "instance", str(offer_id), "--image", image, "--disk", "1", "--raw"]
     create += ["--env", f"-e KAALIA_DEMO=yes -p {CONTAINER_PORT}:{CONTAINER_PORT}"]
