@@ -2,16 +2,17 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.errors import WorkloadError
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import Observed, ObservedState, Placement
@@ -23,19 +24,23 @@ from kaalia.store.intents import open_intents
 from tests.reconciler.rig import IMAGE, Rig, contract
 from tests.support.builders import build_report
 from tests.support.clock import FakeClock
-from tests.support.fake_runtime import FakeRuntime
+from tests.support.fake_runtime import FakeRuntime, Faults
 
-IDS = st.integers(51, 54)
+PICKS = st.integers(0, 3)
+"""Which of the living contracts; there are four at most."""
+WAYS = {"stop": Desired.STOPPED, "remove": Desired.ENDED}
+FATES = [(WAYS.get(point.split(".")[0], Desired.RUNNING), point) for point in crash.POINTS]
+"""A wish, and a point on the way to its fulfilment."""
 MUTATIONS = ("create", "start", "stop", "remove")
 
 
 class WatchedRuntime(FakeRuntime):
     """Keeps a note of every verb that comes without an intent, and of every stop that nobody wished."""
 
-    def __init__(self, clock: FakeClock, agreed: dict[int, Contract], ended: set[int]) -> None:
+    def __init__(self, clock: FakeClock, agreed: dict[int, Contract], missing: dict[int, list[datetime]]) -> None:
         super().__init__(clock)
         self._agreed = agreed
-        self._ended = ended
+        self._missing = missing
         self.rig: Rig | None = None
 
     async def create(self, placement: Placement) -> str:
@@ -69,7 +74,9 @@ class WatchedRuntime(FakeRuntime):
         container, agreed = self.containers.get(contract_id), self._agreed[contract_id]
         if container is None or container.state is not ObservedState.RUNNING:
             return
-        is_over = agreed.desired is Desired.ENDED or contract_id in self._ended
+        unheard = self._missing.get(contract_id, [])
+        is_forgotten = len(unheard) >= 2 and self._clock.now() >= unheard[0] + timedelta(minutes=30)
+        is_over = agreed.desired is Desired.ENDED or is_forgotten
         is_replaced = container.generation < agreed.generation
         wished = is_over or is_replaced
         if verb == "stop":
@@ -89,9 +96,8 @@ class Machine(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.clock = FakeClock()
         self.agreed: dict[int, Contract] = {}
-        self.ended: set[int] = set()
-        self.missing: dict[int, int] = {}
-        self.runtime = WatchedRuntime(self.clock, self.agreed, self.ended)
+        self.missing: dict[int, list[datetime]] = {}
+        self.runtime = WatchedRuntime(self.clock, self.agreed, self.missing)
         self.store = Database(Path(self.folder.name) / "state.db", Changes())
         self.do(self.store.open())
 
@@ -105,44 +111,55 @@ class Machine(RuleBasedStateMachine):
         report = build_report(self.clock.now())
         network = replace(report.network, port_range=replace(report.network.port_range, first=40000, last=40011))
         self.do(self.rig.prepare(replace(report, network=network)))
+        self.rent(gpus=1, hours=4, is_served=True)
+        self.rent(gpus=1, hours=2, is_served=False)
+        self.rent(gpus=2, hours=4, is_served=True)
 
     async def _rig(self) -> Rig:
         return Rig(self.store, Changes(), self.clock, self.runtime)
 
     # The renter
 
-    @rule(contract_id=IDS, gpus=st.sampled_from([1, 1, 2]), hours=st.integers(1, 4))
-    def rent(self, contract_id: int, gpus: int, hours: int) -> None:
-        if contract_id not in self.agreed:
-            self._put(contract(contract_id, gpus=gpus, end_at=self.clock.now() + timedelta(hours=hours)))
+    @rule(gpus=st.sampled_from([1, 1, 2]), hours=st.integers(1, 4), is_served=st.booleans())
+    def rent(self, gpus: int, hours: int, is_served: bool) -> None:
+        if len(self._living()) < 4:
+            end_at = self.clock.now() + timedelta(hours=hours)
+            self._put(contract(51 + len(self.agreed), gpus=gpus, end_at=end_at))
+        if is_served:
+            self.turns(2)
 
-    @rule(contract_id=IDS, desired=st.sampled_from([Desired.RUNNING, Desired.STOPPED]))
-    def wish(self, contract_id: int, desired: Desired) -> None:
-        self._change(contract_id, desired=desired)
+    @rule(pick=PICKS, desired=st.sampled_from([Desired.RUNNING, Desired.STOPPED]), is_served=st.booleans())
+    def wish(self, pick: int, desired: Desired, is_served: bool) -> None:
+        self._change(pick, desired=desired)
+        if is_served:
+            self.turns(1)
 
-    @rule(contract_id=IDS)
-    def destroy(self, contract_id: int) -> None:
-        self._change(contract_id, desired=Desired.ENDED)
+    @rule(pick=PICKS)
+    def destroy(self, pick: int) -> None:
+        self._change(pick, desired=Desired.ENDED)
 
-    @rule(contract_id=IDS)
-    def reboot_instance(self, contract_id: int) -> None:
-        if old := self.agreed.get(contract_id):
-            self._change(contract_id, restart_count=old.restart_count + 1)
+    @rule(pick=PICKS)
+    def reboot_instance(self, pick: int) -> None:
+        self._change(pick, restart_count=self._pick(pick).restart_count + 1)
 
-    @rule(contract_id=IDS)
-    def recycle(self, contract_id: int) -> None:
-        if old := self.agreed.get(contract_id):
-            self._change(contract_id, generation=old.generation + 1)
+    @rule(pick=PICKS)
+    def recycle(self, pick: int) -> None:
+        self._change(pick, generation=self._pick(pick).generation + 1)
 
-    @rule(contract_id=IDS, hours=st.integers(1, 4))
-    def extend(self, contract_id: int, hours: int) -> None:
-        if (old := self.agreed.get(contract_id)) and old.end_at:
-            self._change(contract_id, end_at=old.end_at + timedelta(hours=hours))
+    @rule(pick=PICKS, hours=st.integers(1, 4))
+    def extend(self, pick: int, hours: int) -> None:
+        self._change(pick, end_at=self.clock.now() + timedelta(hours=hours))
 
-    def _change(self, contract_id: int, **changes: Any) -> None:
-        old = self.agreed.get(contract_id)
-        if old is not None and old.desired is not Desired.ENDED:
-            self._put(replace(old, **changes))
+    def _living(self) -> list[Contract]:
+        return [one for one in self.agreed.values() if one.desired is not Desired.ENDED]
+
+    def _pick(self, pick: int) -> Contract:
+        living = self._living() or list(self.agreed.values())
+        return living[pick % len(living)]
+
+    def _change(self, pick: int, **changes: Any) -> None:
+        if self._living():
+            self._put(replace(self._pick(pick), **changes))
 
     def _put(self, made: Contract) -> None:
         self.agreed[made.contract_id] = made
@@ -151,25 +168,26 @@ class Machine(RuleBasedStateMachine):
 
     # The marketplace
 
-    @rule()
-    def speak(self) -> None:
-        self.do(self.rig.speak())
-
-    @rule(contract_id=IDS)
-    def leave_out(self, contract_id: int) -> None:
-        if contract_id in self.agreed:
+    @rule(pick=PICKS, times=st.integers(1, 2), minutes=st.sampled_from([1, 31]))
+    def leave_out(self, pick: int, times: int, minutes: int) -> None:
+        """A contract is missing in newer snapshots for a while."""
+        contract_id = self._pick(pick).contract_id
+        for _ in range(times):
             self.do(self.store.transaction(lambda tx: mark_missing(tx, contract_id, self.clock.now())))
-            self.missing[contract_id] = self.missing.get(contract_id, 0) + 1
+            self.missing.setdefault(contract_id, []).append(self.clock.now())
+        self.time_passes(minutes * 60.0, is_spoken=True)
 
     # The world
 
-    @rule(contract_id=IDS, code=st.sampled_from([0, 1, 137]))
-    def process_ends(self, contract_id: int, code: int) -> None:
+    @rule(pick=PICKS, code=st.sampled_from([0, 1, 137]))
+    def process_ends(self, pick: int, code: int) -> None:
+        contract_id = self._pick(pick).contract_id
         if contract_id in self.runtime.running():
             self.runtime.exit(contract_id, code)
 
-    @rule(contract_id=IDS)
-    def owner_removes(self, contract_id: int) -> None:
+    @rule(pick=PICKS)
+    def owner_removes(self, pick: int) -> None:
+        contract_id = self._pick(pick).contract_id
         if contract_id in self.runtime.containers:
             self.runtime.vanish(contract_id)
 
@@ -191,12 +209,18 @@ class Machine(RuleBasedStateMachine):
         self.runtime.faults.exit_at_start = 1
 
     @rule()
-    def engine_goes(self) -> None:
-        self.runtime.go_down()
+    def gpu_hook_fails(self) -> None:
+        self.runtime.faults.refuse_start = WorkloadError("gpu_hook_failed", "cannot start: no GPUs")
+        self.turns(1)
+        self.runtime.faults.refuse_start = None
 
-    @precondition(lambda self: self.runtime.faults.is_down)
-    @rule()
-    def engine_comes(self) -> None:
+    @rule(turns=st.integers(0, 2), ends_all=st.booleans())
+    def engine_is_away(self, turns: int, ends_all: bool) -> None:
+        self.runtime.go_down()
+        self.turns(turns)
+        if ends_all:
+            self.runtime.reboot(exit_code=137)
+        self.clock.advance(5)
         self.runtime.come_up()
 
     @rule()
@@ -205,12 +229,12 @@ class Machine(RuleBasedStateMachine):
         self.clock.advance(30)
         self.do(self.rig.restart(booted_days_ago=10 / 86400))
 
-    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0, 1800.0, 3600.0]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0, 3600.0]), is_spoken=st.booleans())
+    def time_passes(self, seconds: float, is_spoken: bool) -> None:
         self.clock.advance(seconds)
-        for contract_id, revisions in self.missing.items():
-            if revisions >= 2:
-                self.ended.add(contract_id)
+        if is_spoken:
+            self.do(self.rig.speak())
+        self.turns(1)
 
     # The daemon
 
@@ -218,6 +242,12 @@ class Machine(RuleBasedStateMachine):
     def turns(self, turns: int) -> None:
         for _ in range(turns):
             self.do(self._turn())
+
+    @rule(pick=PICKS, fate=st.sampled_from(FATES))
+    def wish_and_crash(self, pick: int, fate: tuple[Desired, str]) -> None:
+        desired, point = fate
+        self._change(pick, desired=desired)
+        self.crash(point)
 
     @rule(point=st.sampled_from(crash.POINTS))
     def crash(self, point: str) -> None:
@@ -258,13 +288,15 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end, with engine and daemon well, everything is as it was wished."""
-        if hasattr(self, "rig"):
-            self.runtime.faults = type(self.runtime.faults)()
-            self.do(self._settle_down())
-        self.do(self.rig.service.detach() if hasattr(self, "rig") else asyncio.sleep(0))
-        self.do(self.store.close())
-        self.loop.close()
-        self.folder.cleanup()
+        try:
+            if hasattr(self, "rig"):
+                self.runtime.faults = Faults()
+                self.do(self._settle_down())
+                self.do(self.rig.service.detach())
+        finally:
+            self.do(self.store.close())
+            self.loop.close()
+            self.folder.cleanup()
 
     async def _settle_down(self) -> None:
         await self.rig.speak()
@@ -272,21 +304,26 @@ class Machine(RuleBasedStateMachine):
             await self.rig.later(seconds=120)
         assert self.runtime.violations == []
         assert await self.rig.open_intents() == []
-        for contract_id, agreed in self.agreed.items():
-            row = await self.rig.row(contract_id)
-            if agreed.desired is Desired.ENDED:
-                assert row.state is WorkloadState.ENDED, row
-                assert await self.rig.claims(contract_id) == set(), row
-            elif agreed.desired is Desired.STOPPED or is_expired(agreed, self.clock.now()):
-                assert contract_id not in self.runtime.running(), row
-            if row.state is WorkloadState.RUNNING:
-                assert contract_id in self.runtime.running(), row
+        for agreed in self.agreed.values():
+            await self._check_end(agreed)
+
+    async def _check_end(self, agreed: Contract) -> None:
+        row = await self.rig.row(agreed.contract_id)
+        is_running = agreed.contract_id in self.runtime.running()
+        assert (row.state is WorkloadState.RUNNING) == is_running, row
+        assert (row.container_id is None) == (agreed.contract_id not in self.runtime.containers), row
+        if agreed.desired is Desired.ENDED:
+            assert row.state is WorkloadState.ENDED, row
+        if row.container_id is None:
+            assert await self.rig.claims(agreed.contract_id) == set(), row
+        if agreed.desired is not Desired.RUNNING or is_expired(agreed, self.clock.now()):
+            assert not is_running, row
 
 
 TestInvariants = Machine.TestCase
 TestInvariants.settings = settings(
-    max_examples=40,
-    stateful_step_count=25,
+    max_examples=60,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
