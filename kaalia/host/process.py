@@ -220,8 +220,8 @@ _P = TypeVar("_P", bound=_Output)
 async def _spawn(
     argv: Sequence[str], env: Mapping[str, str] | None, protocol: _P, *, with_stdin: bool
 ) -> tuple[asyncio.SubprocessTransport, _P]:
-    try:
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+    spawning = asyncio.gather(
+        asyncio.get_running_loop().subprocess_exec(
             lambda: protocol,
             *argv,
             stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
@@ -230,6 +230,16 @@ async def _spawn(
             env=env,
             start_new_session=True,
         )
+    )
+    try:
+        ((transport, _),) = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        # Cancelled halfway, asyncio kills the leader only and waits for ever for pipes that its children hold:
+        # let it start, which takes a few turns of the loop, and end it as any other.
+        with contextlib.suppress(OSError, ValueError):
+            ((transport, _),) = await asyncio.shield(spawning)
+            await _end(transport, protocol)
+        raise
     except FileNotFoundError as error:
         raise HostError(
             "command_missing", f"cannot run `{_shown(argv)}`: {error.filename} is not on this machine"
@@ -252,13 +262,15 @@ def _feed(transport: asyncio.SubprocessTransport, data: bytes | None, *, close: 
 
 async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
     """Make sure that the process group is gone and the pipes are closed, or abandon it after KILL_GRACE_S."""
-    if not output.closed.done():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(transport.get_pid(), signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILL_GRACE_S):
-                await asyncio.shield(output.exited)
-    transport.close()
+    try:
+        if not output.closed.done():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(transport.get_pid(), signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_GRACE_S):
+                    await asyncio.shield(output.exited)
+    finally:
+        transport.close()
 
 
 def _shown(argv: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,33 @@ async def test_cancelling_kills_the_process_group(tmp_path: Path) -> None:
         await task
 
     await gone(int(pid_file.read_text()))
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelling_a_command_that_is_just_being_started_ends_it(tmp_path: Path, turns: int) -> None:
+    pids = tmp_path / "pids"
+    task = asyncio.ensure_future(run(["sh", "-c", f"sleep 600 & echo $$ $! > {pids}; wait"], timeout_s=600))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        time.sleep(0.02)  # the command gets ahead while the loop stands still
+
+    task.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for pid in pids.read_text().split() if pids.exists() else []:
+        await gone(int(pid))
+
+
+async def test_cancelling_the_start_of_a_missing_command_is_just_cancelled() -> None:
+    task = asyncio.ensure_future(run(["kaalia-no-such-command"], timeout_s=600))
+    await asyncio.sleep(0)
+
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_grandchild_that_escapes_and_keeps_the_pipes_cannot_hold_us() -> None:
