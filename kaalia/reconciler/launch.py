@@ -17,7 +17,7 @@ from kaalia.model.workload import PortBinding, PortRequest, Protocol, WorkloadSt
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import Launch
 from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
-from kaalia.runtime.base import ImageFacts, Observed, Placement, RegistryLogin, Runtime
+from kaalia.runtime.base import ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
 from kaalia.service import Tasks
 from kaalia.store.claims import Claim, ClaimKind
 
@@ -89,25 +89,38 @@ async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repor
 
 
 async def _image(tools: Tools, action: Launch, row: WorkloadStatus | None) -> ImageFacts:
+    """The image, from this machine when anyone may have it. For a private one the registry decides, every time."""
     spec, contract_id = action.contract.spec, action.contract.contract_id
-    present = await tools.runtime.image(spec.image)
-    if present is not None:
+    present = None if spec.needs_registry_login else await tools.runtime.image(spec.image)
+    if present is not None and not await tools.ledger.is_private(spec.image, present.image_id):
         return present
     pulling = status.preparing(action.contract, row, action.gpu_uuids, WorkloadState.PULLING, tools.clock.now())
     await tools.ledger.intend("pull", pulling, action.gpu_uuids)
     tools.checkpoint("pull.intended")
     tools.pulling.add(contract_id)
     try:
-        login = await tools.login_source(contract_id) if spec.needs_registry_login else None
-        pulled = await tools.runtime.pull(spec.image, login, _progress(tools, pulling))
+        return await _pull(tools, action.contract, _progress(tools, pulling))
     finally:
         tools.pulling.discard(contract_id)
         tools.tasks.cancel(_progress_key(contract_id))
+
+
+async def _pull(tools: Tools, contract: Contract, progress: Progress) -> ImageFacts:
+    """Pull with the contract's login, and remember for the next renter whether it took one."""
+    spec = contract.spec
+    login = await tools.login_source(contract.contract_id) if spec.needs_registry_login else None
+    if login is not None:
+        await tools.ledger.mark_private(spec.image)
+    pulled = await tools.runtime.pull(spec.image, login, progress)
     tools.checkpoint("pull.done")
+    if login is None:
+        await tools.ledger.mark_public(spec.image, pulled.image_id)
+    else:
+        await tools.ledger.mark_private(pulled.image_id)
     return pulled
 
 
-def _progress(tools: Tools, pulling: WorkloadStatus) -> Callable[[str], None]:
+def _progress(tools: Tools, pulling: WorkloadStatus) -> Progress:
     """Tells the newest line, once a second at most."""
     told_at_s = tools.clock.monotonic_s()
     key = _progress_key(pulling.contract_id)

@@ -14,7 +14,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
 from kaalia.reconciler.actions import Frees
 from kaalia.runtime.base import Observed
-from kaalia.store import claims, contracts, enrolment, intents, machine, outbox, workloads
+from kaalia.store import claims, contracts, enrolment, images, intents, machine, outbox, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.contracts import StoredContract
@@ -110,6 +110,16 @@ class Ledger:
         told = tuple(statuses)
         if told:
             await self._database.transaction(lambda tx: self._put(tx, *told), Topic.WORKLOADS, Topic.OUTBOX)
+
+    async def is_private(self, *names: str) -> bool:
+        """An image of one of these references or ids came by a registry login."""
+        return await self._database.read(lambda tx: images.any_private(tx, names))
+
+    async def mark_private(self, *names: str) -> None:
+        await self._database.transaction(lambda tx: images.add_private(tx, names))
+
+    async def mark_public(self, *names: str) -> None:
+        await self._database.transaction(lambda tx: images.delete_private(tx, names))
 
     async def hold(self, wanted: Iterable[Claim]) -> None:
         """Claims for what was found running, next to those that the books have."""

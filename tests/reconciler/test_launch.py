@@ -4,7 +4,9 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from kaalia.contracts.contract import Desired
+import pytest
+
+from kaalia.contracts.contract import Contract, Desired
 from kaalia.errors import WorkloadError
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState
 from kaalia.reconciler.retries import RETRY_S
@@ -63,6 +65,71 @@ async def test_a_login_is_fetched_only_when_needed_and_right_before_the_pull(rig
 
     assert rig.runtime.logins == [rig.login]
     assert await rig.state() is WorkloadState.RUNNING
+
+
+DENIED = WorkloadError("registry_unauthorized", "cannot pull: the registry refuses access")
+
+
+def with_login(made: Contract) -> Contract:
+    return replace(made, spec=replace(made.spec, needs_registry_login=True))
+
+
+async def test_a_login_is_checked_by_the_registry_though_the_image_is_here(rig: Rig) -> None:
+    rig.login = RegistryLogin("docker.io", "ada", "wrong")
+    rig.runtime.faults.refuse_pulls = [DENIED]
+    await rig.put(with_login(contract()))
+
+    await rig.settle()
+
+    assert rig.runtime.logins == [rig.login]
+    assert await rig.state() is WorkloadState.FAILED
+
+
+@pytest.mark.parametrize("name", [IMAGE, "other/name:1"], ids=["same name", "other name of the same image"])
+async def test_an_image_that_came_by_a_login_is_not_given_to_others(rig: Rig, name: str) -> None:
+    rig.login = RegistryLogin("docker.io", "ada", "hush-hush")
+    rig.runtime.images[name] = rig.runtime.images[IMAGE]
+    await rig.put(with_login(contract()))
+    await rig.settle()
+    await rig.restart()
+    rig.runtime.faults.refuse_pulls = [DENIED]
+
+    other = contract(52)
+    await rig.put(replace(other, spec=replace(other.spec, image=name)))
+    await rig.settle()
+
+    refused = await rig.row(52)
+    assert refused.problem == DENIED.problem
+    assert await rig.state(51) is WorkloadState.RUNNING
+
+
+async def test_a_crash_after_the_pull_does_not_make_a_private_image_public(rig: Rig) -> None:
+    rig.login = RegistryLogin("docker.io", "ada", "hush-hush")
+    rig.crash_at = "pull.done"
+    await rig.put(with_login(contract()))
+    await rig.service.reconcile()
+    await rig.idle()
+    await rig.put(replace(with_login(contract()), desired=Desired.ENDED))
+    await rig.restart()
+    await rig.settle()
+    rig.runtime.faults.refuse_pulls = [DENIED]
+
+    await rig.put(contract(52))
+    await rig.settle()
+
+    assert (await rig.row(52)).problem == DENIED.problem
+
+
+async def test_an_image_that_the_registry_gives_to_anyone_is_asked_for_once(rig: Rig) -> None:
+    rig.login = RegistryLogin("docker.io", "ada", "hush-hush")
+    await rig.put(with_login(contract()))
+    await rig.settle()
+    for number in (52, 53):
+        await rig.put(contract(number - 1, desired=Desired.ENDED), contract(number))
+        await rig.settle()
+
+    assert await rig.state(53) is WorkloadState.RUNNING
+    assert rig.runtime.logins == [rig.login, None]
 
 
 async def test_a_busy_registry_is_asked_again_and_then_given_up(rig: Rig) -> None:
