@@ -262,6 +262,21 @@ async def test_a_first_start_that_does_not_work_leaves_nothing(rig: Rig) -> None
     assert await rig.open_intents() == []
 
 
+async def test_a_first_start_after_a_crash_that_does_not_work_leaves_nothing_either(rig: Rig) -> None:
+    rig.crash_at = "create.done"
+    await rig.put(contract())
+    await rig.service.reconcile()
+    await rig.idle()
+    await rig.restart()
+    rig.runtime.faults.refuse_start = WorkloadError("gpu_hook_failed", "cannot start C.51: no GPUs")
+
+    await rig.settle()
+
+    assert await rig.state() is WorkloadState.FAILED
+    assert rig.runtime.containers == {}
+    assert await rig.claims() == set()
+
+
 async def test_a_later_start_that_does_not_work_keeps_the_data(rig: Rig) -> None:
     await rig.put(contract())
     await rig.settle()
