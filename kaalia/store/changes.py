@@ -34,7 +34,9 @@ class Changes:
 async def wait(bell: asyncio.Event, timeout_s: float | None) -> bool:
     """Wait for the bell, at most `timeout_s`; clears it. False: it was the time-out."""
     try:
-        await asyncio.wait_for(bell.wait(), timeout_s)
+        # Not `wait_for`: in Python 3.11 that one loses a cancellation that comes together with a ring.
+        async with asyncio.timeout(timeout_s):
+            await bell.wait()
     except TimeoutError:
         return False
     bell.clear()

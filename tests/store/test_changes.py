@@ -36,3 +36,15 @@ async def test_a_ring_wakes_a_waiter(changes: Changes) -> None:
     asyncio.get_running_loop().call_later(0.01, changes.ring, Topic.OUTBOX)
 
     assert await wait(bell, None)
+
+
+async def test_a_cancellation_together_with_a_ring_is_not_lost(changes: Changes) -> None:
+    bell = changes.subscribe(Topic.OUTBOX)
+    waiter = asyncio.create_task(wait(bell, 10.0))
+    await asyncio.sleep(0.01)
+
+    changes.ring(Topic.OUTBOX)
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+
+    assert waiter.cancelled()
