@@ -63,14 +63,13 @@ async def fail(
     contract_id, generation = contract.contract_id, contract.generation
     failed = status.failed(contract_id, generation, row, problem, tools.clock.now())
     failed = replace(failed, restarts_done=contract.restart_count)
-    observed = await tools.runtime.inspect(contract_id)
-    # A crash may have come between create and start: such a container is started, not launched, and never ran either.
-    if isinstance(action, Launch) or (observed is not None and observed.started_at is None):
+    observed = None if isinstance(action, Launch) else await tools.runtime.inspect(contract_id)
+    if observed is None or observed.state is ObservedState.CREATED:
         await tools.runtime.remove(contract_id)
         await tools.ledger.settle(status.forget(failed), Frees.ALL, problem.code)
         return None
-    if observed is None or observed.state not in ALIVE:
-        await tools.ledger.settle(failed, Frees.GPUS, problem.code)
+    if observed.state not in ALIVE:
+        await tools.ledger.settle(replace(failed, container_id=observed.container_id), Frees.GPUS, problem.code)
     return observed
 
 
