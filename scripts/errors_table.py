@@ -51,28 +51,56 @@ def main() -> int:
 def entries(tree: ast.AST) -> list[Entry]:
     """Every `SomethingError("code", "sentence", remedy=...)` and `Problem(...)` whose code is written out."""
     result = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-        if not (name.endswith("Error") or name in ("Problem", "_refuse", "_invalid")):
-            continue
-        texts = [text(arg) for arg in node.args if not isinstance(arg, ast.Constant) or isinstance(arg.value, str)]
-        if len(texts) < 2 or not texts[0].isidentifier() or not texts[0].islower():
-            continue
-        remedy = next((text(word.value) for word in node.keywords if word.arg == "remedy"), "")
-        result.append(Entry(texts[0], texts[1], remedy))
+    for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))]:
+        words = assigned(scope)
+        for call in calls(scope):
+            texts = [text(arg, words) for arg in call.args if not _is_number(arg)]
+            if len(texts) < 2 or not texts[0].isidentifier() or not texts[0].islower():
+                continue
+            remedy = next((text(word.value, words) for word in call.keywords if word.arg == "remedy"), "")
+            result.append(Entry(texts[0], texts[1], remedy))
     return result
 
 
-def text(node: ast.expr) -> str:
+def calls(scope: ast.AST) -> list[ast.Call]:
+    """The calls that make errors, of this scope but not of functions inside it."""
+    found = []
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if name.endswith("Error") or name in ("Problem", "_refuse", "_invalid"):
+                found.append(node)
+        found += calls(node)
+    return found
+
+
+def assigned(scope: ast.AST) -> dict[str, ast.expr]:
+    """Sentences that a scope puts into a variable first."""
+    return {
+        node.targets[0].id: node.value
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant | ast.JoinedStr)
+    }
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and not isinstance(node.value, str)
+
+
+def text(node: ast.expr, words: dict[str, ast.expr]) -> str:
     """A string expression with its values as {names}, fit for a table cell."""
     if isinstance(node, ast.Constant):
         return str(node.value).replace("|", "\\|").replace("\n", " ")
     if isinstance(node, ast.JoinedStr):
-        return "".join(text(value) for value in node.values)
+        return "".join(text(value, words) for value in node.values)
     if isinstance(node, ast.FormattedValue):
         return "{" + ast.unparse(node.value).replace("|", "\\|") + "}"
+    if isinstance(node, ast.Name) and node.id in words:
+        return text(words[node.id], words)
     return "…"
 
 
