@@ -4,12 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from kaalia.contracts.contract import Desired
 from kaalia.model.workload import WorkloadState
-from kaalia.reconciler import crash
 from tests.reconciler.rig import Rig, contract
 
 
@@ -90,10 +88,3 @@ async def test_different_contracts_do_not_wait_for_each_other(running: Rig) -> N
     await running.until(lambda: running.is_in(WorkloadState.RUNNING, 52))
     await running.put(contract(52), contract(51, desired=Desired.ENDED))
     await running.until(lambda: running.is_in(WorkloadState.ENDED, 51))
-
-
-def test_crash_points_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(crash.VARIABLE, raising=False)
-
-    for point in crash.POINTS:
-        crash.at(point)
