@@ -15,9 +15,14 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.labels import machine_name
+from kaalia.service import run_forever
 from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database
+from kaalia.store.enrolment import Enrolment
+from kaalia.sync.enroll import load_key
+from kaalia.wire import signature
 
 ENROLMENT_LOOK_S = 2.0
 """`kaalia enroll` writes from another process, which rings no bell here."""
@@ -47,21 +52,26 @@ class TenantsService:
         self._runtime: Runtime | None = None
 
     async def run(self) -> None:
-        machine_id = await self._machine_id()
-        self._runtime = ContainerRuntime(self._engine, machine_id, clock=self._clock)
+        await run_forever(self.name, self._reconcile)
+
+    async def _reconcile(self) -> None:
+        member = await self._enrolment()
+        key = await asyncio.to_thread(load_key, self._config.state_dir)
+        machine = machine_name(member.machine_id, signature.key_id(key))
+        self._runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
             self._runtime,
             self._clock,
-            machine_id,
+            machine,
             self._login_source,
             Settings(subnet_pool=self._config.docker.subnet_pool, resync_s=self._config.intervals.resync_s),
             _is_port_busy,
             host_routes=net.routed_networks,
             booted_at=await asyncio.to_thread(_booted_at),
         )
-        with about(machine_id=machine_id):
+        with about(machine_id=member.machine_id):
             await reconciler.run()
 
     async def logs(self, contract_id: int, tail: int) -> str:
@@ -70,10 +80,10 @@ class TenantsService:
             raise WorkloadError("not_enrolled", f"cannot read logs of contract {contract_id}: not enrolled yet")
         return await self._runtime.logs(contract_id, tail)
 
-    async def _machine_id(self) -> int:
+    async def _enrolment(self) -> Enrolment:
         while (member := await self._database.read(enrolment.get)) is None:
             await wait(self._enrolled, ENROLMENT_LOOK_S)
-        return member.machine_id
+        return member
 
 
 def _is_port_busy(port: int, protocol: Protocol) -> bool:

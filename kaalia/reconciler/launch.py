@@ -47,7 +47,8 @@ class Tools:
     ledger: Ledger
     runtime: Runtime
     clock: Clock
-    machine_id: int
+    machine: str
+    """Owner of all that is created: `runtime.labels.machine_name`."""
     login_source: Callable[[int], Awaitable[RegistryLogin | None]]
     settings: Settings
     port_busy: Callable[[int, Protocol], bool]
@@ -184,7 +185,7 @@ def _free_ports(
 
 async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, report: MachineReport) -> Observed:
     placement = Placement(
-        machine_id=tools.machine_id,
+        machine=tools.machine,
         contract=contract,
         gpu_uuids=grant.status.gpu_uuids,
         ports=grant.status.ports,

@@ -19,7 +19,8 @@ from kaalia.model.workload import PortBinding, PortRequest
 class Placement:
     """A contract with everything this machine has granted it: enough to create the workload."""
 
-    machine_id: int
+    machine: str
+    """The owner of what is created: see `runtime.labels.machine_name`."""
     contract: Contract
     gpu_uuids: tuple[str, ...]
     ports: tuple[PortBinding, ...]
@@ -44,7 +45,7 @@ class ObservedState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A workload that exists on this machine and bears our labels and machine id."""
+    """A workload that exists on this machine and bears the labels of our machine."""
 
     contract_id: int
     generation: int
@@ -119,7 +120,7 @@ class Runtime(Protocol):
         ...
 
     async def observe(self) -> tuple[Observed, ...]:
-        """Every workload of this machine id: a complete list, or an error, never a part."""
+        """Every workload of this machine: a complete list, or an error, never a part."""
         ...
 
     async def inspect(self, contract_id: int) -> Observed | None:

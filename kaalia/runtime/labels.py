@@ -1,6 +1,6 @@
 """Labels that kaalia puts on what it creates, so that all can be rebuilt from the machine after a restart.
 
-Only an object whose labels name this machine's id is ours; anything else is invisible here and never touched.
+Only an object whose labels name this machine is ours; anything else is invisible here and never touched.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _END_AT = _PREFIX + "end_at"
 class Labels:
     """What the labels of one container say. `end_at` is the end agreed at creation; the store knows extensions."""
 
-    machine_id: int
+    machine: str
     contract_id: int
     generation: int
     spec_sha256: str
@@ -36,9 +36,17 @@ class Labels:
     end_at: datetime | None = None
 
 
-def machine_filter(machine_id: int) -> str:
-    """The `label=` filter that selects everything of this machine id."""
-    return f"{_MACHINE}={machine_id}"
+def machine_name(machine_id: int, key_id: str) -> str:
+    """The owner of objects, unique on earth: the id is unique within one marketplace only, and two may share an engine.
+
+    `key_id`: of the machine's own public key.
+    """
+    return f"{machine_id}@{key_id}"
+
+
+def machine_filter(machine: str) -> str:
+    """The `label=` filter that selects everything of this machine."""
+    return f"{_MACHINE}={machine}"
 
 
 def contract_filter(contract_id: int) -> str:
@@ -46,14 +54,14 @@ def contract_filter(contract_id: int) -> str:
     return f"{_CONTRACT}={contract_id}"
 
 
-def encode_owner(machine_id: int, contract_id: int) -> dict[str, str]:
+def encode_owner(machine: str, contract_id: int) -> dict[str, str]:
     """Labels of an object that only needs an owner, such as a network."""
-    return {_SCHEMA: SCHEMA, _MACHINE: str(machine_id), _CONTRACT: str(contract_id)}
+    return {_SCHEMA: SCHEMA, _MACHINE: machine, _CONTRACT: str(contract_id)}
 
 
 def encode(labels: Labels) -> dict[str, str]:
     return {
-        **encode_owner(labels.machine_id, labels.contract_id),
+        **encode_owner(labels.machine, labels.contract_id),
         _GENERATION: str(labels.generation),
         _SPEC_SHA256: labels.spec_sha256,
         _GPUS: ",".join(labels.gpu_uuids),
@@ -62,27 +70,27 @@ def encode(labels: Labels) -> dict[str, str]:
     }
 
 
-def owner(raw: Mapping[str, str] | None, machine_id: int) -> int | None:
+def owner(raw: Mapping[str, str] | None, machine: str) -> int | None:
     """The contract id that an object of this machine belongs to; None: not ours."""
-    if not raw or raw.get(_MACHINE) != str(machine_id):
+    if not raw or raw.get(_MACHINE) != machine:
         return None
     contract = raw.get(_CONTRACT, "")
     return int(contract) if contract.isascii() and contract.isdigit() else None
 
 
-def decode(raw: Mapping[str, str] | None, machine_id: int) -> Labels | None:
+def decode(raw: Mapping[str, str] | None, machine: str) -> Labels | None:
     """The labels of a container; None: not ours.
 
     Raises WorkloadError `labels_unreadable` for a container that names this machine but cannot be understood: leaving
     it out would make a running workload look absent.
     """
-    if not raw or raw.get(_MACHINE) != str(machine_id):
+    if not raw or raw.get(_MACHINE) != machine:
         return None
     if raw.get(_SCHEMA) != SCHEMA:
         raise _unreadable(raw, f"schema {raw.get(_SCHEMA)!r} is not {SCHEMA!r}")
     try:
         return Labels(
-            machine_id=machine_id,
+            machine=machine,
             contract_id=int(raw[_CONTRACT]),
             generation=int(raw[_GENERATION]),
             spec_sha256=raw[_SPEC_SHA256],

@@ -24,8 +24,8 @@ from kaalia.store.enrolment import AcceptedSnapshot
 from tests.support.builders import build_contract, build_report
 from tests.support.clock import FakeClock
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.placements import MACHINE
 
-MACHINE_ID = 77
 IMAGE = build_contract().spec.image
 LISTING = Listing(price_gpu_per_hour=Decimal("0.40"))
 
@@ -59,7 +59,7 @@ class Rig:
             self.changes,
             self.runtime,
             self.clock,
-            MACHINE_ID,
+            MACHINE,
             self.login_for,
             self.settings,
             lambda port, _: port in self.foreign_ports,

@@ -28,7 +28,7 @@ from kaalia.units import GIB, MIB
 from tests.reconciler.rig import LISTING
 from tests.support.builders import build_contract, build_report
 from tests.support.docker_engine import PrivateDocker
-from tests.support.placements import MACHINE_ID, build_spec
+from tests.support.placements import MACHINE, build_spec
 
 pytestmark = pytest.mark.docker
 
@@ -49,9 +49,9 @@ class World:
         service = ReconcilerService(
             self.store,
             self.changes,
-            ContainerRuntime(self.engine, MACHINE_ID),
+            ContainerRuntime(self.engine, MACHINE),
             self.clock,
-            MACHINE_ID,
+            MACHINE,
             self._no_login,
             FAST,
             lambda port, protocol: False,

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from kaalia.errors import WorkloadError
 from kaalia.model.workload import PortBinding, Protocol
-from kaalia.runtime.labels import Labels, decode, encode, encode_owner, owner
+from kaalia.runtime.labels import Labels, decode, encode, encode_owner, machine_name, owner
+
+MACHINE = machine_name(77, "0011223344556677")
 
 port_numbers = st.integers(1, 65535)
 bindings = st.builds(PortBinding, st.integers(1, 80000), port_numbers, port_numbers, st.sampled_from(Protocol))
 labels = st.builds(
     Labels,
-    machine_id=st.integers(1, 10**9),
+    machine=st.builds(machine_name, st.integers(1, 10**9), st.text("0123456789abcdef", min_size=16, max_size=16)),
     contract_id=st.integers(1, 10**9),
     generation=st.integers(1, 1000),
     spec_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
@@ -26,21 +28,29 @@ labels = st.builds(
 
 @given(labels)
 def test_labels_survive_the_round_trip(value: Labels) -> None:
-    assert decode(encode(value), value.machine_id) == value
+    assert decode(encode(value), value.machine) == value
 
 
-@given(labels, st.integers(1, 10**9))
-def test_another_machine_id_is_not_ours(value: Labels, machine_id: int) -> None:
-    raw = {**encode(value), "io.kaalia.machine": str(machine_id + value.machine_id)}
+@given(labels, st.sampled_from(["1", "1@", "1@0011223344556677", "12@0011223344556677"]))
+def test_another_machine_is_not_ours(value: Labels, machine: str) -> None:
+    raw = {**encode(value), "io.kaalia.machine": machine}
 
-    assert decode(raw, value.machine_id) is None
-    assert owner(raw, value.machine_id) is None
+    assert decode(raw, value.machine) is None
+    assert owner(raw, value.machine) is None
+
+
+def test_the_same_id_at_two_marketplaces_names_two_machines() -> None:
+    here, there = machine_name(1, "0011223344556677"), machine_name(1, "8899aabbccddeeff")
+    raw = encode(Labels(here, 5, 1, "f" * 64))
+
+    assert decode(raw, here) is not None
+    assert decode(raw, there) is None
 
 
 @pytest.mark.parametrize("raw", [None, {}, {"maintainer": "someone"}, {"io.kaalia.contract": "5"}])
 def test_unlabelled_is_not_ours(raw: dict[str, str] | None) -> None:
-    assert decode(raw, 77) is None
-    assert owner(raw, 77) is None
+    assert decode(raw, MACHINE) is None
+    assert owner(raw, MACHINE) is None
 
 
 @pytest.mark.parametrize(
@@ -53,13 +63,13 @@ def test_unlabelled_is_not_ours(raw: dict[str, str] | None) -> None:
     ],
 )
 def test_unreadable_labels_of_this_machine_are_an_error_not_an_absence(change: dict[str, str]) -> None:
-    raw = {**encode(Labels(77, 5, 1, "f" * 64)), **change}
+    raw = {**encode(Labels(MACHINE, 5, 1, "f" * 64)), **change}
 
     with pytest.raises(WorkloadError) as raised:
-        decode(raw, 77)
+        decode(raw, MACHINE)
 
     assert raised.value.code == "labels_unreadable"
 
 
 def test_owner_reads_the_contract_of_a_network() -> None:
-    assert owner(encode_owner(77, 5), 77) == 5
+    assert owner(encode_owner(MACHINE, 5), MACHINE) == 5

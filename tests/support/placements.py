@@ -10,7 +10,7 @@ from kaalia.units import MIB
 from tests.support.builders import build_contract
 from tests.support.images import DEMO_IMAGE
 
-MACHINE_ID = 77
+MACHINE = "77@0011223344556677"
 SHARE = Share(cpu_cores=0.5, cpu_quota_cores=1.0, memory_bytes=128 * MIB, shm_bytes=16 * MIB, pids=64)
 
 
@@ -30,12 +30,12 @@ def build_placement(
     *,
     spec: WorkloadSpec | None = None,
     generation: int = 1,
-    machine_id: int = MACHINE_ID,
+    machine: str = MACHINE,
     **changes: Any,
 ) -> Placement:
     spec = spec or build_spec()
     placement = Placement(
-        machine_id=machine_id,
+        machine=machine,
         contract=build_contract(contract_id, generation=generation, spec=spec),
         gpu_uuids=(),
         ports=(),

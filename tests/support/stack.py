@@ -20,6 +20,8 @@ import yaml
 
 from kaalia.client import LocalClient
 from kaalia.errors import KaaliaError
+from kaalia.runtime.labels import machine_filter, machine_name
+from kaalia.wire import signature
 from tests.support.engine_api import EngineApi
 from tests.support.rest import Rest
 from tests.support.vastai import VastAI
@@ -166,7 +168,9 @@ class Stack:
         wait_until("the containers to go", lambda: not self._live_instances(), 60, 0.2)
 
     def _live_instances(self) -> list[int]:
-        filters = quote(json.dumps({"label": [f"io.kaalia.machine={self.machine_id}"]}))
+        identity = signature.load_private_pem((self.folder / "state" / "identity.pem").read_bytes())
+        mine = machine_filter(machine_name(self.machine_id, signature.key_id(identity)))
+        filters = quote(json.dumps({"label": [mine]}))
         found = self.engine.request("GET", f"/containers/json?all=1&filters={filters}")
         return [int(container["Labels"]["io.kaalia.contract"]) for container in found]
 

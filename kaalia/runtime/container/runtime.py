@@ -44,18 +44,18 @@ class _Seen:
 
 
 class ContainerRuntime:
-    """The workloads of one machine id on one engine."""
+    """The workloads of one machine (`labels.machine_name`) on one engine."""
 
     def __init__(
         self,
         engine: DockerEngine,
-        machine_id: int,
+        machine: str,
         *,
         clock: Clock | None = None,
         pull_inactivity_s: float = INACTIVITY_S,
     ) -> None:
         self._engine = engine
-        self._machine_id = machine_id
+        self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
@@ -115,8 +115,8 @@ class ContainerRuntime:
     async def observe(self) -> tuple[Observed, ...]:
         """One call for the list; details are asked for only where a line of the list is new."""
         seen: dict[str, _Seen] = {}
-        for entry in await self._engine.containers(machine_filter(self._machine_id)):
-            labels = decode(entry.get("Labels"), self._machine_id)
+        for entry in await self._engine.containers(machine_filter(self._machine)):
+            labels = decode(entry.get("Labels"), self._machine)
             if labels is None:
                 continue
             container_id, line = str(entry["Id"]), _line(entry)
@@ -141,11 +141,11 @@ class ContainerRuntime:
         return text.decode(errors="replace")
 
     async def events(self) -> AsyncIterator[int]:
-        async for event in self._engine.events(machine_filter(self._machine_id)):
+        async for event in self._engine.events(machine_filter(self._machine)):
             if event is None:
                 self._facts = None
                 yield ANY_CONTRACT
-            elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine_id):
+            elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine):
                 yield contract_id
 
     # Containers
@@ -155,7 +155,7 @@ class ContainerRuntime:
         document = await self._engine.inspect_container(container_name(contract_id))
         if document is None:
             return None
-        labels = decode(document["Config"].get("Labels"), self._machine_id)
+        labels = decode(document["Config"].get("Labels"), self._machine)
         return None if labels is None or labels.contract_id != contract_id else (document, labels)
 
     async def _own(self, contract_id: int) -> tuple[dict[str, Any], Labels]:
@@ -163,7 +163,7 @@ class ContainerRuntime:
         if found is None:
             raise WorkloadError(
                 "not_found",
-                f"cannot find container {container_name(contract_id)} of machine {self._machine_id}",
+                f"cannot find container {container_name(contract_id)} of machine {self._machine}",
                 remedy="create it first",
             )
         return found
@@ -175,7 +175,7 @@ class ContainerRuntime:
         document = await self._engine.inspect_container(name)
         if document is None:
             return None
-        found = decode(document["Config"].get("Labels"), self._machine_id)
+        found = decode(document["Config"].get("Labels"), self._machine)
         if found is None or found.contract_id != contract_id:
             raise WorkloadError(
                 "name_taken",
@@ -221,8 +221,8 @@ class ContainerRuntime:
     # Networks
 
     async def _own_networks(self, contract_id: int) -> list[dict[str, Any]]:
-        networks = await self._engine.networks([machine_filter(self._machine_id), contract_filter(contract_id)])
-        return [network for network in networks if owner(network.get("Labels"), self._machine_id) == contract_id]
+        networks = await self._engine.networks([machine_filter(self._machine), contract_filter(contract_id)])
+        return [network for network in networks if owner(network.get("Labels"), self._machine) == contract_id]
 
     async def _ensure_network(self, placement: Placement) -> None:
         """The contract's network exists exactly once and has the granted subnet."""

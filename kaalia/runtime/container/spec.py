@@ -61,7 +61,7 @@ def fingerprint(placement: Placement) -> str:
 def labels_of(placement: Placement) -> Labels:
     contract = placement.contract
     return Labels(
-        machine_id=placement.machine_id,
+        machine=placement.machine,
         contract_id=contract.contract_id,
         generation=contract.generation,
         spec_sha256=fingerprint(placement),
@@ -81,7 +81,7 @@ def network_body(placement: Placement) -> dict[str, Any]:
         "Driver": "bridge",
         "EnableIPv6": False,
         "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet), "Gateway": str(subnet[1])}]},
-        "Labels": encode_owner(placement.machine_id, contract_id),
+        "Labels": encode_owner(placement.machine, contract_id),
     }
 
 

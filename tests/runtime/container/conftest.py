@@ -4,9 +4,9 @@ import pytest
 
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
-from tests.support.placements import MACHINE_ID
+from tests.support.placements import MACHINE
 
 
 @pytest.fixture
 def runtime(docker_engine: DockerEngine) -> ContainerRuntime:
-    return ContainerRuntime(docker_engine, MACHINE_ID)
+    return ContainerRuntime(docker_engine, MACHINE)

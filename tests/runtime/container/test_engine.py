@@ -14,7 +14,7 @@ from kaalia.units import MIB
 from tests.support.containers import output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import DEMO_IMAGE, EXPOSE_IMAGE
-from tests.support.placements import MACHINE_ID, build_placement, build_spec
+from tests.support.placements import MACHINE, build_placement, build_spec
 
 pytestmark = pytest.mark.docker
 
@@ -147,7 +147,7 @@ async def test_engine_that_was_never_there_is_unavailable(
 ) -> None:
     engine = DockerEngine(docker_host.root / "nothing.sock")
 
-    error = await refused(ContainerRuntime(engine, MACHINE_ID).observe())
+    error = await refused(ContainerRuntime(engine, MACHINE).observe())
     engine.close()
 
     assert error.code == "engine_unavailable"
@@ -159,10 +159,10 @@ async def test_hung_engine_is_unavailable_until_it_wakes(runtime: ContainerRunti
     impatient = DockerEngine(docker_host.socket, look_timeout_s=1)
     os.kill(docker_host.pid, signal.SIGSTOP)
     try:
-        error = await refused(ContainerRuntime(impatient, MACHINE_ID).observe())
+        error = await refused(ContainerRuntime(impatient, MACHINE).observe())
     finally:
         os.kill(docker_host.pid, signal.SIGCONT)
 
     assert error.code == "engine_unavailable"
-    assert [seen.contract_id for seen in await ContainerRuntime(impatient, MACHINE_ID).observe()] == [78]
+    assert [seen.contract_id for seen in await ContainerRuntime(impatient, MACHINE).observe()] == [78]
     impatient.close()

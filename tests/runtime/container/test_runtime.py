@@ -17,7 +17,7 @@ from tests.support.containers import answered, ask_tcp, ask_udp, output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia.build import Hook
 from tests.support.images import DEMO_IMAGE
-from tests.support.placements import MACHINE_ID, build_placement, build_ports, build_spec
+from tests.support.placements import MACHINE, build_placement, build_ports, build_spec
 
 pytestmark = pytest.mark.docker
 
@@ -187,7 +187,7 @@ async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
     before = await runtime.start(60)
 
     engine = DockerEngine(docker_host.socket)
-    restarted = ContainerRuntime(engine, MACHINE_ID)
+    restarted = ContainerRuntime(engine, MACHINE)
     second = await restarted.create(placement)
     seen = await restarted.observe()
     engine.close()
@@ -229,7 +229,7 @@ async def test_changed_grants_replace_only_what_never_ran(runtime: ContainerRunt
 
 
 @pytest.mark.parametrize(
-    "labels", [{}, {"io.kaalia.machine": "78", "io.kaalia.contract": "63", "io.kaalia.schema": "1"}]
+    "labels", [{}, {"io.kaalia.machine": "77@8899aabbccddeeff", "io.kaalia.contract": "63", "io.kaalia.schema": "1"}]
 )
 async def test_foreign_container_is_never_touched(
     runtime: ContainerRuntime, docker_host: PrivateDocker, labels: dict[str, str]

@@ -12,7 +12,7 @@ from kaalia.model.machine import Engine
 from kaalia.model.workload import LaunchMode, PortBinding, Protocol, VolumeMount
 from kaalia.runtime.base import Placement
 from kaalia.runtime.container.spec import CAPABILITIES, container_body, fingerprint, network_body
-from tests.support.placements import build_placement, build_ports, build_spec
+from tests.support.placements import MACHINE, build_placement, build_ports, build_spec
 
 ENGINE = Engine("27.0", "1.46", "overlay2", "/var/lib/docker", "2", True, False, "device_request")
 NOFILE = {"Name": "nofile", "Soft": 20000, "Hard": 20000}
@@ -147,4 +147,4 @@ def test_network_has_the_granted_subnet_and_its_first_address_as_gateway() -> No
 
     assert body["Name"] == "kaalia-51"
     assert body["IPAM"]["Config"] == [{"Subnet": "172.28.4.8/29", "Gateway": "172.28.4.9"}]
-    assert body["Labels"]["io.kaalia.machine"] == "77"
+    assert body["Labels"]["io.kaalia.machine"] == MACHINE
