@@ -70,7 +70,8 @@ class NotifyService:
 
     async def _tell(self) -> None:
         try:
-            line = await asyncio.wait_for(self._progress(), PROGRESS_DEADLINE_S)
+            async with asyncio.timeout(PROGRESS_DEADLINE_S):
+                line = await self._progress()
         except (KaaliaError, TimeoutError) as error:
             log.error("no sign of progress, the watchdog is not fed: %s", error or "the store does not answer")
         else:

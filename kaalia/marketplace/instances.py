@@ -22,13 +22,15 @@ from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
-from kaalia.model.workload import WorkloadStatus
+from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import contract as wire
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
 
 Row = sa.Row[Any]
+
+_ENDED_BY_ITSELF = (WorkloadState.EXITED, WorkloadState.FAILED)
 
 
 async def rows(context: Context, caller: Caller, instance_id: int | None = None) -> list[dict[str, Any]]:
@@ -51,6 +53,7 @@ async def find(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row | N
 async def set_state(context: Context, caller: Caller, instance_ids: Collection[int], desired: Desired) -> None:
     """Start or stop instances, all or none. A start waits on the machine until the GPUs are free.
 
+    Starting one whose process has ended by itself, or never came up, is a restart: the machine would leave it ended.
     Raises ApiError 404 `no_such_instance`, 400 `contract_expired`.
     """
     now = context.clock.now()
@@ -62,8 +65,12 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
                 ended = f"{contract.end_at:%Y-%m-%d %H:%M} UTC"
                 message = f"cannot start instance {row.id}: its contract expired at {ended}"
                 raise ApiError(400, "contract_expired", message, remedy="Copy the data and rent another offer")
-            if contract.desired is not desired:
-                await _change(tx, row, replace(contract, desired=desired), now)
+            changed = replace(contract, desired=desired)
+            status = _status(row)
+            if desired is Desired.RUNNING and status is not None and status.state in _ENDED_BY_ITSELF:
+                changed = _restarted(changed, status)
+            if changed != contract:
+                await _change(tx, row, changed, now)
     _ring(context, found)
 
 
@@ -85,9 +92,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
             raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
-        done = 0 if row.status is None else document.decode(WorkloadStatus, row.status).restarts_done
-        if contract.restart_count <= done:
-            changed = replace(contract, restart_count=contract.restart_count + 1)
+        if (changed := _restarted(contract, _status(row))) != contract:
             await _change(tx, row, changed, context.clock.now())
     context.machine_bells.ring(row.machine_id)
 
@@ -110,6 +115,16 @@ async def destroy(context: Context, caller: Caller, instance_ids: Collection[int
             contract = document.decode(Contract, row.document)
             await _change(tx, row, replace(contract, desired=Desired.ENDED), now)
     _ring(context, found)
+
+
+def _status(row: Row) -> WorkloadStatus | None:
+    return None if row.status is None else document.decode(WorkloadStatus, row.status)
+
+
+def _restarted(contract: Contract, status: WorkloadStatus | None) -> Contract:
+    """With one more restart asked for; as it is while an earlier one is still to be done."""
+    done = status.restarts_done if status else 0
+    return replace(contract, restart_count=contract.restart_count + 1) if contract.restart_count <= done else contract
 
 
 def _mine(caller: Caller, instance_ids: Collection[int] | None, live_only: bool = True) -> sa.Select[Any]:
@@ -165,7 +180,7 @@ def _instance(
     agreed = contract.price_usd_per_hour
     return wire.Instance(
         contract=contract,
-        status=None if row.status is None else document.decode(WorkloadStatus, row.status),
+        status=_status(row),
         request=json.loads(row.request),
         label=row.label,
         template_id=row.template_id,

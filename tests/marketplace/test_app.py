@@ -195,3 +195,25 @@ async def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path) -> N
     assert searches[2].headers["Retry-After"] == "30"
     assert "retry_after_s" in searches[2].body
     assert later.status == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"volume_info": NaN}', b'{"volume_info": 1e999}', b'{"name": "\ud800"}', b'{"n": ' + b"1" * 5000 + b"}"],
+    ids=["nan", "infinity", "half a surrogate pair", "endless number"],
+)
+async def test_what_json_cannot_hold_is_refused_before_anything_is_kept(tmp_path: Path, raw: bytes) -> None:
+    async with open_market(tmp_path) as market:
+        template = raw[:-1] + b', "image": "ubuntu", "private": false}'
+        answer = await market.renter.call("POST", "/api/v0/template/", data=template)
+        listed = await market.host.call("GET", "/api/v0/template/")
+
+    assert (answer.status, answer.body["error"]) == (400, "invalid_json")
+    assert (listed.status, listed.body["templates"]) == (200, [])
+
+
+async def test_a_query_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        answer = await market.renter.call("GET", f"/api/v1/instances/?select_filters={'[' * 4000}")
+
+    assert (answer.status, answer.body["error"]) == (400, "invalid_args")

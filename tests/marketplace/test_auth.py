@@ -153,3 +153,20 @@ async def test_a_body_cannot_pretend_to_be_the_instance_of_the_path(tmp_path: Pa
         answer = await market.anyone.using(text).call("PUT", "/api/v0/instances/8/?id=7", {"id": 7, "state": "stopped"})
 
     assert answer.status == 403
+
+
+async def test_a_constraint_on_the_id_holds_for_every_id_of_a_bulk_request(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        one = {"constraints": {"id": {"eq": 5}}}
+        opened = {"api.instance.update": one, "api.instance.delete": one}
+        api = await restricted(market, {"api": {"instance_write": opened}})
+        stop = {"id": 5, "ids": [5, 6], "state": "stopped"}
+        destroy = {"id": 5, "instance_ids": [6]}
+
+        stopped = await api.call("PUT", "/api/v0/instances/", stop)
+        destroyed = await api.call("DELETE", "/api/v0/instances/?id=5", destroy)
+        shadowed = await api.call("DELETE", "/api/v0/instances/", {"ids": [5], "instance_ids": [6]})
+        allowed = await api.call("PUT", "/api/v0/instances/", {"ids": [5], "state": "stopped"})
+
+    assert [answer.body["error"] for answer in (stopped, destroyed, shadowed)] == ["not_authorized"] * 3
+    assert allowed.body["error"] == "no_such_instance"

@@ -135,6 +135,22 @@ async def test_start_and_stop_set_the_wish_once(tmp_path: Path) -> None:
         assert (await contract_of(market, instance_id)).desired is Desired.RUNNING
 
 
+@pytest.mark.parametrize("state", [WorkloadState.EXITED, WorkloadState.FAILED])
+async def test_starting_what_ended_by_itself_is_a_restart(tmp_path: Path, state: WorkloadState) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+        path = f"/api/v0/instances/{instance_id}/"
+        await say(market, instance_id, state)
+
+        await market.renter.call("PUT", path, {"state": "running"})
+        await market.renter.call("PUT", path, {"state": "running"})
+        assert (await contract_of(market, instance_id)).restart_count == 1
+
+        await say(market, instance_id, WorkloadState.RUNNING, restarts_done=1)
+        await market.renter.call("PUT", path, {"state": "running"})
+        assert (await contract_of(market, instance_id)).restart_count == 1
+
+
 async def test_an_expired_contract_cannot_start(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         terms = type(TERMS)(TERMS.price_gpu_per_hour, rolling_duration_s=60.0)
