@@ -1,4 +1,4 @@
-"""The marketplace's tables, as SQLAlchemy Core. Times are epoch seconds, money is text (Decimal), documents are JSON text.
+"""The marketplace's tables, as SQLAlchemy Core. Times are epoch seconds, money is text, documents are JSON text.
 
 Ids are never given twice, not even after a delete: a renter may still hold the old one.
 
@@ -109,7 +109,7 @@ contracts = Table(
     sqlite_autoincrement=True,
 )
 """`document`: Contract JSON (what the daemon is told), `status`: its latest WorkloadStatus JSON, `request`: the merged
-create request (runtype, env pairs, image, onstart ... as the API shows them), `price_terms`: the listing frozen at rental.
+create request (runtype, env pairs, image ... as the API shows them), `price_terms`: the listing frozen at rental.
 `ended_at`: the renter destroyed it; `removed_at`: the daemon proved it gone."""
 Index("contracts_live", contracts.c.machine_id, contracts.c.removed_at)
 
