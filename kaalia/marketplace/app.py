@@ -7,7 +7,7 @@ Answers are JSON with exactly `Content-Type: application/json`: the public clien
 import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -93,7 +93,8 @@ def _only_numbers(path: str) -> bool:
 def _handler(route: Route) -> _Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
-        body = _decode(await _read(request, route)) if request.can_read_body else {}
+        raw = await _read(request, route) if request.can_read_body else b""
+        body = {} if route.access == MACHINE else _decode(raw)  # a machine's handler reads its own document
         caller = None if route.access in {PUBLIC, MACHINE} else await _caller(context, request, route, body)
         _count(request, route, caller)
         answer = await route.handler(Call(request, context, body, caller))
@@ -113,9 +114,21 @@ async def _caller(context: Context, request: web.Request, route: Route, body: di
 
 
 def _parameters(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+    """What the constraints of a key look at."""
     path = {name: value for name, value in request.match_info.items() if not name.startswith("_")}
     numbers = [value for value in path.values() if value.isdecimal()]
-    return {**request.query, **body, **path, **({"id": numbers[0]} if numbers else {})}
+    parameters = {**request.query, **body, **path}
+    ids = numbers[:1] or [each for source in (request.query, body) for each in _ids(source)]
+    return {**parameters, "id": ids[0] if len(ids) == 1 else ids} if ids else parameters
+
+
+def _ids(source: Mapping[str, Any]) -> Iterator[Any]:
+    """Everything that a handler may take for an id: of a request for many, a key must open each."""
+    if "id" in source:
+        yield source["id"]
+    for name in ("ids", "instance_ids"):
+        values = source.get(name)
+        yield from values if isinstance(values, list) else ()
 
 
 def _count(request: web.Request, route: Route, caller: Caller | None) -> None:
@@ -150,8 +163,15 @@ def _decode(raw: bytes) -> dict[str, Any]:
         raise ApiError(400, "invalid_json", f"cannot read the body: not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise ApiError(400, "invalid_json", "cannot read the body: it nests too deep") from error
+    except ValueError as error:
+        raise ApiError(400, "invalid_json", f"cannot read the body: {error}") from error
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_json", "cannot use the body: it must be a JSON object, at line 1 column 1")
+    try:
+        # What is kept must be fit to be sent: Python also reads NaN, numbers beyond a float, and halves of characters.
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "invalid_json", f"cannot use the body: JSON cannot hold what is in it: {error}") from error
     return body
 
 

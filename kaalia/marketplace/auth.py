@@ -81,7 +81,7 @@ async def identify(context: Context, request: web.Request) -> Key:
 def authorise(key: Key, route: Route, parameters: Mapping[str, Any]) -> None:
     """Refuse a route that the key does not open: ApiError 403 `not_authorized` that names the category.
 
-    `parameters`: query, body and path values by name; `id` is the first number of the path.
+    `parameters`: query, body and path values by name; `id` is the first number of the path, else all of the request.
     """
     if key.caller.instance_id is not None:
         _authorise_instance_key(key.caller.instance_id, route, parameters)
@@ -132,6 +132,9 @@ def _endpoint_open(opened: Mapping[str, Any], name: str, parameters: Mapping[str
 
 
 def _satisfied(value: Any, rule: Mapping[str, Any]) -> bool:
+    """Of a list, each item must satisfy the rule."""
+    if isinstance(value, list):
+        return bool(value) and all(_satisfied(item, rule) for item in value)
     for operator, wanted in rule.items():
         if operator == "eq":
             if str(value) != str(wanted):

@@ -199,7 +199,7 @@ async def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "raw",
-    [b'{"volume_info": NaN}', b'{"volume_info": 1e999}', b'{"name": "\ud800"}', b'{"n": ' + b"1" * 5000 + b"}"],
+    [b'{"volume_info": NaN}', b'{"volume_info": 1e999}', rb'{"name": "\ud800"}', b'{"n": ' + b"1" * 5000 + b"}"],
     ids=["nan", "infinity", "half a surrogate pair", "endless number"],
 )
 async def test_what_json_cannot_hold_is_refused_before_anything_is_kept(tmp_path: Path, raw: bytes) -> None:
@@ -214,6 +214,6 @@ async def test_what_json_cannot_hold_is_refused_before_anything_is_kept(tmp_path
 
 async def test_a_query_that_nests_without_end_is_refused(tmp_path: Path) -> None:
     async with open_market(tmp_path) as market:
-        answer = await market.renter.call("GET", f"/api/v1/instances/?select_filters={'[' * 4000}")
+        answer = await market.renter.call("GET", f"/api/v1/instances/?select_filters={'[' * 2000}")
 
     assert (answer.status, answer.body["error"]) == (400, "invalid_args")

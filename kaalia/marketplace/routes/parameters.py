@@ -19,7 +19,7 @@ def json_value(call: Call, name: str, kind: type[T], default: T) -> T:
     text = call.request.query.get(name, "")
     try:
         value = json.loads(text) if text.strip() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _wrong(name, text, "JSON") from None
     if value is None:
         return default
