@@ -19,7 +19,7 @@ from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.wire import document, signature
+from kaalia.wire import document, facts, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import (
     LONG_POLL_S,
@@ -231,9 +231,14 @@ async def _apply_report(
 ) -> None:
     """Of several reports only the newest is news."""
     reports = [message.report for message in messages if message.report is not None]
-    if reports:
-        await machines.put_report(tx, machine_id, reports[-1])
-        await listings.refresh_asks(tx, machine_id, context.clock.now())
+    if not reports:
+        return
+    if why := facts.fault(reports[-1]):
+        # Everybody's search reads every report, so one that cannot be true must not be kept.
+        log.error("report_unbelievable: the report of machine %d is not taken: %s", machine_id, why)
+        return
+    await machines.put_report(tx, machine_id, reports[-1])
+    await listings.refresh_asks(tx, machine_id, context.clock.now())
 
 
 async def _apply_statuses(

@@ -11,6 +11,8 @@ from kaalia.contracts.query import driver_number
 from kaalia.model.machine import Gpu, MachineReport
 from kaalia.units import MIB
 
+GPUS_MAX = 256
+"""The largest single machines have 16; each GPU makes offers, so that a number must end somewhere."""
 SIMULATED = " (simulated)"
 """Behind every GPU name of a simulated driver."""
 
@@ -73,6 +75,21 @@ def encode(report: MachineReport) -> dict[str, Any]:
     }
 
 
+def fault(report: MachineReport) -> str | None:
+    """Why a report is not that of a machine; None for one that offers can be made of."""
+    ports, disk = report.network.port_range, report.disk
+    sizes = [report.memory.total_bytes, *(gpu.vram_mb for gpu in report.gpus)]
+    sizes += [disk.total_bytes, disk.free_bytes] if disk else []
+    checks = (
+        (len(report.gpus) > GPUS_MAX, f"it has {len(report.gpus)} GPUs, more than {GPUS_MAX}"),
+        (len({gpu.uuid for gpu in report.gpus}) < len(report.gpus), "two of its GPUs have the same UUID"),
+        (not 0 < ports.first <= ports.last < 65536, f"{ports.first}-{ports.last} is no range of ports"),
+        (report.cpu.logical_cores < 1, f"it has {report.cpu.logical_cores} processors"),
+        (min(sizes) < 0, f"it has a size of {min(sizes)}"),
+    )
+    return next((why for is_fault, why in checks if is_fault), None)
+
+
 _UNMEASURED = (
     "pcie_bw",
     "inet_up",
@@ -132,14 +149,15 @@ def _cpu(report: MachineReport) -> dict[str, Any]:
 
 def _driver(report: MachineReport) -> dict[str, Any]:
     driver = report.driver
+    cuda = _release(driver.cuda_version) if driver else None
     return {
         "driver_version": driver.version if driver else None,
         "driver_vers": driver_number(driver.version) if driver else None,
-        "cuda_max_good": float(driver.cuda_version) if driver and driver.cuda_version else None,
+        "cuda_max_good": None if cuda is None else float(cuda),
     }
 
 
-def _release(os_name: str | None) -> str | None:
+def _release(name: str | None) -> str | None:
     """`Ubuntu 22.04.5 LTS` is release 22.04."""
-    found = re.search(r"\d+(?:\.\d+)?", os_name or "")
+    found = re.search(r"\d{1,9}(?:\.\d{1,9})?", name or "", re.ASCII)
     return found[0] if found else None

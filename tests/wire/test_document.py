@@ -5,6 +5,7 @@ import pytest
 
 from kaalia.contracts.offer import Listing
 from kaalia.errors import KaaliaError
+from kaalia.model.machine import System
 from kaalia.wire import document
 from kaalia.wire.protocol import RegistryLoginReply, TaskRequest, Verb
 
@@ -31,6 +32,32 @@ def test_wrong_field_is_named_and_not_quoted() -> None:
 def test_numbers_in_text_are_refused() -> None:
     with pytest.raises(KaaliaError):
         document.decode(Listing, '{"price_gpu_per_hour": "1", "min_gpu": "2"}')
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "place"),
+    [
+        (Listing, '{"price_gpu_per_hour": "1", "end_at": "2027-01-01T00:00:00"}', "end_at"),
+        (Listing, '{"price_gpu_per_hour": "1", "rolling_duration_s": NaN}', "rolling_duration_s"),
+        (Listing, '{"price_gpu_per_hour": "1", "rolling_duration_s": 1e999}', "rolling_duration_s"),
+        (Listing, '{"price_gpu_per_hour": "1", "min_gpu": 9223372036854775808}', "min_gpu"),
+    ],
+    ids=["time without zone", "nan", "infinity", "larger than a database holds"],
+)
+def test_values_that_nobody_can_reckon_with_are_refused(kind: type, text: str, place: str) -> None:
+    with pytest.raises(KaaliaError) as caught:
+        document.decode(kind, text)
+    assert caught.value.code == "document_invalid"
+    assert place in str(caught.value)
+
+
+def test_values_are_checked_at_any_depth() -> None:
+    system = (
+        '{"hostname": "h", "os_name": null, "kernel": "6", "board": null, "boot_id": "b", "booted_at": "2026-01-01"}'
+    )
+    with pytest.raises(KaaliaError) as caught:
+        document.decode(tuple[System, ...], f"[{system}]".replace("2026-01-01", "2026-01-01T00:00:00"))
+    assert "0.booted_at" in str(caught.value)
 
 
 def test_verb_of_a_newer_marketplace_is_readable() -> None:
