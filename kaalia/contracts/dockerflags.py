@@ -26,7 +26,7 @@ ACCEPTED = "only -e, -h, -p, -v and -n are accepted"
 
 _LONG = {"--env": "-e", "--hostname": "-h", "--publish": "-p", "--volume": "-v", "--network": "-n"}
 _SHORT = frozenset(_LONG.values())
-_PORT = re.compile(r"(?:([0-9]{1,5}):)?([0-9]{1,5})(?:/([A-Za-z]+))?")
+_PORT = re.compile(r"(?:([0-9]{1,9}):)?([0-9]{1,9})(?:/([A-Za-z]+))?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _VOLUME = re.compile(r"V\.([0-9]{1,18}):(.+)", re.DOTALL)
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
