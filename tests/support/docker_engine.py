@@ -87,7 +87,7 @@ class PrivateDocker(EngineApi):
                 env=self._environment(),
                 start_new_session=True,  # Ctrl-C is for the program that will stop it in order
             )
-        wait_until("dockerd to answer", self._answers, START_TIMEOUT_S)
+        wait_until("dockerd to answer", self.answers, START_TIMEOUT_S)
 
     def kill(self) -> None:
         """SIGKILL, as a crash would. Containers live on; `start` finds them again."""
@@ -143,7 +143,8 @@ class PrivateDocker(EngineApi):
         path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         return {**os.environ, "PATH": f"{self.extra_path}:{path}" if self.extra_path else path}
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """It answers now. Raises RuntimeError when dockerd has ended by itself."""
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError(f"dockerd ended with {self._process.returncode}:\n{self.log_text()[-3000:]}")

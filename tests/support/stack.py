@@ -35,7 +35,8 @@ class StackOptions:
     """`gpu_env`: environment that points the probe at a simulated driver. `extra_config` is merged last."""
 
     engine: EngineApi
-    port_range: str = "42000-42399"
+    port_range: str = "21000-21399"
+    """Below the kernel's range for outgoing connections, which could take a port away between look and start."""
     public_ip: str = "127.0.0.1"
     gpu_env: dict[str, str] | None = None
     extra_config: dict[str, Any] | None = None
@@ -82,8 +83,8 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.start_marketplace()
         self._say(f"marketplace answers on {self.url}")
-        self.host_key = self._add_user("host", "--host")
-        self.renter_key = self._add_user("renter")
+        self.host_key = self.add_user("host", "--host")
+        self.renter_key = self.add_user("renter")
         self.write_config()
         self.machine_id = self._enroll()
         self._say(f"enrolled as machine {self.machine_id}")
@@ -204,18 +205,23 @@ class Stack:
             env=self._env(),
         )
 
-    def log_text(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
-
-    def _add_user(self, name: str, *flags: str) -> str:
+    def add_user(self, name: str, *flags: str) -> str:
+        """A further account; returns its API key."""
         done = self.kaalia("marketplace", "user", "add", name, *flags, "--data", str(self.data_dir), "--json")
         if done.returncode != 0:
             raise RuntimeError(f"cannot add user {name}: {done.stderr}")
         return str(json.loads(done.stdout)["api_key"])
 
-    def _enroll(self) -> int:
+    def log_text(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def enroll_token(self) -> str:
+        """A one-time token of the host."""
         made = self.kaalia("marketplace", "enroll-token", "--user", "host", "--data", str(self.data_dir), "--json")
-        token = json.loads(made.stdout)["token"]
+        return str(json.loads(made.stdout)["token"])
+
+    def _enroll(self) -> int:
+        token = self.enroll_token()
         done = self.kaalia("enroll", self.url, "-", "--config", str(self.config_file), "--json", stdin=token)
         if done.returncode != 0:
             raise RuntimeError(f"cannot enrol: {done.stderr}")
