@@ -79,6 +79,7 @@ class Ledger:
         """As `intend`, for a contract without a container: ports and subnet are chosen from what is free right now.
 
         `decide` gets all claims and runs on the store's thread, so that no two contracts choose the same.
+        The marketplace is told a moment later: a launch of an image that is here has better news by then.
         """
 
         def work(tx: Transaction) -> Grant:
@@ -93,7 +94,7 @@ class Ledger:
             self._put(tx, status)
             return grant
 
-        return await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
+        return await self._database.transaction(work, Topic.WORKLOADS, ring_later=Topic.OUTBOX)
 
     async def settle(self, status: WorkloadStatus, frees: Frees = Frees.NOTHING, outcome: str = "done") -> None:
         """After a side effect, or after a look: intents of the contract closed, claims given back, the status told."""

@@ -23,6 +23,10 @@ class Changes:
         for bell in self._bells[topic]:
             bell.set()
 
+    def ring_later(self, topic: Topic, delay_s: float) -> None:
+        """For news that better news will soon overtake: they then travel together."""
+        asyncio.get_running_loop().call_later(delay_s, self.ring, topic)
+
     def subscribe(self, *topics: Topic) -> asyncio.Event:
         """An event that is set by each ring of the topics; the subscriber clears it."""
         bell = asyncio.Event()

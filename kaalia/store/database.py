@@ -17,6 +17,9 @@ from kaalia.errors import StoreError
 from kaalia.store.changes import Changes, Topic
 
 T = TypeVar("T")
+LATER_S = 1.0
+"""Delay of a bell that may ring later."""
+
 Transaction = sqlite3.Connection
 """An open transaction; noun functions take it first."""
 
@@ -36,11 +39,13 @@ class Database:
         """Open, check and migrate. Raises StoreError `state_corrupt`, `state_newer` or `state_unavailable`."""
         await self._on_thread(self._open)
 
-    async def transaction(self, work: Callable[[Transaction], T], *rings: Topic) -> T:
+    async def transaction(self, work: Callable[[Transaction], T], *rings: Topic, ring_later: Topic | None = None) -> T:
         """Run `work` in one durable transaction, then ring the bell of each topic. Raises StoreError."""
         result = await self._on_thread(lambda: self._commit(work))
         for topic in rings:
             self._changes.ring(topic)
+        if ring_later is not None:
+            self._changes.ring_later(ring_later, LATER_S)
         return result
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -48,3 +48,12 @@ async def test_a_cancellation_together_with_a_ring_is_not_lost(changes: Changes)
     await asyncio.gather(waiter, return_exceptions=True)
 
     assert waiter.cancelled()
+
+
+async def test_a_later_ring_comes_later(changes: Changes) -> None:
+    bell = changes.subscribe(Topic.OUTBOX)
+
+    changes.ring_later(Topic.OUTBOX, 0.05)
+
+    assert not bell.is_set()
+    assert await wait(bell, 2.0)
