@@ -74,7 +74,13 @@ class Tasks:
         """Start `work` for `key`. The caller has checked `busy(key)`."""
         task = asyncio.create_task(work, name=str(key))
         self._tasks[key] = task
-        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            # Another may have begun between the end of this one and now.
+            if self._tasks.get(key) is task:
+                del self._tasks[key]
+
+        task.add_done_callback(ended)
 
     def busy(self, key: object) -> bool:
         return key in self._tasks

@@ -1,0 +1,40 @@
+"""Background tasks are owned from their start to their end."""
+
+import asyncio
+
+from kaalia.service import Tasks
+
+
+async def test_a_task_that_follows_another_at_once_is_not_forgotten_with_it() -> None:
+    tasks, is_over, gate = Tasks(), asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        is_over.set()
+
+    async def second() -> None:
+        await gate.wait()
+
+    tasks.start("key", first())
+    while not is_over.is_set():
+        await asyncio.sleep(0)
+    tasks.start("key", second())  # before the loop has told anyone that the first is done
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert tasks.busy("key")
+    await tasks.close()
+    assert len(tasks) == 0
+
+
+async def test_cancelling_reaches_the_task_that_runs() -> None:
+    tasks = Tasks()
+
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    tasks.start("key", work())
+    tasks.cancel("key")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert not tasks.busy("key")
