@@ -1,6 +1,6 @@
 """What a renter asks for when accepting an offer: read, merged with a template, and checked field by field.
 
-Refuses what cannot be granted yet (volumes, overlay networks, VMs) by name instead of dropping it.
+Refuses what cannot be granted yet (overlay networks, VMs) by name instead of dropping it.
 """
 
 import shlex
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kaalia.contracts import dockerflags, image, template
 from kaalia.contracts.dockerflags import CreateOptions
 from kaalia.contracts.registry import RegistryLogin, parse_login
+from kaalia.contracts.volume import VOLUME_ID_MAX
 from kaalia.errors import ContractError
 from kaalia.marketplace.templates import ONSTART_MAX_CHARS, invalid_fields, onstart_too_long
 from kaalia.model.workload import LaunchMode, PortRequest
@@ -59,13 +60,35 @@ class _Fields(BaseModel):
     volume_info: dict[str, Any] | None = None
 
 
+class _VolumeInfo(BaseModel):
+    """`volume_id`: of a volume offer with `create_new`, else of a volume."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    mount_path: Annotated[str, Field(max_length=255)]
+    volume_id: Annotated[int, Field(ge=0, le=VOLUME_ID_MAX)]
+    create_new: bool = False
+    name: str | None = None
+    size: Decimal = Decimal(15)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVolume:
+    """A volume to be made for the instance, of the volume offer `offer_id`."""
+
+    offer_id: int
+    path: str
+    size_gb: Decimal
+    name: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
     """A request that can be granted, as far as it can be known without looking at the offer."""
 
     image: str
     options: CreateOptions
-    """Variables and ports as the renter and the template gave them."""
+    """Variables, volumes and ports as the renter and the template gave them."""
     launch_mode: LaunchMode
     ports: tuple[PortRequest, ...]
     """Those of `options` and those that the launch mode needs."""
@@ -80,6 +103,7 @@ class CreateRequest:
     user: str | None
     starts: bool
     cancel_unavail: bool
+    new_volume: NewVolume | None
     shown: dict[str, Any]
     """What the API shows of it later; no registry login."""
 
@@ -106,7 +130,8 @@ def _request(fields: _Fields, has_template: bool) -> CreateRequest:
         raise _invalid("cannot create an instance: image is missing", remedy)
     image.check(fields.image)
     options = dockerflags.merge(dockerflags.parse(fields.extra), dockerflags.parse(fields.env))
-    _refuse_mounts(options)
+    _refuse_networks(options)
+    options, new_volume = _volumes(fields, options)
     args = _args(fields)
     runtype = _runtype(fields, args)
     launch_mode = _launch_mode(runtype)
@@ -128,6 +153,7 @@ def _request(fields: _Fields, has_template: bool) -> CreateRequest:
         user=fields.user,
         starts=fields.target_state != "stopped",
         cancel_unavail=_cancel_unavail(fields),
+        new_volume=new_volume,
         shown={**fields.model_dump(include=set(_SHOWN)), "image": fields.image, "runtype": runtype, "env": env_pairs},
     )
 
@@ -152,13 +178,9 @@ def _refuse_unavailable(fields: _Fields) -> None:
         raise _invalid(
             "cannot create a VM: this marketplace rents containers", "Leave vm out", reason="vms_unavailable"
         )
-    if fields.volume_info:
-        raise volumes_unavailable()
 
 
-def _refuse_mounts(options: CreateOptions) -> None:
-    if options.volumes:
-        raise volumes_unavailable()
+def _refuse_networks(options: CreateOptions) -> None:
     if options.networks:
         names = ", ".join(options.networks)
         raise ApiError(
@@ -166,13 +188,22 @@ def _refuse_mounts(options: CreateOptions) -> None:
         )
 
 
-def volumes_unavailable() -> ApiError:
-    return ApiError(
-        400,
-        "volumes_unavailable",
-        "cannot mount a volume: this marketplace has no volumes yet",
-        remedy="Drop volume_info and -v; data in the instance's own disk stays over stop and start",
-    )
+def _volumes(fields: _Fields, options: CreateOptions) -> tuple[CreateOptions, NewVolume | None]:
+    """`volume_info` links a volume (then it is one more mount) or names the volume offer to make one of."""
+    if not fields.volume_info:
+        return options, None
+    try:
+        info = _VolumeInfo.model_validate(fields.volume_info)
+    except ValidationError as error:
+        raise invalid_fields("cannot read volume_info", error) from error
+    # The same check of the path as for `-v V.1:/data`.
+    linked = dockerflags.parse([["-v", f"V.{info.volume_id}:{info.mount_path}"]])
+    if any(mount.path == linked.volumes[0].path for mount in options.volumes):
+        message = f"cannot mount two volumes at {info.mount_path}"
+        raise _invalid(message, "Give each volume a path of its own", reason="volume_invalid")
+    if not info.create_new:
+        return dockerflags.merge(options, linked), None
+    return options, NewVolume(info.volume_id, linked.volumes[0].path, info.size, info.name)
 
 
 def _args(fields: _Fields) -> tuple[str, ...]:

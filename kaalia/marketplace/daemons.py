@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
-from kaalia.marketplace import listings, liveness, machines, rentals
+from kaalia.marketplace import listings, liveness, machines, rentals, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
@@ -104,6 +104,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         statuses = [m.workload for m in fresh if m.workload is not None] + list(post.workloads or ())
         await _apply_statuses(context, tx, machine_id, statuses)
         await _apply_report(context, tx, machine_id, fresh)
+        told = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
+        are_gone = [await volumes.record(tx, machine_id, status, now) for status in told]
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
@@ -114,12 +116,14 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         )
     for message in fresh:
         log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
-    if any(status.state is WorkloadState.ENDED for status in statuses):
+    if any(status.state is WorkloadState.ENDED for status in statuses) or any(are_gone):
         context.machine_bells.ring(machine_id)
     return StatusReply(acked_seq, now)
 
 
 def _in_words(message: StatusMessage) -> str:
+    if message.volume is not None:
+        return f"volume {message.volume.volume_id} is {message.volume.state}"
     if message.workload is None:
         return str(message.kind)
     return f"contract {message.workload.contract_id} is {message.workload.state}"
@@ -206,6 +210,7 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
         tasks=tuple(request for request in requests if request.deadline_at > now),
         complete=True,
         marketplace_url=context.settings.public_url,
+        volumes=await volumes.of_machine(tx, machine.id),
     )
 
 
@@ -216,7 +221,9 @@ def _contract(text: str, is_ended: bool) -> Contract:
 
 def _check_numbers(post: StatusPost) -> None:
     statuses = [*(post.workloads or ()), *(m.workload for m in post.messages if m.workload is not None)]
+    spaces = [*(post.volumes or ()), *(m.volume for m in post.messages if m.volume is not None)]
     numbers = [post.revision, *(m.seq for m in post.messages), *(told.contract_id for told in statuses)]
+    numbers += [told.volume_id for told in spaces]
     if not all(0 <= number <= _NUMBER_MAX for number in numbers):
         raise ApiError(400, "document_invalid", f"cannot read StatusPost: numbers must be 0 to {_NUMBER_MAX}")
 

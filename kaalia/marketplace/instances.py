@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts import pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import listings, liveness, machines, templates
+from kaalia.marketplace import listings, liveness, machines, templates, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -41,7 +41,10 @@ async def rows(context: Context, caller: Caller, instance_id: int | None = None)
         ids = {row.machine_id for row in found}
         owners = {machine_id: await machines.get(tx, machine_id) for machine_id in ids}
         names = await templates.names(tx, {row.template_id for row in found if row.template_id is not None})
-    return [wire.encode(_instance(context, row, owners[row.machine_id], names, now), now) for row in found]
+        agreed = {row.id: document.decode(Contract, row.document) for row in found}
+        mounts = await volumes.mounts(tx, agreed)
+    shown = [wire.encode(_instance(context, row, owners[row.machine_id], names, now), now) for row in found]
+    return [{**row, "volume_info": mounts[row["id"]]} for row in shown]
 
 
 async def find(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row | None:

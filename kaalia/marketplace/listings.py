@@ -17,7 +17,7 @@ from kaalia.clock import from_epoch
 from kaalia.contracts import offer
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import liveness, machines
+from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
 from kaalia.marketplace.db.tables import asks, contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -75,7 +75,7 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     rows = await _rows(tx, machine_id)
     if machine.listing is not None and not _can_count(machine, rows):
         return
-    wanted = _wanted(machine, _free(machine, live.values()), rows)
+    wanted = _wanted(machine, _free(machine, live.values(), 0), rows)
     spare: Counter[int] = Counter()
     surplus = []
     for row in rows:
@@ -108,7 +108,7 @@ async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
 
 
 async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
-    return _free(machine, await rentals(tx, machine.id))
+    return _free(machine, await rentals(tx, machine.id), await volume_space.promised_bytes(tx, machine.id))
 
 
 async def rentals(tx: AsyncConnection, machine_id: int) -> list[Rental]:
@@ -147,7 +147,7 @@ def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> l
 
 
 async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
-    """All machines that reported, what is free on them, and their slices: three queries whatever their number."""
+    """All machines that reported, what is free on them, and their slices: four queries whatever their number."""
     found = await machines.reported(tx)
     live: dict[int, list[Rental]] = defaultdict(list)
     for row in await tx.execute(_live_query()):
@@ -155,9 +155,10 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
     rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
         rows[row.machine_id].append(row)
+    promised = await volume_space.promised_everywhere(tx)
     result = []
     for machine in found.values():
-        left = _free(machine, live[machine.id])
+        left = _free(machine, live[machine.id], promised.get(machine.id, 0))
         result.append((machine, left, of_machine(machine, left, rows[machine.id])))
     return result
 
@@ -212,10 +213,10 @@ async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> None
     )
 
 
-def _free(machine: MachineRecord, live: Collection[Rental]) -> Free:
+def _free(machine: MachineRecord, live: Collection[Rental], volume_bytes: int) -> Free:
     held = [contract for contract in live if contract.holds_gpus]
     disk = machine.report.disk if machine.report else None
-    promised = sum(contract.disk_bytes for contract in live)
+    promised = volume_bytes + sum(contract.disk_bytes for contract in live)
     return Free(
         gpus=max(0, machine.num_gpus - sum(contract.gpus for contract in held)),
         # Free bytes count what renters have not filled yet, the difference what others than renters have filled.

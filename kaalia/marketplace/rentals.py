@@ -19,14 +19,14 @@ from kaalia.contracts import environment, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.marketplace import auth, create_request, listings, machines, sealing, search, templates
+from kaalia.marketplace import auth, create_request, listings, machines, sealing, search, templates, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
 from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
 from kaalia.marketplace.templates import NamedTemplate
-from kaalia.model.workload import WorkloadSpec, WorkloadStatus
+from kaalia.model.workload import VolumeMount, WorkloadSpec, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
@@ -62,7 +62,9 @@ async def rent(
             template = await templates.resolve(tx, caller.user_id, *create_request.named_template(body))
             request = create_request.read(body, template.document if template else None)
             machine, num_gpus = await _take_offer(context, tx, caller, ask_id, request, now)
-            draft = _Draft(request, template, ask_id, num_gpus, repeat_key)
+            mounts = await volumes.grant(context, tx, caller, machine, request, now)
+            _check_disk(request, await listings.free(tx, machine))
+            draft = _Draft(request, template, ask_id, num_gpus, repeat_key, mounts)
             rental = await _write(context, tx, caller.user_id, machine, draft, now)
     except ApiError as error:
         error.extra.setdefault("ask_id", ask_id)
@@ -141,6 +143,7 @@ class _Draft:
     ask_id: int
     num_gpus: int
     repeat_key: str
+    mounts: tuple[VolumeMount, ...] = ()
 
 
 def _repeat_key(user_id: int, ask_id: int | None, body: Mapping[str, Any]) -> str:
@@ -186,7 +189,6 @@ async def _take_offer(
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
     _check_bid(request, machine.listing, record.num_gpus)
-    _check_disk(request, await listings.free(tx, machine))
     return machine, record.num_gpus
 
 
@@ -282,6 +284,7 @@ def _contract(
         env=environment.compose(account, request.options.env, identity, launch),
         ports=request.ports,
         hostname=request.options.hostname,
+        volumes=draft.mounts,
         onstart=request.onstart,
         user=request.user,
         needs_registry_login=request.login is not None,

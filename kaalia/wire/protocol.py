@@ -10,8 +10,10 @@ from enum import StrEnum
 
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.offer import Listing
+from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
+from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 
 PATH_ENROLL = "/kaalia/v1/enroll"
@@ -93,6 +95,8 @@ class Snapshot:
     complete: bool
     marketplace_url: str
     """Becomes VAST_URL inside containers."""
+    volumes: tuple[Volume, ...] = ()
+    """Rented disk space. One that is not mentioned stays as it is: only a tombstone removes data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,8 @@ class MessageKind(StrEnum):
     """Body: WorkloadStatus, written once per change."""
     REPORT = "report"
     """Body: MachineReport."""
+    VOLUME = "volume"
+    """Body: VolumeStatus, written once per change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,7 @@ class StatusMessage:
     kind: MessageKind
     workload: WorkloadStatus | None = None
     report: MachineReport | None = None
+    volume: VolumeStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,7 @@ class StatusPost:
     as_of: datetime
     messages: tuple[StatusMessage, ...]
     workloads: tuple[WorkloadStatus, ...] | None = None
+    volumes: tuple[VolumeStatus, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

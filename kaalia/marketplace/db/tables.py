@@ -165,3 +165,40 @@ tasks = Table(
     Column("created_at", Float, nullable=False),
 )
 """One-shot requests; `result`: TaskResult JSON, served at the unguessable result URL until it is an hour old."""
+
+volume_offers = Table(
+    "volume_offers",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("size_gb", Integer, nullable=False),
+    Column("price_per_gb_month", String, nullable=False),
+    Column("end_at", Float, nullable=True),
+    Column("is_listed", Boolean, nullable=False, default=True),
+    Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""One a machine at most. `size_gb`: as listed, rented or not; 0 with `is_listed`: the owner wants none."""
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("offer_id", Integer, nullable=False),
+    Column("key", String, nullable=False),
+    Column("name", String, nullable=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("copy_of", Integer, nullable=True),
+    Column("price_per_gb_month", String, nullable=False),
+    Column("status", Text, nullable=True),
+    Column("start_date", Float, nullable=False),
+    Column("end_at", Float, nullable=True),
+    Column("ended_at", Float, nullable=True),
+    Column("removed_at", Float, nullable=True),
+    Column("idempotency_key", String, nullable=True),
+    sqlite_autoincrement=True,
+)
+"""`status`: the machine's latest VolumeStatus JSON. `ended_at`: the renter deleted it; `removed_at`: the machine proved
+it gone."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.marketplace import extensions, listings, liveness, machines, terms
+from kaalia.marketplace import extensions, listings, liveness, machines, terms, volume_offers
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routes.parameters import whole_number
@@ -40,11 +40,9 @@ async def list_machine(call: Call) -> dict[str, Any]:
         await machines.put_listing(tx, machine_id, listing)
         extended = await extensions.extend(tx, machine_id, listing, now)
         await listings.refresh_asks(tx, machine_id, now)
+        await volume_offers.follow_machine(tx, replace(machine, listing=listing), call.body, now)
     call.context.machine_bells.ring(machine_id)
-    reply: dict[str, Any] = {"success": True, "extended": extended}
-    if call.body.get("vol_size"):
-        reply["msg"] = "volumes are not offered yet: vol_size and vol_price were not used"
-    return reply
+    return {"success": True, "extended": extended}
 
 
 async def unlist_machine(call: Call) -> dict[str, Any]:
@@ -52,6 +50,7 @@ async def unlist_machine(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
         await _owned(call, tx, machine_id)
         await machines.put_listing(tx, machine_id, None)
+        await volume_offers.unlist_of(tx, machine_id)
         await listings.refresh_asks(tx, machine_id, now)
     call.context.machine_bells.ring(machine_id)
     return {"success": True, "msg": f"machine {machine_id} is not listed; running contracts go on to their end"}

@@ -1,0 +1,104 @@
+"""Volumes: owners list space, renters search, create, show, clone and delete."""
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.marketplace import machines, terms, volume_offers, volumes
+from kaalia.marketplace.machines import MachineRecord
+from kaalia.marketplace.routes.parameters import id_list, whole_number
+from kaalia.marketplace.routing import Call, Caller, Route
+from kaalia.marketplace.volumes import Wanted
+from kaalia.wire.error import ApiError
+
+DEFAULT_SIZE_GB = 15
+"""What the client sends when no size is given."""
+_LOCAL = frozenset({"local_volume", "all_volume", ""})
+
+
+def _account(call: Call) -> Caller:
+    """The caller, unless it is an instance: its own id must not open the volume that happens to have the same one."""
+    if call.caller.instance_id is None:
+        return call.caller
+    message = f"cannot reach volumes with the key of instance {call.caller.instance_id}"
+    raise ApiError(403, "not_authorized", message, remedy="Use an API key of the account")
+
+
+async def list_volumes(call: Call) -> dict[str, Any]:
+    """`machine` is an id, or a list of them: all are listed or none."""
+    wanted, now = call.body.get("machine"), call.context.clock.now()
+    ids = id_list(call.body, "machine") if isinstance(wanted, list) else [whole_number("machine", wanted)]
+    async with call.context.engine.begin() as tx:
+        offers = [
+            await volume_offers.list_alone(tx, await _owned(call, tx, machine_id), call.body, now) for machine_id in ids
+        ]
+    return {"success": True, "offer_ids": offers, "volume_offer_id": offers[0], "msg": f"{len(offers)} listed"}
+
+
+async def unlist_volume(call: Call) -> dict[str, Any]:
+    offer_id = whole_number("id", call.body.get("id"))
+    async with call.context.engine.begin() as tx:
+        await volume_offers.unlist(tx, call.caller.user_id, offer_id)
+    return {"success": True, "msg": f"volume offer {offer_id} is not listed; rented volumes go on"}
+
+
+async def search(call: Call) -> dict[str, Any]:
+    return {"success": True, "offers": await volume_offers.search(call.context, call.body)}
+
+
+async def create(call: Call) -> dict[str, Any]:
+    body = call.body
+    wanted = Wanted(whole_number("id", body.get("id")), _size(body.get("size", DEFAULT_SIZE_GB)), _name(body))
+    volume_id = await volumes.rent(call.context, _account(call), wanted)
+    return {"success": True, "volume_id": volume_id, "volume_name": f"V.{volume_id}"}
+
+
+async def show(call: Call) -> dict[str, Any]:
+    """Local volumes; there are no network volumes here."""
+    is_local = call.request.query.get("type", "") in _LOCAL
+    return {"success": True, "volumes": await volumes.shown(call.context, _account(call)) if is_local else []}
+
+
+async def delete(call: Call) -> dict[str, Any]:
+    volume_id = whole_number("id", call.request.query.get("id", call.body.get("id")))
+    await volumes.delete(call.context, _account(call), volume_id)
+    return {"success": True, "msg": f"volume {volume_id} deleted"}
+
+
+async def clone(call: Call) -> dict[str, Any]:
+    body = call.body
+    source, offer = whole_number("src_id", body.get("src_id")), whole_number("dst_id", body.get("dst_id"))
+    size = None if body.get("size") is None else _size(body["size"])
+    volume_id = await volumes.clone(call.context, _account(call), source, offer, size)
+    return {"success": True, "volume_id": volume_id, "volume_name": f"V.{volume_id}", "msg": "the copy is being made"}
+
+
+def _size(value: Any) -> Decimal:
+    return terms.money("size", value, volume_offers.SIZE_GB_MAX)
+
+
+def _name(body: dict[str, Any]) -> str | None:
+    name = body.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ApiError(400, "invalid_args", f"cannot read name={str(name)[:80]!r}: it must be text", remedy="Send text")
+    return name
+
+
+async def _owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineRecord:
+    machine = await machines.get(tx, machine_id)
+    if machine is None or machine.user_id != call.caller.user_id:
+        message = f"cannot find machine {machine_id} among those of this account"
+        raise ApiError(404, "no_such_machine", message, remedy="`vastai show machines` lists them")
+    return machine
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/api/v0/volumes", "machine_write", list_volumes),
+    Route("POST", "/api/v0/volumes/unlist", "machine_write", unlist_volume),
+    Route("POST", "/api/v0/volumes/search", "misc", search),
+    Route("PUT", "/api/v0/volumes", "instance_write", create),
+    Route("GET", "/api/v0/volumes", "instance_read", show),
+    Route("DELETE", "/api/v0/volumes", "instance_write", delete),
+    Route("POST", "/api/v0/volumes/copy", "instance_write", clone),
+)
