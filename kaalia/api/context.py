@@ -17,11 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`safe_mode`: why the state cannot be used; then the store holds nothing that could be read."""
+    """`safe_mode`: why the state cannot be used; then the store holds nothing that could be read.
+
+    `clock_problem`: what is wrong with the time right now.
+    """
 
     database: Database
     clock: Clock
     started_at: datetime
+    clock_problem: Callable[[], Problem | None] = lambda: None
     safe_mode: Problem | None = None
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""

@@ -44,7 +44,8 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     statuses = workloads.all_workloads(tx)
     waiting = {stored.contract.contract_id: WorkloadState.WAITING for stored in contracts.all_contracts(tx)}
     states = Counter({**waiting, **{number: each.state for number, each in statuses.items()}}.values())
-    problems = tuple(_problems(link, report, now))
+    clock = context.clock_problem()
+    problems = (*_problems(link, report, now), *([clock] if clock else []))
     return _document(context, now, link, report, listing, dict(states), all_claims(tx), problems)
 
 

@@ -29,6 +29,7 @@ MISSING_GRACE = timedelta(minutes=30)
 """A contract that snapshots leave out ends only after both."""
 END_TOLERANCE = timedelta(seconds=60)
 """End dates pass through floats and roundings of several programs."""
+MAYBE_OVER = "scheduling: the contract may have ended, and the time of the machine is not confirmed yet"
 OWN_KINDS = frozenset({ContractKind.SELFTEST, ContractKind.DEFAULT_JOB})
 """Contracts of the machine's owner: no listing and no marketplace is asked."""
 
@@ -73,6 +74,8 @@ class Machine:
     gpu_owners: Mapping[str, int]
     closed_because: str | None = None
     """Why nothing new is admitted; None: admission is open."""
+    latest_at: datetime | None = None
+    """While the time is in doubt: how late it may be. None: the time of planning is certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ def _decide(one: Held, machine: Machine, owners: Mapping[str, int], disk_bytes: 
         return Wish(contract, Want.STOP, reason=f"stopped: the contract ended at {contract.end_at:%Y-%m-%d %H:%M} UTC")
     if contract.desired is Desired.STOPPED:
         return Wish(contract, Want.STOP, reason="stopped")
+    if machine.latest_at is not None and is_expired(contract, machine.latest_at):
+        return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if one.is_new and (reason := _not_admitted(one, machine)):
         return Wish(contract, Want.WAIT, reason=reason)
     return _grant(one, machine.report, owners)

@@ -10,10 +10,11 @@ from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
-from kaalia.clock import Clock
+from kaalia.clock import Clock, MachineClock
 from kaalia.config import Config
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
+from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
@@ -30,16 +31,19 @@ REOPEN_INTERVAL_S = 60.0
 
 
 @asynccontextmanager
-async def daemon(config: Config, clock: Clock, systemd: Systemd) -> AsyncIterator[list[Service]]:
+async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> AsyncIterator[list[Service]]:
     """Everything that runs while the state is sound. Raises StoreError when it is not."""
     changes = Changes()
     database = await folder.open_database(config, changes)
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
+    timekeeper = Timekeeper(database, changes, clock)
     try:
+        await timekeeper.open()
         yield [
-            *_local_services(config, systemd, Context(database, clock, clock.now())),
+            timekeeper,
+            *_local_services(config, systemd, Context(database, clock, clock.now(), timekeeper.problem)),
             _capability(config, clock, database, engine),
-            *_marketplace_services(config, clock, changes, database, engine),
+            *_marketplace_services(config, clock, timekeeper, changes, database, engine),
         ]
     finally:
         engine.close()
@@ -91,13 +95,19 @@ def _capability(config: Config, clock: Clock, database: Database, engine: Docker
 
 
 def _marketplace_services(
-    config: Config, clock: Clock, changes: Changes, database: Database, engine: DockerEngine
+    config: Config, clock: Clock, timekeeper: Timekeeper, changes: Changes, database: Database, engine: DockerEngine
 ) -> list[Service]:
     async def login(contract_id: int) -> RegistryLogin | None:
         return await sync.login_source(contract_id)
 
-    tenants = TenantsService(config, clock, changes, database, engine, login)
+    tenants = TenantsService(config, clock, timekeeper.lease_time, changes, database, engine, login)
     sync = SyncService(
-        database, changes, clock, config.state_dir, tenants.logs, heartbeat_s=config.intervals.heartbeat_s
+        database,
+        changes,
+        timekeeper,
+        config.state_dir,
+        tenants.logs,
+        heartbeat_s=config.intervals.heartbeat_s,
+        heard=timekeeper.hear,
     )
     return [sync, tenants]

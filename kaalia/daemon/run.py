@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kaalia import __version__
 from kaalia import log as logs
-from kaalia.clock import Clock, SystemClock
+from kaalia.clock import MachineClock, SystemClock
 from kaalia.config import Config, load
 from kaalia.daemon import build
 from kaalia.daemon.notify import Systemd
@@ -29,7 +29,8 @@ DETACH_DEADLINE_S = 2.0
 """After a stop signal: a thread that hangs in Docker or on a disk must not keep the process from going."""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, clock: MachineClock | None = None) -> int:
+    """`clock`: for tests that start the daemon by a program of their own; nothing outside the process can give one."""
     args = _arguments(argv)
     try:
         config = load(args.config, os.environ)
@@ -39,14 +40,14 @@ def main(argv: list[str] | None = None) -> int:
         logs.setup(config.log.level, config.log.format)
         folder.prepare(config.state_dir)
         with folder.locked(config.lock_path):
-            asyncio.run(serve(config, SystemClock(), Systemd(os.environ)))
+            asyncio.run(serve(config, clock or SystemClock(), Systemd(os.environ)))
     except KaaliaError as error:
         sys.stderr.write(f"kaalia: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 
-async def serve(config: Config, clock: Clock, systemd: Systemd) -> None:
+async def serve(config: Config, clock: MachineClock, systemd: Systemd) -> None:
     """Run until a signal. A state that cannot be used means safe mode until it can be."""
     stop = asyncio.Event()
     _obey_signals(stop, systemd)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from kaalia.clock import Clock
 from kaalia.config import Config
+from kaalia.contracts.lease import LeaseTime
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import net, system
 from kaalia.log import about
@@ -37,6 +38,7 @@ class TenantsService:
         self,
         config: Config,
         clock: Clock,
+        lease_time: Callable[[], LeaseTime],
         changes: Changes,
         database: Database,
         engine: DockerEngine,
@@ -44,6 +46,7 @@ class TenantsService:
     ) -> None:
         self._config = config
         self._clock = clock
+        self._lease_time = lease_time
         self._changes = changes
         self._database = database
         self._engine = engine
@@ -69,6 +72,7 @@ class TenantsService:
             Settings(subnet_pool=self._config.docker.subnet_pool, resync_s=self._config.intervals.resync_s),
             _is_port_busy,
             host_routes=net.routed_networks,
+            lease_time=self._lease_time,
             booted_at=await asyncio.to_thread(_booted_at),
         )
         with about(machine_id=member.machine_id):

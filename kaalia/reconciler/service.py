@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from kaalia.clock import Clock
+from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.contracts.placement import Held, Machine, Plan, Want, Wish, plan
 from kaalia.errors import KaaliaError, WorkloadError
 from kaalia.log import about
@@ -38,6 +39,8 @@ from kaalia.store.database import Database
 log = logging.getLogger(__name__)
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
+DOUBT_LOOK_S = 1.0
+"""While the time is in doubt, an end that may have come is looked at this often at most."""
 RELISTEN_S = 1.0
 """Between events that broke off and listening again."""
 
@@ -45,7 +48,9 @@ RELISTEN_S = 1.0
 class ReconcilerService:
     """Starts and stops tenants' workloads; nobody else does.
 
-    `booted_at`: start of this boot; without it the stored report says so. `checkpoint` and `randbelow` are for tests.
+    `booted_at`: start of this boot; without it the stored report says so. `lease_time`: what contracts go by; without
+    it the clock, which statuses go by: they are compared with what the engine wrote by the wall clock.
+    `checkpoint` and `randbelow` are for tests.
     """
 
     name = "reconciler"
@@ -63,11 +68,13 @@ class ReconcilerService:
         *,
         host_routes: Callable[[], Collection[str]] = tuple,
         booted_at: datetime | None = None,
+        lease_time: Callable[[], LeaseTime] | None = None,
         randbelow: Callable[[int], int] = secrets.randbelow,
         checkpoint: Callable[[str], None] = crash.at,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
+        self._lease_time = lease_time or (lambda: certain(clock.now()))
         self._ledger = Ledger(database, clock)
         self._tools = Tools(
             ledger=self._ledger,
@@ -82,7 +89,7 @@ class ReconcilerService:
             checkpoint=checkpoint,
             starts=asyncio.Semaphore(settings.parallel_starts),
         )
-        self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE)
+        self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()
         self._actions = Tasks()
         self._in_flight: dict[int, Action] = {}
@@ -145,7 +152,9 @@ class ReconcilerService:
         now_s = self._clock.monotonic_s()
         times_s = [self._look_at_s - now_s]
         if self._sights.is_complete and self._next_change_at is not None:
-            times_s.append((self._next_change_at - self._clock.now()).total_seconds())
+            time = self._lease_time()
+            wait_s = (self._next_change_at - time.earliest_at).total_seconds()
+            times_s.append(wait_s if time.is_certain else max(wait_s, DOUBT_LOOK_S))
         if (retry_s := self._retries.next_s(now_s)) is not None:
             times_s.append(retry_s - now_s)
         return max(0.0, min(times_s))
@@ -230,14 +239,10 @@ class ReconcilerService:
         for contract_id, action in self._in_flight.items():
             if isinstance(action, Launch | Start | Restart):
                 owners |= dict.fromkeys(action.gpu_uuids, contract_id)
-        machine = Machine(books.report, books.listing, owners, self._closed_because(books))
-        return plan(held, machine, self._clock.now())
-
-    def _closed_because(self, books: Books) -> str | None:
-        if books.snapshot is None:
-            return "the marketplace has not confirmed it yet"
-        is_old = self._clock.now() > books.snapshot.not_after
-        return "the marketplace's last word is too old to admit anything new" if is_old else None
+        time = self._lease_time()
+        latest_at = None if time.is_certain else time.latest_at
+        machine = Machine(books.report, books.listing, owners, _closed_because(books, time), latest_at)
+        return plan(held, machine, time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:
         """Begin what the contract needs next. True: it is known to need nothing."""
@@ -265,7 +270,7 @@ class ReconcilerService:
     def _pursue_orphans(self, books: Books) -> None:
         known = {stored.contract.contract_id for stored in books.contracts}
         orphans = [one for one in self._sights.present() if one.contract_id not in known]
-        word, now = books.snapshot, self._clock.now()
+        word, now = books.snapshot, self._lease_time().earliest_at
         self._orphans.keep_only({one.contract_id for one in orphans})
         for observed in orphans:
             action = diff_orphan(observed, *self._orphans.missing(observed, word, now), now)
@@ -367,3 +372,12 @@ class ReconcilerService:
         running = {one.contract_id for one in self._sights.present() if one.state in ALIVE} - set(self._in_flight)
         rows = [row for row in books.workloads.values() if row.contract_id in running]
         await self._ledger.tell(replace(row, as_of=now) for row in rows if row.state is WorkloadState.RUNNING)
+
+
+def _closed_because(books: Books, time: LeaseTime) -> str | None:
+    if books.snapshot is None:
+        return "the marketplace has not confirmed it yet"
+    if not time.is_certain:
+        return "the time of the machine is not confirmed yet"
+    is_old = time.latest_at > books.snapshot.not_after
+    return "the marketplace's last word is too old to admit anything new" if is_old else None

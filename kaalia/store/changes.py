@@ -11,6 +11,8 @@ class Topic(StrEnum):
     OUTBOX = "outbox"
     TASKS = "tasks"
     ENROLMENT = "enrolment"
+    TIME = "time"
+    """The time of contracts moved otherwise than by passing."""
 
 
 class Changes:

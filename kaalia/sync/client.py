@@ -9,6 +9,8 @@ import ipaddress
 import json
 import secrets
 import ssl
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -49,17 +51,28 @@ _TRY_AGAIN_CODES = frozenset({"nonce_replayed"})
 _RETRY_AFTER_MAX_S = 3600.0
 
 
+HeardTime = Callable[[datetime], Awaitable[None]]
+"""Gets the time that the marketplace tells: a hint, since answers are not signed."""
+
+
 class MarketplaceClient:
     """One session: the long-poll holds one connection, everything else shares another. Close it in the end."""
 
     def __init__(
-        self, url: str, machine_id: int, key: Ed25519PrivateKey, clock: Clock, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        machine_id: int,
+        key: Ed25519PrivateKey,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+        heard: HeardTime | None = None,
     ) -> None:
         self._base = check_url(url)
         self._machine_id = machine_id
         self._key = key
         self._clock = clock
         self._tls = tls
+        self._heard = heard
         self._session: aiohttp.ClientSession | None = None
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
@@ -72,7 +85,9 @@ class MarketplaceClient:
         return _decoded(Envelope, raw) if raw else None
 
     async def post_status(self, post: StatusPost) -> StatusReply:
-        return _decoded(StatusReply, await self._send("POST", self._path(PATH_STATUS), post))
+        reply = _decoded(StatusReply, await self._send("POST", self._path(PATH_STATUS), post))
+        await self._hear(reply.server_time)
+        return reply
 
     async def put_result(self, task_id: str, result: TaskResult) -> None:
         await self._send("PUT", self._path(PATH_TASK_RESULT, task_id=quote(task_id, safe="")), result)
@@ -122,8 +137,13 @@ class MarketplaceClient:
                 remedy="check the network of this machine; running workloads go on meanwhile",
             ) from error
         if reply.status not in {200, 204}:
+            await self._hear(_skewed_from(raw))
             raise _refusal(self._base, reply, raw)
         return raw
+
+    async def _hear(self, server_at: datetime | None) -> None:
+        if self._heard is not None and server_at is not None:
+            await self._heard(server_at)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -218,6 +238,16 @@ def _told(raw: bytes, status: int) -> tuple[str, str]:
         return str(body["error"])[:80], str(body["msg"])[:1000]
     except (ValueError, KeyError, TypeError):
         return "marketplace_refused", f"HTTP status {status}"
+
+
+def _skewed_from(raw: bytes) -> datetime | None:
+    """The marketplace's time in a `clock_skew` refusal: a machine that is wrong must have a way to learn it."""
+    try:
+        body = json.loads(raw)
+        told = datetime.fromisoformat(body["server_time"]) if body["error"] == "clock_skew" else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return told if told is not None and told.tzinfo is not None else None
 
 
 def _retry_after_s(reply: aiohttp.ClientResponse) -> float | None:

@@ -18,7 +18,7 @@ from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database
 from kaalia.store.enrolment import Enrolment
 from kaalia.sync.backoff import Backoff
-from kaalia.sync.client import MarketplaceClient
+from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
 from kaalia.sync.push import Push
@@ -48,6 +48,7 @@ class SyncService:
         heartbeat_s: float = HEARTBEAT_S,
         tls: ssl.SSLContext | None = None,
         chance: random.Random | None = None,
+        heard: HeardTime | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -55,6 +56,7 @@ class SyncService:
         self._logs = logs
         self._heartbeat_s = heartbeat_s
         self._tls = tls
+        self._heard = heard
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX)
@@ -82,7 +84,9 @@ class SyncService:
     async def _converse(self) -> None:
         member = await self._enrolment()
         key = await asyncio.to_thread(load_key, self._state_dir)
-        client = self._client = MarketplaceClient(member.url, member.machine_id, key, self._clock, self._tls)
+        client = self._client = MarketplaceClient(
+            member.url, member.machine_id, key, self._clock, self._tls, self._heard
+        )
         runner = TaskRunner(self._database, client, self._clock, self._tasks, self._logs, self._backoff)
         pull = Pull(self._database, client, self._clock, member, self._backoff())
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)

@@ -102,6 +102,15 @@ def test_expired_before_it_began_is_rejected() -> None:
     assert wish.problem.code == "contract_expired"
 
 
+@pytest.mark.parametrize("state", [WorkloadState.RUNNING, WorkloadState.STOPPED, WorkloadState.EXITED])
+def test_what_may_be_over_is_neither_stopped_nor_started_while_the_time_is_in_doubt(state: WorkloadState) -> None:
+    doubt = machine(latest_at=START + timedelta(hours=2))
+
+    assert only(running(contract(end_at=START + timedelta(hours=1)), state=state), doubt).want is Want.WAIT
+    assert only(running(contract(end_at=START + timedelta(hours=3)), state=state), doubt).want is Want.RUN
+    assert only(running(contract(end_at=START), state=state), doubt).want is Want.STOP
+
+
 @pytest.mark.parametrize(
     ("made", "listing", "code"),
     [

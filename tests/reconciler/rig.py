@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState, WorkloadStatus
@@ -46,6 +47,8 @@ class Rig:
     settings: Settings = field(default_factory=Settings)
     crash_at: str | None = None
     revision: int = 0
+    lease_time: LeaseTime | None = None
+    """What contracts go by; None: the clock."""
     service: ReconcilerService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +67,7 @@ class Rig:
             self.settings,
             lambda port, _: port in self.foreign_ports,
             booted_at=booted_at,
+            lease_time=lambda: self.lease_time or certain(self.clock.now()),
             randbelow=Random(7).randrange,
             checkpoint=self._checkpoint,
         )
