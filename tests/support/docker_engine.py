@@ -34,6 +34,7 @@ class PrivateDocker(EngineApi):
         bridge: str | None = None,
         bridge_cidr: str = "172.29.0.1/24",
         options: Sequence[str] = (),
+        has_live_restore: bool = True,
     ) -> None:
         super().__init__(root / "docker.sock")
         self.root = root
@@ -43,7 +44,7 @@ class PrivateDocker(EngineApi):
         self._has_quota = has_quota
         self._bridge = bridge
         self._bridge_cidr = bridge_cidr
-        self._options = tuple(options)
+        self._options = (*options, *(["--live-restore"] if has_live_restore else []))
         self._process: subprocess.Popen[bytes] | None = None
         self._had_docker0 = True
 
@@ -84,7 +85,7 @@ class PrivateDocker(EngineApi):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment(),
+                env=self.environment(),
                 start_new_session=True,  # Ctrl-C is for the program that will stop it in order
             )
         wait_until("dockerd to answer", self.answers, START_TIMEOUT_S)
@@ -135,11 +136,11 @@ class PrivateDocker(EngineApi):
             f"--pidfile={self.root / 'docker.pid'}",
             f"--host={self.docker_host}",
             f"--storage-driver={driver}",
-            "--live-restore",
         ]
         return [*command, *([f"--bridge={self._bridge}"] if self._bridge else []), *self._options]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What dockerd is started with."""
         path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         return {**os.environ, "PATH": f"{self.extra_path}:{path}" if self.extra_path else path}
 
