@@ -18,15 +18,19 @@ from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
-from kaalia.runtime.base import RegistryLogin
+from kaalia.reconciler.ends import EndsService
+from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.runtime import ContainerRuntime, machines_of_key
 from kaalia.service import Service
 from kaalia.store import folder
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
+from kaalia.sync.enroll import load_key
 from kaalia.sync.service import SyncService
+from kaalia.wire import signature
 
-REOPEN_INTERVAL_S = 60.0
+REOPEN_INTERVAL_S = 10.0
 """How often safe mode looks whether the state can be used again."""
 
 
@@ -50,10 +54,25 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
         await database.close()
 
 
-def safe_mode(config: Config, clock: Clock, systemd: Systemd, why: Problem) -> list[Service]:
-    """What runs while the state cannot be used: nothing that touches a tenant."""
+@asynccontextmanager
+async def safe_mode(config: Config, clock: Clock, systemd: Systemd, why: Problem) -> AsyncIterator[list[Service]]:
+    """What runs while the state cannot be used: nothing that touches a tenant before the end that its labels name."""
     context = Context(Database(config.database_path, Changes()), clock, clock.now(), safe_mode=why)
-    return [*_local_services(config, systemd, context), ReopenService(config)]
+    engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
+    services = [*_local_services(config, systemd, context), ReopenService(config)]
+    if config.identity_path.exists():
+        services.append(EndsService(lambda: _runtimes_of_key(config, clock, engine), clock))
+    try:
+        yield services
+    finally:
+        engine.close()
+
+
+async def _runtimes_of_key(config: Config, clock: Clock, engine: DockerEngine) -> list[Runtime]:
+    """The key is what is left of the machine's name. Raises ConfigError, WorkloadError."""
+    key = await asyncio.to_thread(load_key, config.state_dir)
+    names = await machines_of_key(engine, signature.key_id(key))
+    return [ContainerRuntime(engine, name, clock=clock) for name in names]
 
 
 class ReopenService:

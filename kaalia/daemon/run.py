@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None, clock: MachineClock | None = None) -> in
             sys.stdout.write("the configuration is valid\n")
             return 0
         logs.setup(config.log.level, config.log.format)
-        folder.prepare(config.state_dir)
+        folder.prepare(config.state_dir, config.identity_path, config.database_path)
         with folder.locked(config.lock_path):
             asyncio.run(serve(config, clock or SystemClock(), Systemd(os.environ)))
     except KaaliaError as error:
@@ -58,7 +58,8 @@ async def serve(config: Config, clock: MachineClock, systemd: Systemd) -> None:
                 await run_services(services, stop)
         except StoreError as error:
             log.error("safe mode, tenants run on and nothing is admitted: %s", error)
-            await run_services(build.safe_mode(config, clock, systemd, error.problem), stop)
+            async with build.safe_mode(config, clock, systemd, error.problem) as services:
+                await run_services(services, stop)
     log.info("detached; workloads run on")
 
 

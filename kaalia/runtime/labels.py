@@ -44,6 +44,21 @@ def machine_name(machine_id: int, key_id: str) -> str:
     return f"{machine_id}@{key_id}"
 
 
+def is_name_of(machine: str, key_id: str) -> bool:
+    """The name was made with this key, under whichever id."""
+    return machine.partition("@")[2] == key_id
+
+
+def any_machine_filter() -> str:
+    """The `label=` filter that selects everything that kaalia made, for any machine."""
+    return _MACHINE
+
+
+def machine_of(raw: Mapping[str, str] | None) -> str:
+    """The machine that labels name, "" without one."""
+    return (raw or {}).get(_MACHINE, "")
+
+
 def machine_filter(machine: str) -> str:
     """The `label=` filter that selects everything of this machine."""
     return f"{_MACHINE}={machine}"

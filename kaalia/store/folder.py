@@ -5,10 +5,12 @@ decided until a person has looked (I9).
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from kaalia.config import Config
@@ -16,12 +18,19 @@ from kaalia.errors import ConfigError, StoreError
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 
+_NO_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES)
+_RUN = Path("/run")
 
-def prepare(folder: Path) -> None:
-    """Make the folder, readable by its owner only. Raises ConfigError `state_dir_unusable`."""
+
+def prepare(folder: Path, *known: Path) -> None:
+    """Make the folder, readable by its owner only. Raises ConfigError `state_dir_unusable`.
+
+    A folder that cannot be written any more but holds one of the `known` files is no mistake of the configuration:
+    tenants may depend on it, so safe mode takes over (`open_database` says why).
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK | os.X_OK)
+        usable = os.access(folder, os.W_OK | os.X_OK) or any(path.exists() for path in known)
     except OSError as error:
         raise _unusable(folder, str(error)) from error
     if not usable:
@@ -31,7 +40,8 @@ def prepare(folder: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file; the kernel lets go of it with the process. Raises ConfigError `already_running`."""
-    with path.open("a+") as file:
+    descriptor, is_writable = _open_lock(path)
+    with os.fdopen(descriptor, "r+" if is_writable else "r") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -41,10 +51,34 @@ def locked(path: Path) -> Iterator[None]:
                 f"cannot start: a daemon with pid {file.read().strip() or 'unknown'} uses {path.parent}",
                 remedy="stop it, or give this one a state_dir of its own",
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        if is_writable:
+            _note_pid(descriptor)
         yield
+
+
+def _open_lock(path: Path) -> tuple[int, bool]:
+    """The lock file, made if need be; and whether it can be written. A full or read-only disk is no reason to fail."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), True
+    except OSError as error:
+        if error.errno not in _NO_WRITING:
+            raise _unusable(path.parent, str(error)) from error
+    with suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+    spare = _spare_lock(path)
+    return os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), True
+
+
+def _spare_lock(path: Path) -> Path:
+    """For a disk that lost the lock file and takes no other: in /run, which is memory."""
+    return _RUN / f"kaalia-{sha256(str(path).encode()).hexdigest()[:16]}.lock"
+
+
+def _note_pid(descriptor: int) -> None:
+    """For people; the lock holds without it."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 async def open_database(config: Config, changes: Changes) -> Database:

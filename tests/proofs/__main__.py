@@ -5,9 +5,15 @@ import json
 import sys
 import time
 
-from tests.proofs import client, offline, restart
+from tests.proofs import client, dockerd, kill_matrix, offline, restart
 
-PROOFS = {"offline": offline.prove, "restart": restart.prove, "client": client.prove}
+PROOFS = {
+    "offline": offline.prove,
+    "restart": restart.prove,
+    "client": client.prove,
+    "dockerd": dockerd.prove,
+    "kill-matrix": kill_matrix.prove,
+}
 
 
 def main() -> int:

@@ -99,6 +99,16 @@ class PrivateDocker(EngineApi):
         self._end(signal.SIGTERM)
         self.start()
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to dockerd, such as SIGSTOP: it hangs, with its sockets open."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill_containerd(self) -> None:
+        """SIGKILL; dockerd starts another one by itself."""
+        for pid in list(self._processes("containerd")):
+            os.kill(pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """End everything that was started here and undo every mount and link. Safe to repeat."""
         if self._process is not None and self._process.poll() is None:

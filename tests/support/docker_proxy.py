@@ -157,8 +157,9 @@ async def _answer(
         return False
     if kind == "cut":
         # Its head promises more than ever comes.
+        piece = await upstream.read(_CHUNK_BYTES) if method != "HEAD" and status != 204 else b""
         writer.write(head if _has_length(head) else head[: len(head) // 2])
-        await _write(writer, (await upstream.read(_CHUNK_BYTES))[:-1] if method != "HEAD" and status != 204 else b"")
+        await _write(writer, piece[: len(piece) // 2])
         return False
     writer.write(head)
     await writer.drain()

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia.build import build, environment, install_hook
@@ -13,15 +14,23 @@ from tests.support.stack import Stack, StackOptions
 
 
 @contextmanager
-def scene(gpus: str | None = None, folder: Path | None = None) -> Iterator[tuple[Stack, str]]:
+def scene(
+    gpus: str | None = None,
+    folder: Path | None = None,
+    *,
+    has_live_restore: bool = True,
+    extra_config: dict[str, Any] | None = None,
+) -> Iterator[tuple[Stack, str]]:
     """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090."""
     with ExitStack() as cleanup:
         home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
         hook = install_hook(home / "hook")
-        engine = cleanup.enter_context(PrivateDocker(home / "docker", extra_path=hook.folder))
+        engine = cleanup.enter_context(
+            PrivateDocker(home / "docker", extra_path=hook.folder, has_live_restore=has_live_restore)
+        )
         image = import_demo(engine)
         gpu_env = simulated_gpus(home, gpus) if gpus else None
-        stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env))
+        stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env, extra_config=extra_config))
         cleanup.callback(stack.close)
         stack.up()
         yield stack, image

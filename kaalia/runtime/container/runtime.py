@@ -25,7 +25,16 @@ from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
-from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner
+from kaalia.runtime.labels import (
+    Labels,
+    any_machine_filter,
+    contract_filter,
+    decode,
+    is_name_of,
+    machine_filter,
+    machine_of,
+    owner,
+)
 
 _NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
 """Waits while the engine still detaches a removed container from its network."""
@@ -248,6 +257,12 @@ class ContainerRuntime:
                 if error.code != "network_busy" or wait_s is None:
                     raise
                 await asyncio.sleep(wait_s)
+
+
+async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
+    """The machine names of this key that containers bear: for when the books that know the id are lost."""
+    names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
+    return tuple(sorted(name for name in names if is_name_of(name, key_id)))
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,0 +1,143 @@
+"""What must hold after any crash, looked at from outside: Docker's own word, the books as a dead daemon left them, and
+the processes of those whom nobody wished to touch."""
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tests.proofs.report import Report
+from tests.proofs.tenant import Identity
+from tests.support.stack import Stack
+
+EXCLUSIVE = ("gpu", "port/tcp", "port/udp", "subnet")
+"""Kinds of claims that Docker can contradict."""
+ALIVE = ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True)
+class Books:
+    """Claims of the exclusive kinds as (kind, key) -> contract, and the contracts with an open intent."""
+
+    owners: dict[tuple[str, str], int]
+    intents: tuple[int, ...]
+
+
+class Witness:
+    """I1: `watch` and `check_untouched`. I2: `check_owners`, with the daemon dead. I3: `unsettled`."""
+
+    def __init__(self, stack: Stack, report: Report) -> None:
+        self._stack = stack
+        self._report = report
+        self._watched: dict[int, Identity] = {}
+
+    def containers(self) -> dict[int, dict[str, Any]]:
+        """Inspections of all that bears kaalia's label, by contract."""
+        filters = quote(json.dumps({"label": ["io.kaalia.contract"]}))
+        found = {}
+        for entry in self._stack.engine.request("GET", f"/containers/json?all=1&filters={filters}"):
+            try:
+                document = self._stack.engine.inspect(entry["Id"])
+            except RuntimeError:
+                continue  # removed between the two looks
+            found[int(document["Config"]["Labels"]["io.kaalia.contract"])] = document
+        return found
+
+    def networks(self) -> dict[int, list[dict[str, Any]]]:
+        found = defaultdict(list)
+        for network in self._stack.engine.request("GET", "/networks"):
+            if contract := (network["Labels"] or {}).get("io.kaalia.contract"):
+                found[int(contract)].append(network)
+        return dict(found)
+
+    def books(self) -> Books:
+        with sqlite3.connect(f"file:{self._stack.folder / 'state' / 'state.db'}?mode=ro", uri=True) as db:
+            claims = db.execute("SELECT kind, key, contract_id FROM claims").fetchall()
+            intents = db.execute("SELECT contract_id FROM intents WHERE closed_at IS NULL").fetchall()
+        db.close()
+        owners = {(kind, key): contract for kind, key, contract in claims if kind in EXCLUSIVE}
+        return Books(owners, tuple(row[0] for row in intents))
+
+    # I1
+
+    def watch(self, *instance_ids: int) -> None:
+        """From now on these keep their process."""
+        found = self.containers()
+        self._watched |= {number: _identity(found[number]) for number in instance_ids}
+
+    def release(self, instance_id: int) -> None:
+        """Its renter is about to change it."""
+        self._watched.pop(instance_id, None)
+
+    def check_untouched(self, after: str) -> None:
+        found = self.containers()
+        for number, identity in self._watched.items():
+            seen = _identity(found[number]) if number in found else None
+            self._report.check(f"I1 C.{number} keeps its process after {after}", seen == identity, (identity, seen))
+
+    # I2
+
+    def check_owners(self, after: str) -> None:
+        """Nothing has two owners in Docker, and the books name the owner of all that is in use."""
+        used = _used(self.containers(), self.networks())
+        owners = self.books().owners
+        for thing, users in used.items():
+            self._report.check(f"I2 {thing} has one user after {after}", len(set(users)) == 1, users)
+            self._report.check(
+                f"I2 the books name the user of {thing} after {after}", owners.get(thing) in users, owners.get(thing)
+            )
+
+    # I3
+
+    def unsettled(self, wished: Mapping[int, str]) -> list[str]:
+        """What is not yet as wished (`running` or `stopped`, by instance; all others are gone): in words."""
+        containers, networks, books = self.containers(), self.networks(), self.books()
+        claimed = Counter(books.owners.values())
+        words = [f"C.{number} has an open intent" for number in set(books.intents)]
+        for number in {*containers, *networks, *claimed} - set(wished):
+            left = f"{number in containers} container, {number in networks} network, {claimed[number]} claims"
+            words.append(f"C.{number} is gone but leaves {left}")
+        for number, state in wished.items():
+            words += _mismatch(number, state, containers.get(number), networks.get(number, []), books)
+        return words
+
+
+def _mismatch(
+    number: int, state: str, container: dict[str, Any] | None, networks: Iterable[Any], books: Books
+) -> list[str]:
+    seen = container["State"]["Status"] if container else "absent"
+    wanted = ("running",) if state == "running" else ("exited", "created")
+    gpus = [key for (kind, key), owner in books.owners.items() if kind == "gpu" and owner == number]
+    words = [] if seen in wanted else [f"C.{number} is {seen}, wished {state}"]
+    if state == "stopped" and gpus:
+        words.append(f"C.{number} is stopped and still holds {gpus}")
+    if len(list(networks)) != 1:
+        words.append(f"C.{number} has not one network")
+    return words
+
+
+def _identity(document: dict[str, Any]) -> Identity:
+    return Identity(int(document["State"]["Pid"]), str(document["State"]["StartedAt"]))
+
+
+def _used(
+    containers: dict[int, dict[str, Any]], networks: dict[int, list[dict[str, Any]]]
+) -> dict[tuple[str, str], list[int]]:
+    """What Docker was told to use: GPUs of what runs, ports of what exists, subnets of networks."""
+    used: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, document in containers.items():
+        host = document["HostConfig"]
+        if document["State"]["Status"] in ALIVE:
+            for request in host.get("DeviceRequests") or []:
+                for uuid in request.get("DeviceIDs") or []:
+                    used["gpu", uuid].append(number)
+        for port, bindings in (host.get("PortBindings") or {}).items():
+            for binding in bindings:
+                used[f"port/{port.rpartition('/')[2]}", binding["HostPort"]].append(number)
+    for number, found in networks.items():
+        for network in found:
+            used["subnet", network["IPAM"]["Config"][0]["Subnet"]].append(number)
+    return used
