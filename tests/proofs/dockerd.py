@@ -64,11 +64,15 @@ def faults(stack: Stack, chance: random.Random, is_long: bool) -> dict[str, Call
         time.sleep(seconds)
         engine.send(signal.SIGCONT)
 
+    def bereave() -> None:
+        engine.kill_containerd()
+        time.sleep(HANG_S)
+
     found: dict[str, Callable[[], None]] = {
         "SIGKILL of dockerd": lambda: again(engine.kill),
         "SIGTERM of dockerd": engine.restart,
         "a hang of dockerd": lambda: hang(HANG_S),
-        "a kill of containerd": engine.kill_containerd,
+        "a kill of containerd": bereave,
     }
     return {**found, "a long hang of dockerd": lambda: hang(LONG_HANG_S)} if is_long else found
 

@@ -78,6 +78,8 @@ class World:
     report: Report
     witness: Witness
     wished: dict[int, str] = field(default_factory=dict)
+    reboots: dict[int, str] = field(default_factory=dict)
+    """Start times before a reboot that was asked for."""
     pulls: int = 0
 
     # What renters do
@@ -97,6 +99,7 @@ class World:
             api.call("DELETE", f"/api/v0/instances/{number}/", {})
             del self.wished[number]
         elif work == REBOOT:
+            self.reboots[number] = self.stack.engine.inspect(f"C.{number}")["State"]["StartedAt"]
             api.call("PUT", f"/api/v0/instances/reboot/{number}/", {})
         else:
             self.wished[number] = "running" if work == START else "stopped"
@@ -138,13 +141,24 @@ class World:
     def settle(self, after: str) -> None:
         """I3: all that is wished comes true, and nothing else is left; then what runs is watched."""
         try:
-            wait_until("everything to be as wished", lambda: not self.witness.unsettled(self.wished), SETTLE_S, 0.1)
+            wait_until("everything to be as wished", lambda: not self.unsettled(), SETTLE_S, 0.1)
             self.report.check(f"I3 interrupted work completes after {after}", True)
         except TimeoutError:
-            words = self.witness.unsettled(self.wished)
+            words = self.unsettled()
             self.report.check(f"I3 interrupted work completes after {after}", False, (words, self.daemon_log()))
         running = [number for number, state in self.wished.items() if state == "running"]
         self.witness.watch(*(number for number in running if number in self.witness.containers()))
+
+    def unsettled(self) -> list[str]:
+        """What has not come true yet, in words."""
+        containers, words = self.witness.containers(), self.witness.unsettled(self.wished)
+        for number, before in list(self.reboots.items()):
+            is_moot = self.wished.get(number) != "running"
+            if is_moot or (number in containers and containers[number]["State"]["StartedAt"] != before):
+                del self.reboots[number]
+            else:
+                words.append(f"C.{number} was not rebooted")
+        return words
 
     def check_dead(self, after: str) -> None:
         """I1 and I2 right after the daemon's death."""
@@ -224,7 +238,7 @@ def died(world: World, must: bool) -> bool:
     def look() -> str | None:
         if process.poll() is not None:
             return "died"
-        return None if must or world.witness.unsettled(world.wished) else "settled"
+        return None if must or world.unsettled() else "settled"
 
     try:
         ended = wait_until("the daemon to die", look, 30, 0.05)
