@@ -33,6 +33,7 @@ class Witness:
         self._stack = stack
         self._report = report
         self._watched: dict[int, Identity] = {}
+        self._made: set[int] = set()
 
     def containers(self) -> dict[int, dict[str, Any]]:
         """Inspections of all that bears kaalia's label, by contract."""
@@ -44,6 +45,7 @@ class Witness:
             except RuntimeError:
                 continue  # removed between the two looks
             found[int(document["Config"]["Labels"]["io.kaalia.contract"])] = document
+        self._made |= set(found)
         return found
 
     def networks(self) -> dict[int, list[dict[str, Any]]]:
@@ -101,6 +103,8 @@ class Witness:
             left = f"{number in containers} container, {number in networks} network, {claimed[number]} claims"
             words.append(f"C.{number} is gone but leaves {left}")
         for number, state in wished.items():
+            if state == "stopped" and number not in {*self._made, *containers, *networks, *claimed}:
+                continue  # stopped before anything was made of it
             words += _mismatch(number, state, containers.get(number), networks.get(number, []), books)
         return words
 
