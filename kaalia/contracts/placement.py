@@ -5,21 +5,24 @@
      └────▶ wait        the machine is not known yet, the marketplace's last word is too old, GPUs are taken
              │
              ▼
-            run ◀──▶ stop (the renter's wish, or expired) ──▶ end (signed tombstone, or missing for long)
+            run ◀──▶ yield (one of higher rank has its GPUs; comes back by itself: see `arbitration`)
+             ▲
+             └─────▶ stop (the renter's wish, or expired) ──▶ end (signed tombstone, or missing for long)
 
 The owner's terms are checked for new contracts only: what runs was agreed to. Nothing here stops a workload because
 something is not known.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
+from kaalia.contracts import arbitration
+from kaalia.contracts.arbitration import Claimant, Rank, Verdict
 from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
 from kaalia.contracts.offer import Listing, sizes
-from kaalia.contracts.slicing import choose_gpus
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -39,6 +42,8 @@ class Want(StrEnum):
     STOP = "stop"
     END = "end"
     WAIT = "wait"
+    YIELD = "yield"
+    """As WAIT, and stopped for it: one of higher rank has its GPUs. Its data are kept, and it resumes by itself."""
     REJECT = "reject"
 
 
@@ -80,7 +85,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`gpu_uuids` are granted with RUN, `reason` explains WAIT and STOP, `problem` explains REJECT."""
+    """`gpu_uuids` are granted with RUN, `reason` explains WAIT, YIELD and STOP, `problem` explains REJECT."""
 
     contract: Contract
     want: Want
@@ -96,22 +101,24 @@ class Plan:
 
 
 def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
-    """Decide every contract. GPUs go to those that hold them, then to the earliest start, then to the lowest id."""
+    """Decide every contract: first what it may do by itself, then who gets the GPUs."""
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
-    owners = dict(machine.gpu_owners)
     disk_bytes = sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
-    wishes = []
+    decided: list[tuple[Held, Wish | None]] = []
     for one in contracts:
-        wish = _decide(one, machine, owners, disk_bytes, now)
-        owners.update(dict.fromkeys(wish.gpu_uuids, one.contract.contract_id))
-        if wish.want in (Want.RUN, Want.STOP) and not one.has_disk:
+        wish = _decide(one, machine, disk_bytes, now)
+        is_admitted = wish is None or wish.want is Want.STOP
+        if is_admitted and not one.has_disk:
             disk_bytes += one.contract.spec.disk_bytes
-        wishes.append(wish)
+        decided.append((one, wish))
+    verdicts = _verdicts(decided, machine)
+    wishes = [wish or _judged(one.contract, verdicts[one.contract.contract_id]) for one, wish in decided]
     changes = [at for one in contracts for at in _changes(one) if at > now]
     return Plan(tuple(wishes), min(changes, default=None))
 
 
-def _decide(one: Held, machine: Machine, owners: Mapping[str, int], disk_bytes: int, now: datetime) -> Wish:
+def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish | None:
+    """What is known without looking at the others; None: it shall run, when it gets its GPUs."""
     contract = one.contract
     if contract.desired is Desired.ENDED or is_abandoned(one.missing_since, one.missing_revisions, now):
         return Wish(contract, Want.END, reason="ended by the marketplace")
@@ -127,7 +134,35 @@ def _decide(one: Held, machine: Machine, owners: Mapping[str, int], disk_bytes: 
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if one.is_new and (reason := _not_admitted(one, machine)):
         return Wish(contract, Want.WAIT, reason=reason)
-    return _grant(one, machine.report, owners)
+    return None
+
+
+def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> dict[int, Verdict]:
+    claimants, leaving = [], set()
+    for one, wish in decided:
+        if wish is None:
+            claimants.append(Claimant(one.contract, _made_with(one)))
+        elif wish.want in (Want.STOP, Want.END):
+            leaving.add(one.contract.contract_id)
+    gpus = machine.report.gpus if machine.report else ()
+    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving)
+
+
+def _judged(contract: Contract, verdict: Verdict) -> Wish:
+    """The arbiter's word as a wish. Only losing to a rank stops anything: a GPU that is not seen is waited for."""
+    if verdict.runs:
+        return Wish(contract, Want.RUN, verdict.gpu_uuids or ())
+    if verdict.beaten_by is None or arbitration.is_firm(contract.kind):
+        return Wish(contract, Want.WAIT, reason=f"scheduling: {verdict.reason}")
+    return Wish(contract, Want.YIELD, reason=_LOST_TO[verdict.beaten_by])
+
+
+_LOST_TO = {
+    Rank.FIRM: "paused: an on-demand rental has the GPUs; resumes by itself when they are free",
+    Rank.BID: "outbid: a higher bid has the GPUs; resumes by itself when they are free, or when its bid is raised",
+    Rank.OWNER_JOB: "paused: a job of the owner has the GPUs; resumes by itself when they are free",
+    Rank.IDLE: "paused: a test of the machine has the GPUs; resumes by itself when they are free",
+}
 
 
 def is_abandoned(missing_since: datetime | None, missing_revisions: int, now: datetime) -> bool:
@@ -218,35 +253,8 @@ def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Prob
     )
 
 
-def _grant(one: Held, report: MachineReport | None, owners: Mapping[str, int]) -> Wish:
-    """RUN with GPUs: those it holds, those its container was made with, or free ones. WAIT while they are not free."""
-    contract, count = one.contract, one.contract.spec.gpu_count
-    me = contract.contract_id
-    mine = tuple(uuid for uuid, owner in owners.items() if owner == me)
-    if len(mine) == count:
-        return Wish(contract, Want.RUN, mine)
-    gpus = report.gpus if report else ()
-    busy = {uuid for uuid, owner in owners.items() if owner != me}
-    if made_with := _made_with(one):
-        return _regrant(contract, made_with, busy, {gpu.uuid for gpu in gpus})
-    chosen = choose_gpus(gpus, busy, count)
-    if chosen is None:
-        free = sum(gpu.uuid not in busy for gpu in gpus)
-        return Wish(contract, Want.WAIT, reason=f"scheduling: waits for {count} GPUs, {free} of {len(gpus)} are free")
-    return Wish(contract, Want.RUN, chosen)
-
-
 def _made_with(one: Held) -> tuple[str, ...]:
     """The GPUs that are built into its present container."""
     status = one.workload
     is_current = status is not None and one.is_present and status.generation == one.contract.generation
     return status.gpu_uuids if status and is_current else ()
-
-
-def _regrant(contract: Contract, made_with: tuple[str, ...], busy: Collection[str], seen: Collection[str]) -> Wish:
-    for uuid in made_with:
-        if uuid in busy:
-            return Wish(contract, Want.WAIT, reason=f"scheduling: waits for {uuid}, which another contract uses")
-        if uuid not in seen:
-            return Wish(contract, Want.WAIT, reason=f"scheduling: waits for {uuid}, which the driver does not show")
-    return Wish(contract, Want.RUN, made_with)

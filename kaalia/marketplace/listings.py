@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import offer
+from kaalia.contracts import arbitration, offer
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import liveness, machines, volume_space
@@ -43,14 +44,23 @@ _HOLDS_GPUS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """What no live contract holds. GPUs are held while a workload runs or should run, disk until it is removed.
+    """What a new contract may have. GPUs are held while a workload runs or should run, disk until it is removed.
 
-    `idle`: no contract holds GPUs, or, on a machine without any, the machine itself.
+    GPUs of interruptible contracts and default jobs count as free: they give way. `idle`: nobody holds any GPUs, or,
+    on a machine without GPUs, the machine itself. `rivals`: the contracts that shall run.
     """
 
     gpus: int
     disk_bytes: int
     idle: bool
+    rivals: tuple[Contract, ...] = ()
+
+    def bid_to_win(self, gpu_count: int, machine: MachineRecord) -> Decimal | None:
+        """Per GPU; see `arbitration.bid_to_win`. None as well while the machine is not listed."""
+        if machine.listing is None:
+            return None
+        floor = offer.bid_floor(machine.listing)
+        return arbitration.bid_to_win(self.rivals, machine.num_gpus, gpu_count, floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,15 @@ class AskRecord:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A contract that is not proven gone, and whether it shall run."""
+
+    contract: Contract
+    rental: Rental
+    wants_gpus: bool
+
+
 async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> None:
     """Make the rows fit. Call after a report, a listing, a rental, and when a contract stops holding its GPUs."""
     machine = await machines.get(tx, machine_id)
@@ -75,7 +94,8 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     rows = await _rows(tx, machine_id)
     if machine.listing is not None and not _can_count(machine, rows):
         return
-    wanted = _wanted(machine, _free(machine, live.values(), 0), rows)
+    firm = {number for number, one in live.items() if arbitration.is_firm(one.contract.kind)}
+    wanted = _wanted(machine, _free(machine, live.values(), 0), rows, firm)
     spare: Counter[int] = Counter()
     surplus = []
     for row in rows:
@@ -108,12 +128,12 @@ async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
 
 
 async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
-    return _free(machine, await rentals(tx, machine.id), await volume_space.promised_bytes(tx, machine.id))
+    return _free(machine, (await _live(tx, machine.id)).values(), await volume_space.promised_bytes(tx, machine.id))
 
 
 async def rentals(tx: AsyncConnection, machine_id: int) -> list[Rental]:
     """The contracts of a machine that are not proven gone."""
-    return list((await _live(tx, machine_id)).values())
+    return [one.rental for one in (await _live(tx, machine_id)).values()]
 
 
 def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
@@ -149,9 +169,9 @@ def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> l
 async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
     """All machines that reported, what is free on them, and their slices: four queries whatever their number."""
     found = await machines.reported(tx)
-    live: dict[int, list[Rental]] = defaultdict(list)
+    live: dict[int, list[_Live]] = defaultdict(list)
     for row in await tx.execute(_live_query()):
-        live[row.machine_id].append(_rental(row))
+        live[row.machine_id].append(_one_live(row))
     rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
         rows[row.machine_id].append(row)
@@ -163,23 +183,24 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
     return result
 
 
-def _rental(row: sa.Row[Any]) -> Rental:
+def _one_live(row: sa.Row[Any]) -> _Live:
     contract = _CONTRACT.validate_json(row.document)
     status = None if row.status is None else _STATUS.validate_json(row.status)
-    return Rental(
+    has_gpus = status is not None and status.state in _HOLDS_GPUS
+    wants_gpus = _wants_gpus(contract, status)
+    rental = Rental(
         kind=contract.kind,
         gpus=contract.spec.gpu_count,
         disk_bytes=contract.spec.disk_bytes,
-        holds_gpus=_holds_gpus(contract, status),
+        holds_gpus=has_gpus or (wants_gpus and arbitration.is_firm(contract.kind)),
         price_usd_per_hour=contract.price_usd_per_hour,
         end_at=contract.end_at,
     )
+    return _Live(contract, rental, wants_gpus)
 
 
-def _holds_gpus(contract: Contract, status: WorkloadStatus | None) -> bool:
-    """It has GPUs, as far as is known, or it will get them: it should run, and its machine has not given it up."""
-    if status is not None and status.state in _HOLDS_GPUS:
-        return True
+def _wants_gpus(contract: Contract, status: WorkloadStatus | None) -> bool:
+    """It should run, and its machine has not given it up."""
     if contract.desired is not Desired.RUNNING:
         return False
     if status is None or status.generation < contract.generation:
@@ -195,9 +216,9 @@ def _live_query() -> sa.Select[Any]:
     )
 
 
-async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, Rental]:
+async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, _Live]:
     rows = await tx.execute(_live_query().where(contracts.c.machine_id == machine_id))
-    return {row.id: _rental(row) for row in rows}
+    return {row.id: _one_live(row) for row in rows}
 
 
 async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
@@ -213,15 +234,17 @@ async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> None
     )
 
 
-def _free(machine: MachineRecord, live: Collection[Rental], volume_bytes: int) -> Free:
-    held = [contract for contract in live if contract.holds_gpus]
+def _free(machine: MachineRecord, live: Collection[_Live], volume_bytes: int) -> Free:
+    held = [one.rental for one in live if one.rental.holds_gpus]
+    firm = [rental for rental in held if arbitration.is_firm(rental.kind)]
     disk = machine.report.disk if machine.report else None
-    promised = volume_bytes + sum(contract.disk_bytes for contract in live)
+    promised = volume_bytes + sum(one.rental.disk_bytes for one in live)
     return Free(
-        gpus=max(0, machine.num_gpus - sum(contract.gpus for contract in held)),
+        gpus=max(0, machine.num_gpus - sum(rental.gpus for rental in firm)),
         # Free bytes count what renters have not filled yet, the difference what others than renters have filled.
         disk_bytes=max(0, min(disk.free_bytes, disk.total_bytes - promised)) if disk else 0,
         idle=not held,
+        rivals=tuple(one.contract for one in live if one.wants_gpus),
     )
 
 
@@ -229,11 +252,14 @@ def _can_count(machine: MachineRecord, rows: list[sa.Row[Any]]) -> bool:
     return machine.gpus_known and not (machine.num_gpus == 0 and any(row.num_gpus > 0 for row in rows))
 
 
-def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> dict[int, int]:
-    """How many unrented rows of each size there should be: enough for the free GPUs, and no id lost meanwhile."""
+def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]], firm: Collection[int]) -> dict[int, int]:
+    """How many unrented rows of each size there should be: enough for the free GPUs, and no id lost meanwhile.
+
+    Rows of contracts that are not `firm` count as if they were free: others may take their GPUs.
+    """
     if machine.listing is None or machine.report is None:
         return {}
-    rented = Counter(row.num_gpus for row in rows if row.contract_id is not None)
+    rented = Counter(row.num_gpus for row in rows if row.contract_id in firm)
     whole = Free(machine.num_gpus, 0, idle=True)
     return {
         size: max(_fitting(size, left), _fitting(size, whole) - rented[size])

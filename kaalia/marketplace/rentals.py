@@ -23,6 +23,7 @@ from kaalia.marketplace import auth, create_request, listings, machines, sealing
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
 from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
+from kaalia.marketplace.listings import AskRecord
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
 from kaalia.marketplace.templates import NamedTemplate
@@ -188,24 +189,33 @@ async def _take_offer(
         raise ApiError(403, "invalid_args", message, remedy="Rent with an account that is no host")
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
-    _check_bid(request, machine.listing, record.num_gpus)
+    _check_bid(request, machine, record, await listings.free(tx, machine))
     return machine, record.num_gpus
 
 
 def _gone(ask_id: int, request: CreateRequest) -> ApiError:
     remedy = "Search again and rent another offer"
     if not request.cancel_unavail:
-        remedy += "; cancel_unavail=false does not help yet, since instances are not queued here"
+        remedy += "; cancel_unavail=false helps bids only: on-demand rentals are not queued here"
     return ApiError(
         410, "no_such_ask", f"cannot rent offer {ask_id}: no_such_ask, it is no longer available", remedy=remedy
     )
 
 
-def _check_bid(request: CreateRequest, listing: Listing, num_gpus: int) -> None:
-    least = bid_floor(listing) * max(num_gpus, 1)
-    if request.bid_usd_per_hour is not None and request.bid_usd_per_hour < least:
-        message = f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {num_gpus} GPUs"
+def _check_bid(request: CreateRequest, machine: MachineRecord, record: AskRecord, left: listings.Free) -> None:
+    """A bid is never below the owner's floor; whether it must win at once is the renter's choice."""
+    if request.bid_usd_per_hour is None or machine.listing is None:
+        return
+    units = max(record.num_gpus, 1)
+    least = bid_floor(machine.listing) * units
+    if request.bid_usd_per_hour < least:
+        message = (
+            f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {record.num_gpus} GPUs"
+        )
         raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")
+    winning = left.bid_to_win(record.num_gpus, machine)
+    if request.cancel_unavail and (winning is None or request.bid_usd_per_hour < winning * units):
+        raise _gone(record.id, request)
 
 
 def _check_disk(request: CreateRequest, free: listings.Free) -> None:

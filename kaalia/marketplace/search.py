@@ -102,6 +102,7 @@ def _offers(
             verification=machine.verification,
             start_at=record.created_at,
             end_at=listings.end_of_offer(machine.listing, now),
+            bid_to_win=free.bid_to_win(record.num_gpus, machine),
         )
 
 

@@ -2,7 +2,8 @@
 
 Rules that hold everywhere:
 - Nothing is done on `UNKNOWN`: not knowing is not absence.
-- A running workload is stopped or removed only when the wish is STOP or END, or a newer generation takes its place.
+- A running workload is stopped or removed only when the wish is STOP, YIELD or END, or a newer generation takes its
+  place.
 - A container that is gone is never made again in silence: its data are gone too.
 - A process that ended by itself stays ended until the renter asks; one that the machine ended is started again.
 """
@@ -71,6 +72,8 @@ def diff(
             return _reject(wish, row, observed, now)
         case Want.WAIT:
             return _wait(wish, row, observed, now)
+        case Want.YIELD:
+            return _yield(wish, row, observed, now)
         case Want.STOP:
             return _stop(wish, row, observed, now)
         case Want.RUN:
@@ -117,6 +120,21 @@ def _wait(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now
     if observed.state in (ObservedState.EXITED, ObservedState.CREATED):
         return _stay_stopped(contract, row, observed, wish.reason, now)
     return _note(contract, row, observed, now)
+
+
+def _yield(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
+    """Stop what runs. What ended by itself only gives its GPUs back: it is not to run when they return."""
+    if observed is not None and observed.state in _ALIVE:
+        return Stop(wish.contract.contract_id, observed.generation, wish.reason)
+    is_exited = observed is not None and observed.state is ObservedState.EXITED
+    if row and is_exited and row.state in (WorkloadState.EXITED, WorkloadState.FAILED):
+        is_told = row.status_msg.endswith(_GIVEN_BACK)
+        told = replace(row, status_msg=f"{row.status_msg}{_GIVEN_BACK}", as_of=now)
+        return _NOTHING if is_told else Record(told, Frees.GPUS)
+    return _wait(wish, row, observed, now)
+
+
+_GIVEN_BACK = "; its GPUs went to another contract"
 
 
 def _stop(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:

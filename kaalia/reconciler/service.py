@@ -264,7 +264,8 @@ class ReconcilerService:
         """A pull is not worth finishing when its contract shall not run, or not like this."""
         action = self._in_flight[wish.contract.contract_id]
         is_outdated = isinstance(action, Launch) and action.contract.generation != wish.contract.generation
-        if wish.contract.contract_id in self._tools.pulling and (wish.want in (Want.STOP, Want.END) or is_outdated):
+        is_unwanted = wish.want in (Want.STOP, Want.YIELD, Want.END) or is_outdated
+        if is_unwanted and wish.contract.contract_id in self._tools.pulling:
             self._actions.cancel(wish.contract.contract_id)
 
     def _pursue_orphans(self, books: Books) -> None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from kaalia.contracts import arbitration
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
@@ -23,7 +24,10 @@ FREE_MARK = "x"
 
 @dataclass(frozen=True, slots=True)
 class Rental:
-    """What one live contract takes of a machine. `holds_gpus`: it runs, or should."""
+    """What one live contract takes of a machine.
+
+    `holds_gpus`: it runs, or, when nobody may take its GPUs, it should.
+    """
 
     kind: ContractKind
     gpus: int
@@ -128,9 +132,13 @@ def _use(machine: Machine) -> dict[str, Any]:
 
 
 def _occupancy(machine: Machine, running: list[Rental]) -> str:
-    """One mark a GPU: D on-demand, R reserved, I interruptible, J default job, T self-test, x free."""
+    """One mark a GPU: D on-demand, R reserved, I interruptible, J default job, T self-test, x free.
+
+    While one gives way to another of higher rank, the GPU is counted for the latter.
+    """
     total = len(machine.report.gpus) if machine.report else 0
-    marks = [_MARKS[rental.kind] for rental in running for _ in range(rental.gpus)]
+    ordered = sorted(running, key=lambda rental: arbitration.rank(rental.kind))
+    marks = [_MARKS[rental.kind] for rental in ordered for _ in range(rental.gpus)][:total]
     return " ".join([*marks, *([FREE_MARK] * (total - len(marks)))])
 
 

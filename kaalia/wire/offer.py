@@ -24,7 +24,8 @@ TB_IN_GB = 1024
 class Offer:
     """One slice of a listed machine.
 
-    `facts`: of the whole machine, as `wire.facts.encode` spells them; `disk_bytes`: the share of the unallocated disk.
+    `facts`: of the whole machine, as `wire.facts.encode` spells them; `disk_bytes`: the share of the unallocated disk;
+    `bid_to_win`: US dollars per GPU and hour, None: the owner's floor.
     """
 
     ask_id: int
@@ -41,11 +42,12 @@ class Offer:
     verification: str
     start_at: datetime
     end_at: datetime | None
+    bid_to_win: Decimal | None = None
 
 
 def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str = "on-demand") -> dict[str, Any]:
     """The row as searched and sent. `kind`: on-demand, bid or reserved. Sizes: MB of RAM, GB of disk; money: $/h."""
-    price = pricing.price(_terms(offer.listing, kind), offer.num_gpus, allocated_storage_gb)
+    price = pricing.price(_terms(offer, kind), offer.num_gpus, allocated_storage_gb)
     discount = offer.listing.credit_discount_max if kind == "reserved" else Decimal(0)
     costs = _costs(price, discount)
     fraction = offer.num_gpus / offer.machine_gpus if offer.machine_gpus else 1.0
@@ -79,8 +81,12 @@ def score(num_gpus: int, gpu_memory_mb: float, cpu_cores: float, dph_total: Deci
     return amount / max(float(dph_total), 0.001) * (1 + 0.1 * math.log2(max(num_gpus, 1)))
 
 
-def _terms(listing: Listing, kind: str) -> Listing:
-    return replace(listing, price_gpu_per_hour=bid_floor(listing)) if kind == "bid" else listing
+def _terms(offer: Offer, kind: str) -> Listing:
+    return replace(offer.listing, price_gpu_per_hour=_least_bid(offer)) if kind == "bid" else offer.listing
+
+
+def _least_bid(offer: Offer) -> Decimal:
+    return bid_floor(offer.listing) if offer.bid_to_win is None else offer.bid_to_win
 
 
 def _identity(offer: Offer) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _prices(offer: Offer, price: pricing.Price, discount: Decimal) -> dict[str, 
     return {
         "dph_base": float(price.dph_base),
         "dph_total": float(price.dph_total),
-        "min_bid": float(bid_floor(listing) * max(offer.num_gpus, 1)),
+        "min_bid": float(_least_bid(offer) * max(offer.num_gpus, 1)),
         "storage_cost": float(listing.price_disk_per_gb_month),
         "storage_total_cost": float(price.storage_total_cost),
         "inet_up_cost": float(listing.price_inet_up_per_gb),

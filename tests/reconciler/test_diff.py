@@ -85,6 +85,11 @@ TABLE: list[tuple[str, Want, WorkloadStatus | None, Observed | Sight, type[Actio
     ("reject", W.REJECT, None, Sight.ABSENT, Record),
     ("wait", W.WAIT, None, Sight.ABSENT, Record),
     ("wait, told already", W.WAIT, row(S.WAITING, status_msg="wait"), Sight.ABSENT, Nothing),
+    ("yield", W.YIELD, row(S.RUNNING), seen(D.RUNNING), Stop),
+    ("yielded", W.YIELD, row(S.STOPPED, status_msg="yield"), seen(D.EXITED), Nothing),
+    ("yields before it ever ran", W.YIELD, row(S.PULLING), Sight.ABSENT, Record),
+    ("an ended one gives its GPUs back", W.YIELD, row(S.EXITED), seen(D.EXITED), Record),
+    ("yields to a higher rank, then resumes", W.RUN, row(S.STOPPED, status_msg="yield"), seen(D.EXITED), Start),
     ("nothing is stopped for waiting", W.WAIT, row(S.RUNNING), seen(D.RUNNING), Nothing),
 ]
 
@@ -135,7 +140,7 @@ def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus 
 def may_do_with_container(action: Action, asked: Wish, observed: Observed) -> bool:
     match action:
         case Stop():
-            return asked.want is W.STOP
+            return asked.want in (W.STOP, W.YIELD)
         case Remove(successor=None):
             return asked.want is W.END
         case Remove():
