@@ -17,7 +17,7 @@ from kaalia.errors import ContractError, KaaliaError, MarketplaceError, Workload
 from kaalia.marketplace import auth
 from kaalia.marketplace.context import CONTEXT, Context
 from kaalia.marketplace.limits import RateLimit
-from kaalia.marketplace.routes import accounts, daemon, instances, machines, offers, templates, volumes
+from kaalia.marketplace.routes import accounts, daemon, instances, machines, offers, priority, templates, volumes
 from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
 from kaalia.service import answer_anyway
 from kaalia.wire import error as wire_error
@@ -28,6 +28,7 @@ ROUTES: tuple[Route, ...] = (
     *machines.ROUTES,
     *offers.ROUTES,
     *instances.ROUTES,
+    *priority.ROUTES,
     *templates.ROUTES,
     *volumes.ROUTES,
     *daemon.ROUTES,

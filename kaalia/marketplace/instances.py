@@ -80,7 +80,7 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
 async def set_label(context: Context, caller: Caller, instance_id: int, label: str | None) -> None:
     """Label an instance; None takes the label away. Raises ApiError 404."""
     async with context.engine.begin() as tx:
-        row = await _owned(tx, caller, instance_id)
+        row = await owned(tx, caller, instance_id)
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(label=label))
 
 
@@ -90,7 +90,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
     Raises ApiError 404 `no_such_instance`, 400 `not_running`.
     """
     async with context.engine.begin() as tx:
-        row = await _owned(tx, caller, instance_id)
+        row = await owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
@@ -139,7 +139,8 @@ def _mine(caller: Caller, instance_ids: Collection[int] | None, live_only: bool 
     return query if instance_ids is None else query.where(contracts.c.id.in_(instance_ids))
 
 
-async def _owned(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row:
+async def owned(tx: AsyncConnection, caller: Caller, instance_id: int) -> Row:
+    """One live instance of the caller's, locked. Raises ApiError 404 `no_such_instance`."""
     row = await find(tx, caller, instance_id)
     if row is None:
         raise _missing([instance_id])

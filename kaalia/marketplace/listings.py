@@ -55,12 +55,9 @@ class Free:
     idle: bool
     rivals: tuple[Contract, ...] = ()
 
-    def bid_to_win(self, gpu_count: int, machine: MachineRecord) -> Decimal | None:
-        """Per GPU; see `arbitration.bid_to_win`. None as well while the machine is not listed."""
-        if machine.listing is None:
-            return None
-        floor = offer.bid_floor(machine.listing)
-        return arbitration.bid_to_win(self.rivals, machine.num_gpus, gpu_count, floor)
+    def bid_to_win(self, gpu_count: int, num_gpus: int, floor: Decimal) -> Decimal | None:
+        """Per GPU; see `arbitration.bid_to_win`."""
+        return arbitration.bid_to_win(self.rivals, num_gpus, gpu_count, floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def _check_bid(request: CreateRequest, machine: MachineRecord, record: AskRecord
             f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {record.num_gpus} GPUs"
         )
         raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")
-    winning = left.bid_to_win(record.num_gpus, machine)
+    winning = left.bid_to_win(record.num_gpus, machine.num_gpus, bid_floor(machine.listing))
     if request.cancel_unavail and (winning is None or request.bid_usd_per_hour < winning * units):
         raise _gone(record.id, request)
 

@@ -23,7 +23,7 @@ async def show_all(call: Call) -> dict[str, Any]:
 async def show_one(call: Call) -> list[dict[str, Any]]:
     """A bare list of one: the client iterates it."""
     async with call.context.engine.begin() as tx:
-        return [await _row(call.context, tx, await _owned(call, tx, call.number("id")))]
+        return [await _row(call.context, tx, await owned(call, tx, call.number("id")))]
 
 
 async def show_maintenances(_: Call) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ async def show_maintenances(_: Call) -> list[dict[str, Any]]:
 async def list_machine(call: Call) -> dict[str, Any]:
     machine_id, now = whole_number("machine", call.body.get("machine")), call.context.clock.now()
     async with call.context.engine.begin() as tx:
-        machine = await _owned(call, tx, machine_id)
+        machine = await owned(call, tx, machine_id)
         await _check_ready(tx, machine)
         listing = terms.read(call.body, machine.listing, machine.num_gpus, now)
         await machines.put_listing(tx, machine_id, listing)
@@ -48,7 +48,7 @@ async def list_machine(call: Call) -> dict[str, Any]:
 async def unlist_machine(call: Call) -> dict[str, Any]:
     machine_id, now = call.number("id"), call.context.clock.now()
     async with call.context.engine.begin() as tx:
-        await _owned(call, tx, machine_id)
+        await owned(call, tx, machine_id)
         await machines.put_listing(tx, machine_id, None)
         await volume_offers.unlist_of(tx, machine_id)
         await listings.refresh_asks(tx, machine_id, now)
@@ -60,7 +60,7 @@ async def set_min_bid(call: Call) -> dict[str, Any]:
     machine_id = call.number("id")
     price = terms.money("price", call.body.get("price"))
     async with call.context.engine.begin() as tx:
-        machine = await _owned(call, tx, machine_id)
+        machine = await owned(call, tx, machine_id)
         if machine.listing is None:
             message = f"cannot set the minimum bid of machine {machine_id}: it is not listed"
             raise ApiError(409, "not_listed", message, remedy="List it first with `vastai list machine`")
@@ -80,7 +80,8 @@ async def _check_ready(tx: AsyncConnection, machine: MachineRecord) -> None:
     raise ApiError(409, "machine_not_ready", f"cannot list machine {machine.id}: {cause}", remedy=remedy)
 
 
-async def _owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineRecord:
+async def owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineRecord:
+    """A machine of the caller's. Raises ApiError 404 `no_such_machine`."""
     machine = await machines.get(tx, machine_id)
     if machine is None or machine.user_id != call.caller.user_id:
         raise ApiError(
