@@ -74,6 +74,7 @@ class TenantsService:
             host_routes=net.routed_networks,
             lease_time=self._lease_time,
             booted_at=await asyncio.to_thread(_booted_at),
+            boot_id=await asyncio.to_thread(_boot_id),
         )
         with about(machine_id=member.machine_id):
             await reconciler.run()
@@ -99,3 +100,10 @@ def _booted_at() -> datetime | None:
         return system.booted_at()
     except HostError:
         return None
+
+
+def _boot_id() -> str:
+    try:
+        return system.boot_id()
+    except HostError:
+        return ""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError
-from kaalia.marketplace import auth
+from kaalia.marketplace import auth, billing
 from kaalia.marketplace.db.tables import api_keys, enrol_tokens, secrets, ssh_keys, users
 from kaalia.wire.error import ApiError
 
@@ -42,15 +42,19 @@ async def add_user(engine: AsyncEngine, name: str, is_host: bool, now: datetime 
 
     Raises ConfigError `user_exists`.
     """
-    created_at = (now or SystemClock().now()).timestamp()
+    now = now or SystemClock().now()
+    created_at = now.timestamp()
     key = auth.new_key()
     try:
         async with engine.begin() as tx:
-            user_id = await tx.scalar(
-                sa.insert(users)
-                .values(username=name, is_host=is_host, credit=str(START_CREDIT), created_at=created_at)
-                .returning(users.c.id)
-            )
+            user_id: int = (
+                await tx.execute(
+                    sa.insert(users)
+                    .values(username=name, is_host=is_host, credit=str(START_CREDIT), created_at=created_at)
+                    .returning(users.c.id)
+                )
+            ).scalar_one()
+            await billing.note_invoice(tx, user_id, START_CREDIT, "credit", "credit", "Credit to begin with", now)
             await tx.execute(
                 sa.insert(api_keys).values(
                     user_id=user_id,
@@ -88,10 +92,10 @@ async def new_enrol_token(engine: AsyncEngine, username: str, now: datetime) -> 
     return token
 
 
-async def user_row(tx: AsyncConnection, user_id: int) -> dict[str, Any]:
+async def user_row(tx: AsyncConnection, user_id: int, now: datetime) -> dict[str, Any]:
     """What `show user` prints. Billing fields are null: this marketplace takes no payments."""
     row = (await tx.execute(sa.select(users).where(users.c.id == user_id))).one()
-    credit = float(Decimal(row.credit))
+    credit = float(await billing.credit(tx, user_id, now))
     return {
         **dict.fromkeys(_NO_BILLING),
         "id": row.id,

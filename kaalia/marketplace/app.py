@@ -17,7 +17,17 @@ from kaalia.errors import ContractError, KaaliaError, MarketplaceError, Workload
 from kaalia.marketplace import auth
 from kaalia.marketplace.context import CONTEXT, Context
 from kaalia.marketplace.limits import RateLimit
-from kaalia.marketplace.routes import accounts, daemon, instances, machines, offers, priority, templates, volumes
+from kaalia.marketplace.routes import (
+    accounts,
+    billing,
+    daemon,
+    instances,
+    machines,
+    offers,
+    priority,
+    templates,
+    volumes,
+)
 from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
 from kaalia.service import answer_anyway
 from kaalia.wire import error as wire_error
@@ -31,6 +41,7 @@ ROUTES: tuple[Route, ...] = (
     *priority.ROUTES,
     *templates.ROUTES,
     *volumes.ROUTES,
+    *billing.ROUTES,
     *daemon.ROUTES,
 )
 

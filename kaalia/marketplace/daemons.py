@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
-from kaalia.marketplace import listings, liveness, machines, rentals, volumes
+from kaalia.marketplace import billing, listings, liveness, machines, rentals, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
@@ -102,6 +102,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         acked_seq = machine.acked_seq if machine.stream_id == post.stream_id else 0
         fresh = sorted((m for m in post.messages if m.seq > acked_seq), key=lambda message: message.seq)
         statuses = [m.workload for m in fresh if m.workload is not None] + list(post.workloads or ())
+        await billing.take(tx, machine_id, [m.meter for m in fresh if m.meter is not None], now)
         await _apply_statuses(context, tx, machine_id, statuses)
         await _apply_report(context, tx, machine_id, fresh)
         told = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
@@ -124,6 +125,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
 def _in_words(message: StatusMessage) -> str:
     if message.volume is not None:
         return f"volume {message.volume.volume_id} is {message.volume.state}"
+    if message.meter is not None:
+        return f"contract {message.meter.contract_id}: {message.meter.meter} {message.meter.edge}"
     if message.workload is None:
         return str(message.kind)
     return f"contract {message.workload.contract_id} is {message.workload.state}"
@@ -224,6 +227,9 @@ def _check_numbers(post: StatusPost) -> None:
     spaces = [*(post.volumes or ()), *(m.volume for m in post.messages if m.volume is not None)]
     numbers = [post.revision, *(m.seq for m in post.messages), *(told.contract_id for told in statuses)]
     numbers += [told.volume_id for told in spaces]
+    numbers += [
+        number for m in post.messages if m.meter is not None for number in (m.meter.contract_id, m.meter.amount)
+    ]
     if not all(0 <= number <= _NUMBER_MAX for number in numbers):
         raise ApiError(400, "document_invalid", f"cannot read StatusPost: numbers must be 0 to {_NUMBER_MAX}")
 

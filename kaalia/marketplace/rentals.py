@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts import environment, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
+from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.marketplace import auth, create_request, listings, machines, sealing, search, templates, volumes
+from kaalia.marketplace import auth, billing, create_request, listings, machines, sealing, search, templates, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
 from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
@@ -261,6 +262,8 @@ async def _write(
     await tx.execute(
         sa.update(contracts).where(contracts.c.id == contract_id).values(document=document.encode(contract))
     )
+    disk_price = machine.listing.price_disk_per_gb_month
+    await billing.set_rate(tx, contract_id, Rate(now, contract.price_usd_per_hour, disk_price))
     await _keep_key(tx, user_id, identity, now)
     taken = await tx.execute(
         sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)

@@ -37,14 +37,14 @@ async def execute(
         case Nothing():
             return sight
         case Record():
-            await tools.ledger.settle(action.status, action.frees)
+            await tools.ledger.settle(action.status, action.frees, sight=sight)
             return sight
         case Launch():
             if report is None:
                 raise WorkloadError("machine_unknown", "cannot launch: the machine was not looked at yet")
             return await launch(tools, action, row, report)
         case Start():
-            return await _start(tools, action, row)
+            return await _start(tools, action, row, sight)
         case Restart():
             return await _restart(tools, action, row)
         case Stop():
@@ -69,13 +69,14 @@ async def fail(
         await tools.ledger.settle(status.forget(failed), Frees.ALL, problem.code)
         return None
     if observed.state not in ALIVE:
-        await tools.ledger.settle(replace(failed, container_id=observed.container_id), Frees.GPUS, problem.code)
+        failed = replace(failed, container_id=observed.container_id)
+        await tools.ledger.settle(failed, Frees.GPUS, problem.code, sight=observed)
     return observed
 
 
-async def _start(tools: Tools, action: Start, row: WorkloadStatus | None) -> Observed:
+async def _start(tools: Tools, action: Start, row: WorkloadStatus | None, sight: Observed | None) -> Observed:
     starting = _starting(tools, action.contract, row, action.gpu_uuids)
-    await tools.ledger.intend("start", starting, action.gpu_uuids)
+    await tools.ledger.intend("start", starting, action.gpu_uuids, sight)
     tools.checkpoint("start.intended")
     async with tools.starts:
         return await start_now(tools, action.contract, starting)
@@ -112,7 +113,7 @@ async def _stop(tools: Tools, action: Stop, row: WorkloadStatus | None) -> Obser
         )
     if observed is not None:
         stopped = status.stopped(*ids, row, observed, action.reason, tools.clock.now())
-        await tools.ledger.settle(stopped, Frees.GPUS)
+        await tools.ledger.settle(stopped, Frees.GPUS, sight=observed)
     tools.checkpoint("stop.recorded")
     return observed
 

@@ -205,7 +205,7 @@ async def start_now(tools: Tools, contract: Contract, intended: WorkloadStatus) 
     observed = await tools.runtime.start(contract.contract_id)
     tools.checkpoint("start.done")
     seen = status.seen(contract, intended, observed, tools.clock.now())
-    await tools.ledger.settle(replace(seen, restarts_done=contract.restart_count))
+    await tools.ledger.settle(replace(seen, restarts_done=contract.restart_count), sight=observed)
     tools.checkpoint("launch.recorded")
     return observed
 

@@ -5,22 +5,27 @@ Status row and message to the marketplace, intent, claims taken and given back: 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import TypeAdapter
 
 from kaalia.clock import Clock
+from kaalia.contracts import metering
+from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
+from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
 from kaalia.reconciler.actions import Frees
-from kaalia.runtime.base import Observed
-from kaalia.store import claims, contracts, enrolment, images, intents, machine, outbox, workloads
+from kaalia.runtime.base import Observed, ObservedState
+from kaalia.store import claims, contracts, enrolment, images, intents, journal, machine, outbox, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
 from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.store.intents import Intent
+from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 _STATUS = TypeAdapter(WorkloadStatus)
@@ -42,6 +47,14 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
+class Boot:
+    """This boot of the machine; blank where the kernel does not say."""
+
+    boot_id: str = ""
+    booted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What a launch gets: GPUs and ports stand in the status."""
 
@@ -50,17 +63,26 @@ class Grant:
 
 
 class Ledger:
-    """Every write of the reconciler goes through here."""
+    """Every write of the reconciler goes through here. What it counts is written with the change that it counts."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, boot: Boot | None = None) -> None:
         self._database = database
         self._clock = clock
+        self._boot = boot or Boot()
 
     async def books(self) -> Books:
         return await self._database.read(_read)
 
-    async def intend(self, kind: str, status: WorkloadStatus, gpu_uuids: tuple[str, ...] | None = None) -> None:
+    async def intend(
+        self,
+        kind: str,
+        status: WorkloadStatus,
+        gpu_uuids: tuple[str, ...] | None = None,
+        sight: Observed | None = None,
+    ) -> None:
         """Before a side effect: the intent, the GPUs it takes (None: leave them), and the status that says so.
+
+        `sight`: the container as it was seen last.
 
         Raises StoreError claim_taken; then nothing is written.
         """
@@ -71,7 +93,7 @@ class Ledger:
                 claims.release(tx, status.contract_id, (ClaimKind.GPU,))
                 claims.claim(tx, gpu_claims(status.contract_id, status.generation, gpu_uuids), now)
             intents.open_intent(tx, kind, status.contract_id, status.generation, now)
-            self._put(tx, status)
+            self._put(tx, status, sight=sight)
 
         await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
 
@@ -96,13 +118,19 @@ class Ledger:
 
         return await self._database.transaction(work, Topic.WORKLOADS, ring_later=Topic.OUTBOX)
 
-    async def settle(self, status: WorkloadStatus, frees: Frees = Frees.NOTHING, outcome: str = "done") -> None:
+    async def settle(
+        self,
+        status: WorkloadStatus,
+        frees: Frees = Frees.NOTHING,
+        outcome: str = "done",
+        sight: Observed | None = None,
+    ) -> None:
         """After a side effect, or after a look: intents of the contract closed, claims given back, the status told."""
 
         def work(tx: Transaction) -> None:
             intents.close_all(tx, status.contract_id, outcome, self._clock.now())
             claims.release(tx, status.contract_id, _FREED[frees])
-            self._put(tx, status)
+            self._put(tx, status, sight=sight)
 
         await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
 
@@ -146,13 +174,55 @@ class Ledger:
                 claims.release(tx, contract_id)
                 intents.close_all(tx, contract_id, "contract forgotten", self._clock.now())
                 workloads.delete(tx, contract_id)
+            left = [start for start in journal.open_starts(tx) if start.contract_id in gone]
+            self._count(tx, metering.closing(left, self._clock.now(), "forgotten"))
 
         await self._database.transaction(work, Topic.WORKLOADS)
 
-    def _put(self, tx: Transaction, *statuses: WorkloadStatus) -> None:
+    async def prove_life(self) -> None:
+        """The engine has listed what runs. After a boot, what was counted until then ends where it was last seen."""
+        boot, now = self._boot, self._clock.now()
+
+        def work(tx: Transaction) -> bool:
+            known = journal.proof_of_life(tx)
+            still = journal.open_starts(tx)
+            if not still and known is not None and known.boot_id == boot.boot_id:
+                return False
+            is_new = known is not None and boot.boot_id not in ("", known.boot_id)
+            if is_new and known is not None and boot.booted_at is not None:
+                self._count(tx, metering.boot_edges(still, known.proven_at, min(boot.booted_at, now)))
+            journal.prove_life(tx, now, boot.boot_id)
+            return is_new
+
+        await self._database.transaction(work, ring_later=Topic.OUTBOX)
+
+    def _put(self, tx: Transaction, *statuses: WorkloadStatus, sight: Observed | None = None) -> None:
         for status in statuses:
             workloads.put(tx, status)
+            self._measure(tx, status, sight)
             outbox.add(tx, MessageKind.WORKLOAD, _STATUS.dump_json(status).decode(), self._clock.now())
+
+    def _measure(self, tx: Transaction, status: WorkloadStatus, sight: Observed | None) -> None:
+        run, disk = (journal.standing(tx, status.contract_id, meter) for meter in (Meter.RUN, Meter.DISK))
+        agreed = contracts.get(tx, status.contract_id)
+        known = journal.proof_of_life(tx)
+        proof = Proof(known.proven_at if known else None, self._boot.booted_at)
+        seen = None if sight is None else _seen(sight)
+        disk_bytes = 0 if agreed is None else agreed.spec.disk_bytes
+        found = metering.edges(run, disk, status, seen, disk_bytes, proof)
+        # Without a contract nothing is owed: then only what was begun ends.
+        self._count(tx, found if agreed else [one for one in found if one.edge is Edge.END])
+
+    def _count(self, tx: Transaction, entries: Iterable[Entry]) -> None:
+        found, now = tuple(entries), self._clock.now()
+        journal.add(tx, found, now)
+        for entry in found:
+            outbox.add(tx, MessageKind.METER, document.encode(entry), now)
+
+
+def _seen(observed: Observed) -> Seen:
+    is_running = observed.state in (ObservedState.RUNNING, ObservedState.RESTARTING)
+    return Seen(is_running, observed.started_at, observed.finished_at)
 
 
 def gpu_claims(contract_id: int, generation: int, gpu_uuids: Iterable[str]) -> tuple[Claim, ...]:

@@ -25,7 +25,7 @@ from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
 from kaalia.reconciler.execute import ALIVE, execute, fail
 from kaalia.reconciler.launch import Settings, Tools
-from kaalia.reconciler.ledger import Books, Ledger
+from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.outages import Outages
 from kaalia.reconciler.retries import Retries
 from kaalia.reconciler.sights import Sights
@@ -69,13 +69,14 @@ class ReconcilerService:
         host_routes: Callable[[], Collection[str]] = tuple,
         booted_at: datetime | None = None,
         lease_time: Callable[[], LeaseTime] | None = None,
+        boot_id: str = "",
         randbelow: Callable[[int], int] = secrets.randbelow,
         checkpoint: Callable[[str], None] = crash.at,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
         self._lease_time = lease_time or (lambda: certain(clock.now()))
-        self._ledger = Ledger(database, clock)
+        self._ledger = Ledger(database, clock, Boot(boot_id, booted_at))
         self._tools = Tools(
             ledger=self._ledger,
             runtime=runtime,
@@ -168,6 +169,7 @@ class ReconcilerService:
         except WorkloadError as error:
             await self._lose_engine(error)
             return
+        await self._ledger.prove_life()
         self._sights.complete(found, mark, busy | set(self._in_flight))
         self._look_at_s = self._clock.monotonic_s() + self._tools.settings.resync_s
         self._failed_looks = 0

@@ -45,6 +45,11 @@ def delete(tx: Transaction, contract_id: int) -> None:
     tx.execute("DELETE FROM contracts WHERE contract_id = ?", (contract_id,))
 
 
+def get(tx: Transaction, contract_id: int) -> Contract | None:
+    row = tx.execute("SELECT document FROM contracts WHERE contract_id = ?", (contract_id,)).fetchone()
+    return _CONTRACT.validate_json(row["document"]) if row else None
+
+
 def all_contracts(tx: Transaction) -> tuple[StoredContract, ...]:
     rows = tx.execute("SELECT * FROM contracts ORDER BY contract_id").fetchall()
     return tuple(

@@ -9,6 +9,7 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.errors import KaaliaError
 from kaalia.model.machine import MachineReport
+from kaalia.model.metering import Entry
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import database as state
 from kaalia.store import enrolment, outbox, workloads
@@ -129,6 +130,8 @@ def _message(row: Message) -> StatusMessage | None:
             return StatusMessage(row.seq, MessageKind.WORKLOAD, workload=document.decode(WorkloadStatus, row.body))
         if row.kind == MessageKind.REPORT:
             return StatusMessage(row.seq, MessageKind.REPORT, report=document.decode(MachineReport, row.body))
+        if row.kind == MessageKind.METER:
+            return StatusMessage(row.seq, MessageKind.METER, meter=document.decode(Entry, row.body))
         log.error("outbox_unreadable: message %d has the unknown kind %s; dropped", row.seq, row.kind)
     except KaaliaError as error:
         log.error("outbox_unreadable: message %d is dropped: %s", row.seq, error)

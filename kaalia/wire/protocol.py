@@ -13,6 +13,7 @@ from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
+from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 
@@ -115,6 +116,8 @@ class MessageKind(StrEnum):
     """Body: MachineReport."""
     VOLUME = "volume"
     """Body: VolumeStatus, written once per change."""
+    METER = "meter"
+    """Body: Entry, a line of the machine's journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class StatusMessage:
     workload: WorkloadStatus | None = None
     report: MachineReport | None = None
     volume: VolumeStatus | None = None
+    meter: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)

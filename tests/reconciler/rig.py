@@ -176,7 +176,8 @@ class Rig:
 
     async def words(self, contract_id: int = 51) -> list[str]:
         messages = await self.store.read(lambda tx: outbox.pending(tx, 10_000))
-        return [b["status_msg"] for b in (json.loads(m.body) for m in messages) if b["contract_id"] == contract_id]
+        bodies = [json.loads(message.body) for message in messages if message.kind == "workload"]
+        return [body["status_msg"] for body in bodies if body["contract_id"] == contract_id]
 
 
 def contract(contract_id: int = 51, *, gpus: int = 1, **changes: Any) -> Contract:

@@ -5,7 +5,20 @@ Ids are never given twice, not even after a delete: a renter may still hold the 
 Column names that the public API also uses keep the API's spelling, so that rows read like the contract.
 """
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 metadata = MetaData()
 
@@ -202,3 +215,50 @@ volumes = Table(
 )
 """`status`: the machine's latest VolumeStatus JSON. `ended_at`: the renter deleted it; `removed_at`: the machine proved
 it gone."""
+
+charges = Table(
+    "charges",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("contract_id", Integer, nullable=False),
+    Column("machine_id", Integer, nullable=False, index=True),
+    Column("user_id", Integer, nullable=False, index=True),
+    Column("host_id", Integer, nullable=False, index=True),
+    Column("meter", String, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float, nullable=True),
+    Column("amount", String, nullable=True),
+    sqlite_autoincrement=True,
+)
+"""Times in which something was in use, as the machine's journal says. `user_id` pays, `host_id` earns.
+`quantity`: GPUs or bytes. `ended_at` null: it goes on. `amount`: US dollars, written with the end."""
+Index("charges_of_contract", charges.c.contract_id, charges.c.meter, charges.c.id)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("contract_id", Integer, nullable=False, index=True),
+    Column("valid_from", Float, nullable=False),
+    Column("run_usd_per_hour", String, nullable=False),
+    Column("disk_usd_per_gb_month", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""The prices of a contract, each until the next one."""
+
+invoices = Table(
+    "invoices",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", Integer, nullable=False, index=True),
+    Column("when", Float, nullable=False),
+    Column("paid_on", Float, nullable=True),
+    Column("amount", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("service", String, nullable=False),
+    Column("description", String, nullable=False, default=""),
+    sqlite_autoincrement=True,
+)
+"""What went to (positive) or from (negative) a user's credit by other ways than charges. `type`: credit, reserved,
+refund, transfer, payout. `users.credit` holds their sum."""

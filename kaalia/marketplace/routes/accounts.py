@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
 async def show_user(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
-        return await accounts.user_row(tx, call.caller.user_id)
+        return await accounts.user_row(tx, call.caller.user_id, call.context.clock.now())
 
 
 async def create_api_key(call: Call) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""From machines' journals to money: intervals of use, the prices that held, who owes and who earned.
+
+An interval is taken exactly once, in the transaction that acknowledges its message. Its money never goes beyond what
+was agreed: nothing after the renter's destroy or the contract's end, no more disk than was rented. What still goes on
+counts up to the machine's last word, so that a machine that is away costs nothing until it says what happened.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.clock import from_epoch
+from kaalia.contracts import metering
+from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.contracts.metering import Line, Rate
+from kaalia.contracts.offer import Listing
+from kaalia.marketplace.db.tables import charges, contracts, invoices, machines, rates, users
+from kaalia.model.metering import Entry, Interval, Meter
+from kaalia.wire import document
+from kaalia.wire.protocol import MAX_CLOCK_SKEW_S
+
+log = logging.getLogger(__name__)
+
+SKEW = timedelta(seconds=MAX_CLOCK_SKEW_S)
+_FREE = (ContractKind.DEFAULT_JOB, ContractKind.SELFTEST)
+"""The owner's own work on his own machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line and whose it is."""
+
+    charge_id: int
+    line: Line
+    quantity: int
+    machine_id: int
+    user_id: int
+    host_id: int
+
+
+async def take(tx: AsyncConnection, machine_id: int, entries: Iterable[Entry], now: datetime) -> None:
+    """Apply a machine's journal lines, in order. Lines about contracts of others are logged and change nothing."""
+    machine = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one()
+    heard_at = from_epoch(machine.last_seen_at) if machine.last_seen_at is not None else now
+    for entry in entries:
+        query = sa.select(contracts).where(contracts.c.id == entry.contract_id, contracts.c.machine_id == machine_id)
+        contract = (await tx.execute(query)).one_or_none()
+        if contract is None:
+            log.warning("foreign_contract: machine %d counted of contract %d", machine_id, entry.contract_id)
+            continue
+        begun_at = from_epoch(contract.start_date)
+        believed = replace(entry, at=min(max(entry.at, begun_at - SKEW), now + SKEW))
+        await _follow(tx, contract, machine.user_id, believed, heard_at)
+
+
+async def _follow(tx: AsyncConnection, contract: sa.Row[Any], host_id: int, entry: Entry, heard_at: datetime) -> None:
+    query = sa.select(charges).where(charges.c.contract_id == entry.contract_id, charges.c.meter == entry.meter)
+    row = (await tx.execute(query.order_by(charges.c.id.desc()).limit(1))).one_or_none()
+    last = None if row is None else _interval(row)
+    for interval in metering.follow(last, entry, heard_at):
+        if row is not None and last is not None and interval.started_at == last.started_at:
+            await _close(tx, row.id, contract, interval)
+        else:
+            await tx.execute(
+                sa.insert(charges).values(
+                    contract_id=entry.contract_id,
+                    machine_id=contract.machine_id,
+                    user_id=contract.user_id,
+                    host_id=host_id,
+                    meter=entry.meter,
+                    quantity=interval.amount,
+                    started_at=interval.started_at.timestamp(),
+                )
+            )
+
+
+async def _close(tx: AsyncConnection, charge_id: int, contract: sa.Row[Any], interval: Interval) -> None:
+    if interval.ended_at is None:
+        return
+    prices = await _rates(tx, contract)
+    owed = metering.lines(_owed(interval, contract), prices, interval.started_at, interval.ended_at)
+    await tx.execute(
+        sa.update(charges)
+        .where(charges.c.id == charge_id)
+        .values(ended_at=interval.ended_at.timestamp(), amount=str(metering.total_usd(owed)))
+    )
+
+
+async def set_rate(tx: AsyncConnection, contract_id: int, rate: Rate) -> None:
+    """A contract's prices from `rate.valid_from` on. Called with each change of price, before it is written."""
+    await tx.execute(
+        sa.insert(rates).values(
+            contract_id=contract_id,
+            valid_from=rate.valid_from.timestamp(),
+            run_usd_per_hour=str(rate.run_usd_per_hour),
+            disk_usd_per_gb_month=str(rate.disk_usd_per_gb_month),
+        )
+    )
+
+
+async def lines(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datetime, until: datetime) -> list[Charge]:
+    """What was charged for use between `since` and `until`, oldest first. `whose`: a condition on `charges`."""
+    query = (
+        sa.select(charges, machines.c.last_seen_at)
+        .join(machines, machines.c.id == charges.c.machine_id, isouter=True)
+        .where(whose, charges.c.started_at < until.timestamp())
+        .where(sa.or_(charges.c.ended_at.is_(None), charges.c.ended_at > since.timestamp()))
+        .order_by(charges.c.started_at, charges.c.id)
+    )
+    rows = (await tx.execute(query)).all()
+    agreed = await _agreed(tx, {row.contract_id for row in rows})
+    found = []
+    for row in rows:
+        if row.contract_id not in agreed:
+            continue
+        contract, prices = agreed[row.contract_id]
+        horizon = until if row.ended_at is not None else min(until, from_epoch(row.last_seen_at or row.started_at))
+        for line in metering.lines(_owed(_interval(row), contract), prices, since, horizon):
+            found.append(Charge(row.id, line, row.quantity, row.machine_id, row.user_id, row.host_id))
+    return found
+
+
+async def spent(tx: AsyncConnection, whose: sa.ColumnElement[bool], now: datetime) -> Decimal:
+    """US dollars of everything so far: what has ended as it was written, and what goes on up to now."""
+    done = await tx.scalars(sa.select(charges.c.amount).where(whose, charges.c.amount.is_not(None)))
+    total = sum((Decimal(amount) for amount in done), Decimal(0))
+    still = await lines(tx, sa.and_(whose, charges.c.ended_at.is_(None)), from_epoch(0), now)
+    return total + metering.total_usd(charge.line for charge in still)
+
+
+async def credit(tx: AsyncConnection, user_id: int, now: datetime) -> Decimal:
+    """What a user has left: what was put in, less what was charged."""
+    put_in = Decimal((await tx.execute(sa.select(users.c.credit).where(users.c.id == user_id))).scalar_one())
+    return put_in - await spent(tx, charges.c.user_id == user_id, now)
+
+
+async def note_invoice(
+    tx: AsyncConnection, user_id: int, amount: Decimal, kind: str, service: str, description: str, now: datetime
+) -> None:
+    """Write down what changed `users.credit` (the caller changes it): positive in, negative out."""
+    await tx.execute(
+        sa.insert(invoices).values(
+            user_id=user_id,
+            when=now.timestamp(),
+            paid_on=now.timestamp(),
+            amount=str(amount),
+            type=kind,
+            service=service,
+            description=description,
+        )
+    )
+
+
+async def invoices_of(tx: AsyncConnection, user_id: int) -> Sequence[sa.Row[Any]]:
+    return (await tx.execute(sa.select(invoices).where(invoices.c.user_id == user_id).order_by(invoices.c.id))).all()
+
+
+async def intervals(tx: AsyncConnection, contract_id: int) -> tuple[Interval, ...]:
+    """What was counted of a contract, as its machine said it."""
+    query = sa.select(charges).where(charges.c.contract_id == contract_id).order_by(charges.c.started_at, charges.c.id)
+    return tuple(_interval(row) for row in await tx.execute(query))
+
+
+async def _agreed(tx: AsyncConnection, contract_ids: set[int]) -> dict[int, tuple[sa.Row[Any], tuple[Rate, ...]]]:
+    rows = await tx.execute(sa.select(contracts).where(contracts.c.id.in_(contract_ids)))
+    return {row.id: (row, await _rates(tx, row)) for row in rows.all()}
+
+
+async def _rates(tx: AsyncConnection, row: sa.Row[Any]) -> tuple[Rate, ...]:
+    contract = document.decode(Contract, row.document)
+    if contract.kind in _FREE:
+        return (Rate(contract.start_at, Decimal(0), Decimal(0)),)
+    query = sa.select(rates).where(rates.c.contract_id == row.id).order_by(rates.c.valid_from, rates.c.id)
+    found = tuple(
+        Rate(from_epoch(one.valid_from), Decimal(one.run_usd_per_hour), Decimal(one.disk_usd_per_gb_month))
+        for one in await tx.execute(query)
+    )
+    terms = document.decode(Listing, row.price_terms)
+    return found or (Rate(contract.start_at, contract.price_usd_per_hour, terms.price_disk_per_gb_month),)
+
+
+def _owed(interval: Interval, row: sa.Row[Any]) -> Interval:
+    """The part of what was counted that the renter agreed to."""
+    contract = document.decode(Contract, row.document)
+    ends = [] if row.ended_at is None else [from_epoch(row.ended_at)]
+    if interval.meter is Meter.RUN and contract.end_at is not None:
+        ends.append(contract.end_at)
+    amount = interval.amount if interval.meter is Meter.RUN else min(interval.amount, contract.spec.disk_bytes)
+    if interval.ended_at is not None:
+        ends.append(interval.ended_at)
+    ended_at = max(min(ends), interval.started_at) if ends else None
+    return replace(interval, ended_at=ended_at, amount=amount)
+
+
+def _interval(row: sa.Row[Any]) -> Interval:
+    ended_at = None if row.ended_at is None else from_epoch(row.ended_at)
+    return Interval(row.contract_id, Meter(row.meter), row.quantity, from_epoch(row.started_at), ended_at)

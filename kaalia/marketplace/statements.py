@@ -1,0 +1,165 @@
+"""Charges, invoices and earnings as the public API shows them. Money leaves as numbers, at most nine digits exact."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from kaalia.marketplace.billing import Charge
+from kaalia.model.metering import Meter
+from kaalia.units import GB
+
+DAY = timedelta(days=1)
+_WORDS = {Meter.RUN: "GPU", Meter.DISK: "storage"}
+_TYPES = {Meter.RUN: "gpu", Meter.DISK: "storage"}
+_EARNED = {Meter.RUN: "gpu_earn", Meter.DISK: "sto_earn"}
+
+
+def charge_rows(found: Sequence[Charge]) -> list[dict[str, Any]]:
+    """One result for each instance, with its lines as items; oldest first."""
+    by_contract: dict[int, list[Charge]] = defaultdict(list)
+    for charge in found:
+        by_contract[charge.line.contract_id].append(charge)
+    return [_instance_row(contract_id, charges) for contract_id, charges in by_contract.items()]
+
+
+def _instance_row(contract_id: int, found: Sequence[Charge]) -> dict[str, Any]:
+    return {
+        "type": "instance",
+        "source": f"instance-{contract_id}",
+        "amount": _sum(found),
+        "start": min(charge.line.started_at for charge in found).timestamp(),
+        "end": max(charge.line.ended_at for charge in found).timestamp(),
+        "description": f"Instance {contract_id} on machine {found[0].machine_id}",
+        "metadata": {"instance_id": contract_id, "machine_id": found[0].machine_id},
+        "items": [_item(charge) for charge in found],
+    }
+
+
+def _item(charge: Charge) -> dict[str, Any]:
+    return {
+        "type": _TYPES[charge.line.meter],
+        "source": None,
+        "amount": float(charge.line.amount_usd),
+        "start": charge.line.started_at.timestamp(),
+        "end": charge.line.ended_at.timestamp(),
+        "description": _description(charge),
+        "metadata": {"charge_id": charge.charge_id},
+        "items": [],
+    }
+
+
+def _description(charge: Charge) -> str:
+    used = f"{charge.quantity} GPUs" if charge.line.meter is Meter.RUN else f"{charge.quantity / GB:g} GB"
+    return f"{_WORDS[charge.line.meter]} ({used}): {charge.line.hours:.4f} h at ${charge.line.usd_per_hour:.6f}/h"
+
+
+def old_charge_rows(found: Iterable[Charge]) -> list[dict[str, Any]]:
+    """As `show invoices` reads them: one row for each line."""
+    return [
+        {
+            "id": charge.charge_id,
+            "instance_id": charge.line.contract_id,
+            "machine_id": charge.machine_id,
+            "type": "charge",
+            "description": f"Instance {charge.line.contract_id} {_WORDS[charge.line.meter]}",
+            "quantity": f"{charge.line.hours:.6f}",
+            "rate": f"{charge.line.usd_per_hour:.6f}",
+            "amount": float(charge.line.amount_usd),
+            "timestamp": charge.line.ended_at.timestamp(),
+        }
+        for charge in found
+    ]
+
+
+def old_invoice_row(row: sa.Row[Any]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "instance_id": None,
+        "type": "payment" if Decimal(row.amount) >= 0 else "charge",
+        "description": row.description,
+        "quantity": "1",
+        "rate": row.amount,
+        "amount": float(row.amount),
+        "timestamp": row.when,
+    }
+
+
+def invoice_row(row: sa.Row[Any]) -> dict[str, Any]:
+    """The client turns the sign of everything but transfers and payouts, so what was put in is negative here."""
+    amount = float(row.amount)
+    return {
+        "type": row.type,
+        "source": row.service,
+        "amount": amount if row.type in ("transfer", "payout") else -amount,
+        "start": row.when,
+        "end": row.paid_on,
+        "description": row.description,
+        "metadata": {"invoice_id": row.id, "service": row.service},
+        "items": [],
+    }
+
+
+def searched_row(row: sa.Row[Any]) -> dict[str, Any]:
+    """As `search invoices` reads it. This marketplace takes no payments, so what concerns payments is null."""
+    unused = ("cut_amount", "cut_percent", "stripe_charge", "stripe_refund", "stripe_payout", "error", "event_id")
+    return {
+        **dict.fromkeys((*unused, "paypal_email", "transfer_group", "payment_expected", "extra")),
+        "id": row.id,
+        "user_id": row.user_id,
+        "when": row.when,
+        "paid_on": row.paid_on,
+        "amount_cents": float(Decimal(row.amount) * 100),
+        "original_amount": float(row.amount),
+        "is_credit": Decimal(row.amount) >= 0,
+        "is_delayed": False,
+        "is_check": False,
+        "failed": False,
+        "refunded": False,
+        "service": row.service,
+        "type": row.type,
+        "description": row.description,
+    }
+
+
+def earnings(found: Sequence[Charge], first: datetime, last: datetime) -> dict[str, Any]:
+    """Sums by machine and by UTC day, from the day of `first` to the day of `last`. Traffic is not metered: 0."""
+    by_machine: dict[int, dict[Meter, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    total: dict[Meter, Decimal] = defaultdict(Decimal)
+    for charge in found:
+        by_machine[charge.machine_id][charge.line.meter] += charge.line.amount_usd
+        total[charge.line.meter] += charge.line.amount_usd
+    return {
+        "summary": {
+            "total_gpu": float(total[Meter.RUN]),
+            "total_stor": float(total[Meter.DISK]),
+            "total_bwu": 0.0,
+            "total_bwd": 0.0,
+        },
+        "per_machine": [{"machine_id": key, **_earned(sums)} for key, sums in sorted(by_machine.items())],
+        "first_day": first.date().isoformat(),
+        "last_day": last.date().isoformat(),
+    }
+
+
+def day_row(day: datetime, found: Iterable[Charge]) -> dict[str, Any]:
+    """`day`: its number since 1970."""
+    sums: dict[Meter, Decimal] = defaultdict(Decimal)
+    for charge in found:
+        sums[charge.line.meter] += charge.line.amount_usd
+    return {"day": int(day.timestamp() // DAY.total_seconds()), **_earned(sums)}
+
+
+def start_of_day(at: datetime) -> datetime:
+    return datetime(at.year, at.month, at.day, tzinfo=UTC)
+
+
+def _earned(sums: dict[Meter, Decimal]) -> dict[str, float]:
+    return {**{_EARNED[meter]: float(sums.get(meter, Decimal(0))) for meter in Meter}, "bwu_earn": 0.0, "bwd_earn": 0.0}
+
+
+def _sum(found: Iterable[Charge]) -> float:
+    return float(sum((charge.line.amount_usd for charge in found), Decimal(0)))

@@ -1,0 +1,44 @@
+"""What is counted of a contract: edges of its time at work and of its disk, as the machine wrote them down."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Meter(StrEnum):
+    """RUN counts the time in which the container ran, with its GPUs; DISK the time in which its disk was kept."""
+
+    RUN = "run"
+    DISK = "disk"
+
+
+class Edge(StrEnum):
+    START = "start"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the machine's journal, never changed. Edges of a meter alternate and never go back in time."""
+
+    contract_id: int
+    generation: int
+    meter: Meter
+    edge: Edge
+    at: datetime
+    """The exact moment: the container engine's own, where it is known."""
+    amount: int
+    """GPUs of RUN, bytes of DISK; an END repeats that of its START."""
+    reason: str = ""
+    """The state of the workload that made it, or why an end was inferred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A time in which `amount` was in use. `ended_at` None: it goes on."""
+
+    contract_id: int
+    meter: Meter
+    amount: int
+    started_at: datetime
+    ended_at: datetime | None = None
