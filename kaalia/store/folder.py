@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kaalia.config import Config
@@ -41,9 +41,9 @@ def locked(path: Path) -> Iterator[None]:
                 f"cannot start: a daemon with pid {file.read().strip() or 'unknown'} uses {path.parent}",
                 remedy="stop it, or give this one a state_dir of its own",
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with suppress(OSError):  # the pid is only told to people: a full disk must not keep the daemon from starting
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield
 
 
