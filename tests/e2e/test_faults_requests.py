@@ -129,7 +129,7 @@ def test_a_body_that_is_no_json(stack: Stack) -> None:
 
 
 def test_a_key_that_may_only_read_rents_nothing(stack: Stack) -> None:
-    permissions = {"api": {"instance_read": {}, "misc": {}}}
+    permissions: dict[str, Any] = {"api": {"instance_read": {}, "misc": {}}}
     _, made = stack.renter_api.call("POST", "/api/v0/auth/apikeys/", {"name": "reader", "permissions": permissions})
     reader = Rest(stack.url, made["key"])
 
