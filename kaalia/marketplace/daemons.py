@@ -101,8 +101,9 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
             raise ApiError(401, "machine_unknown", f"cannot take the status: there is no machine {machine_id}")
         acked_seq = machine.acked_seq if machine.stream_id == post.stream_id else 0
         fresh = sorted((m for m in post.messages if m.seq > acked_seq), key=lambda message: message.seq)
-        statuses = [m.workload for m in fresh if m.workload is not None] + list(post.workloads or ())
-        await _apply_statuses(context, tx, machine_id, statuses)
+        told, full = [m.workload for m in fresh if m.workload is not None], list(post.workloads or ())
+        await _apply_statuses(context, tx, machine_id, told, in_order=True)
+        await _apply_statuses(context, tx, machine_id, full, in_order=False)
         await _apply_report(context, tx, machine_id, fresh)
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
         acked_seq = fresh[-1].seq if fresh else acked_seq
@@ -114,7 +115,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         )
     for message in fresh:
         log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
-    if any(status.state is WorkloadState.ENDED for status in statuses):
+    if any(status.state is WorkloadState.ENDED for status in (*told, *full)):
         context.machine_bells.ring(machine_id)
     return StatusReply(acked_seq, now)
 
@@ -242,7 +243,7 @@ async def _apply_report(
 
 
 async def _apply_statuses(
-    context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus]
+    context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus], *, in_order: bool
 ) -> None:
     contracts = tables.contracts
     wanted = {status.contract_id for status in statuses}
@@ -257,7 +258,7 @@ async def _apply_statuses(
     for status in statuses:
         if removed.get(status.contract_id, True):
             continue
-        await rentals.record_status(tx, status)
+        await rentals.record_status(tx, status, in_order=in_order)
         if status.state is WorkloadState.ENDED:
             await rentals.finished(tx, status.contract_id, context.clock.now())
             removed[status.contract_id] = True

@@ -91,14 +91,19 @@ async def launch(context: Context, caller: Caller, body: Mapping[str, Any]) -> R
     raise ApiError(404, "no_such_ask", "cannot launch: no_such_ask, no offer fits the search", remedy=remedy)
 
 
-async def record_status(tx: AsyncConnection, status: WorkloadStatus) -> None:
-    """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is."""
+async def record_status(tx: AsyncConnection, status: WorkloadStatus, *, in_order: bool = False) -> None:
+    """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is.
+
+    `in_order`: it comes after all that came before, so that its time, by a clock that may be set back, says nothing.
+    """
     query = sa.select(contracts.c.machine_id, contracts.c.status).where(contracts.c.id == status.contract_id)
     row = (await tx.execute(query.with_for_update())).one_or_none()
     if row is None:
         return
     known = None if row.status is None else document.decode(WorkloadStatus, row.status)
-    if known is not None and (status.generation, status.as_of) < (known.generation, known.as_of):
+    if known is not None and status.generation < known.generation:
+        return
+    if known is not None and status.generation == known.generation and status.as_of < known.as_of and not in_order:
         return
     await tx.execute(
         sa.update(contracts).where(contracts.c.id == status.contract_id).values(status=document.encode(status))

@@ -191,6 +191,19 @@ async def test_status_is_applied_and_acknowledged_once(tmp_path: Path) -> None:
     assert at_last.state is WorkloadState.RUNNING
 
 
+async def test_messages_count_in_their_order_though_the_machines_clock_was_set_back(tmp_path: Path) -> None:
+    async with open_liar(tmp_path) as liar:
+        context, now = liar.market.context, liar.market.clock.now()
+        contract_id = await rent(context, liar.machine_id)
+        await liar.post(workload(1, status(contract_id, WorkloadState.RUNNING, now + timedelta(seconds=200))))
+        exited = status(contract_id, WorkloadState.EXITED, now + timedelta(seconds=10))
+        await liar.post(workload(2, exited), workloads=(exited,))
+        at_last = await known_status(context, contract_id)
+
+    assert at_last is not None
+    assert at_last.state is WorkloadState.EXITED
+
+
 async def test_absurd_numbers_are_refused(tmp_path: Path) -> None:
     async with open_liar(tmp_path) as liar:
         now = liar.market.clock.now()
