@@ -34,6 +34,8 @@ from kaalia.wire.protocol import RegistryLoginReply
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """The client's retries and their delays fit into this several times."""
+CONTRACT_MAX_CHARS = 128 * 1024
+"""A machine gets all its contracts in one snapshot, which ends at 16 MiB; Linux takes no longer variable."""
 LAUNCH_TRIES = 10
 """Offers that others take between the search and the rental, before a launch gives up."""
 
@@ -251,9 +253,12 @@ async def _write(
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
     contract = _contract(draft, identity, await _secrets(tx, user_id), machine.listing, now)
-    await tx.execute(
-        sa.update(contracts).where(contracts.c.id == contract_id).values(document=document.encode(contract))
-    )
+    text = document.encode(contract)
+    if len(text) > CONTRACT_MAX_CHARS:
+        message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
+        remedy = f"Stay below {CONTRACT_MAX_CHARS}, the account's own variables included; fetch large data in onstart"
+        raise ApiError(400, "invalid_args", message, remedy=remedy)
+    await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
     await _keep_key(tx, user_id, identity, now)
     taken = await tx.execute(
         sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
