@@ -31,6 +31,20 @@ END_TOLERANCE = timedelta(seconds=60)
 """End dates pass through floats and roundings of several programs."""
 OWN_KINDS = frozenset({ContractKind.SELFTEST, ContractKind.DEFAULT_JOB})
 """Contracts of the machine's owner: no listing and no marketplace is asked."""
+_OCCUPIES = frozenset(
+    {
+        WorkloadState.PULLING,
+        WorkloadState.CREATING,
+        WorkloadState.STARTING,
+        WorkloadState.RUNNING,
+        WorkloadState.STOPPING,
+        WorkloadState.EXITED,
+        WorkloadState.REMOVING,
+        WorkloadState.UNKNOWN,
+    }
+)
+"""States in which a contract without GPUs has the machine, as one with GPUs has its GPUs."""
+_MACHINE_TAKEN = "scheduling: waits for the machine, which another contract uses"
 
 
 class Want(StrEnum):
@@ -93,13 +107,21 @@ class Plan:
 
 
 def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
-    """Decide every contract. GPUs go to those that hold them, then to the earliest start, then to the lowest id."""
+    """Decide every contract. GPUs go to those that hold them, then to the earliest start, then to the lowest id.
+
+    A contract without GPUs has all of the machine, so such contracts run one at a time.
+    """
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
     owners = dict(machine.gpu_owners)
+    tenant = next((one.contract.contract_id for one in contracts if _is_whole(one.contract) and _occupies(one)), None)
     disk_bytes = sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
     wishes = []
     for one in contracts:
         wish = _decide(one, machine, owners, disk_bytes, now)
+        if wish.want is Want.RUN and _is_whole(one.contract):
+            tenant = tenant or one.contract.contract_id
+            if tenant != one.contract.contract_id:
+                wish = Wish(one.contract, Want.WAIT, reason=_MACHINE_TAKEN)
         owners.update(dict.fromkeys(wish.gpu_uuids, one.contract.contract_id))
         if wish.want in (Want.RUN, Want.STOP) and not one.has_disk:
             disk_bytes += one.contract.spec.disk_bytes
@@ -123,6 +145,14 @@ def _decide(one: Held, machine: Machine, owners: Mapping[str, int], disk_bytes: 
     if one.is_new and (reason := _not_admitted(one, machine)):
         return Wish(contract, Want.WAIT, reason=reason)
     return _grant(one, machine.report, owners)
+
+
+def _is_whole(contract: Contract) -> bool:
+    return contract.spec.gpu_count == 0 and contract.kind not in OWN_KINDS
+
+
+def _occupies(one: Held) -> bool:
+    return one.workload is not None and one.workload.state in _OCCUPIES
 
 
 def is_abandoned(missing_since: datetime | None, missing_revisions: int, now: datetime) -> bool:
