@@ -122,7 +122,8 @@ install_release() {
         step mkdir -p "$opt/releases"
         step rm -rf "$release"
         step "$python" -m venv "$release"
-        step "$release/bin/python" -m pip install --quiet --disable-pip-version-check "${pip_options[@]}" "$source"
+        step "$release/bin/python" -m pip install --quiet --disable-pip-version-check "${pip_options[@]}" "$source" ||
+            fail "pip could not install $source" "see above; behind a mirror, --pip-option and PIP_* variables reach pip"
         step touch "$release/.complete"
     fi
 }
@@ -190,4 +191,8 @@ install_configuration
 switch_release "$name"
 install_units
 forget_old_releases "$name"
-say "done; next: kaalia enroll URL - (reads the token), then: kaalia status"
+if [ "$dry_run" = yes ]; then
+    say "dry run: nothing was changed"
+else
+    say "done; next: kaalia enroll URL --token-file FILE, then: kaalia status"
+fi

@@ -112,4 +112,4 @@ refuse_while_rented
 stop_units
 remove_program
 remove_data
-printf 'done\n'
+if [ "$dry_run" = yes ]; then printf 'dry run: nothing was changed\n'; else printf 'done\n'; fi

@@ -19,19 +19,16 @@ MASK = "***"
 _CONTRACT_ID: ContextVar[int | None] = ContextVar("contract_id", default=None)
 _MACHINE_ID: ContextVar[int | None] = ContextVar("machine_id", default=None)
 
-_SENSITIVE = (
-    r"(?:[\w-]*(?:api[_-]?key|password|passwd|secret|token|credential)s?|authorization|private[_-]?key|identitytoken)"
-)
+# No pattern begins with a repeat: what is logged may be long, and each must be done in linear time.
+_SENSITIVE = r"(?:(?:api[_-]?key|password|passwd|secret|token|credential)s?|authorization|private[_-]?key)"
 _PATTERNS = (
     # name = value, name: value, "name": "value" and -e NAME=value; an authorization value may have two words.
     (
-        re.compile(
-            rf"""(?i)(\b{_SENSITIVE}["']?\s*[:=]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&"'}}\])]+)"""
-        ),
+        re.compile(rf"""(?i)({_SENSITIVE}["']?\s*[:=]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&"'}}\])]+)"""),
         rf"\g<1>{MASK}",
     ),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\g<1> {MASK}"),
-    (re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@"), rf"\g<1>{MASK}@"),
+    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), rf"\g<1>{MASK}@"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
 )
 

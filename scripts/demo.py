@@ -14,12 +14,12 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.support.demo_engine import DemoEngine, open_engine
-from tests.support.stack import Stack, StackOptions
+from tests.support.stack import Say, Stack, StackOptions
 from tests.support.vastai import CLIENT
 from tests.support.waiting import wait_until
 
@@ -31,36 +31,84 @@ SERVE = "env > /www/env.txt; echo kaalia demo is up; exec httpd -f -p 8080 -h /w
 
 def main() -> int:
     options = _parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stops = Stops()
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be closed
+            print(f"[{time.monotonic() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
 
     with ExitStack() as cleanup:
-        folder = Path(tempfile.mkdtemp(prefix="kaalia-demo-"))
-        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        engine = cleanup.enter_context(open_engine(folder, options.gpus, say))
-        image = options.image or engine.make_demo_image()
-        stack = Stack(folder, StackOptions(engine.api, _port_range(), gpu_env=engine.gpu_env), say)
-        cleanup.callback(stack.close)
-        stack.up()
-        cleanup.callback(stack.remove_workloads)
-        stack.list_machine(options.price)
-        say(f"machine {stack.machine_id} is listed{_mark(options.gpus)}")
-        if options.once:
-            result = rent_once(stack, image, say, own_image=options.image is None)
+        try:
+            result = _show(options, cleanup, stops, say)
+        except Exception:
+            stops.go_on()  # Ctrl-C ends commands that the demo waits for, too: then their failure is no news
+            raise
+        finally:
+            stops.hold()
             say("leaving nothing behind")
-            cleanup.close()
-            print(json.dumps(result))
-            return 0 if _all_true(result) else 1
-        _print_commands(stack, engine, image, options.gpus)
-        _wait_for_ctrl_c()
-        say("leaving nothing behind")
-    return 0
+    if result is None:
+        return 0
+    print(json.dumps(result))
+    return 0 if _all_true(result) else 1
 
 
-def rent_once(stack: Stack, image: str, say: Any, *, own_image: bool) -> dict[str, Any]:
+class Stops:
+    """Ctrl-C, SIGTERM or a closed terminal end the demo, but not between a start and the note of what was started."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._pending: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def hold(self) -> None:
+        self._held = True
+
+    def go_on(self) -> None:
+        """Raises SystemExit when a signal came meanwhile."""
+        self._held = False
+        if self._pending is not None:
+            self._on_signal(self._pending)
+
+    def _on_signal(self, number: int, _: object = None) -> None:
+        self._pending = number
+        if not self._held:
+            self._held = True
+            raise SystemExit(128 + number)
+
+
+def _show(options: argparse.Namespace, cleanup: ExitStack, stops: Stops, say: Say) -> dict[str, Any] | None:
+    """Everything but the end; what was true, if one rental is all that was asked for."""
+    folder = Path(tempfile.mkdtemp(prefix="kaalia-demo-"))
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    stops.hold()
+    engine = cleanup.enter_context(open_engine(folder, options.gpus, say))
+    stops.go_on()
+    image = options.image or engine.make_demo_image()
+
+    def say_or_stop(text: str) -> None:
+        say(text)
+        stops.go_on()
+        stops.hold()
+
+    stack = Stack(folder, StackOptions(engine.api, _port_range(), gpu_env=engine.gpu_env), say_or_stop)
+    cleanup.callback(stack.close)
+    stops.hold()
+    stack.up()
+    stops.go_on()
+    cleanup.callback(stack.remove_workloads)
+    stack.list_machine(options.price)
+    say(f"machine {stack.machine_id} is listed{_mark(options.gpus)}")
+    if options.once:
+        return rent_once(stack, image, say, own_image=options.image is None)
+    _print_commands(stack, engine, image, options.gpus)
+    _wait_for_ctrl_c()
+    return None
+
+
+def rent_once(stack: Stack, image: str, say: Say, *, own_image: bool) -> dict[str, Any]:
     """Search, rent, reach, read and destroy through the installed client; says what was true."""
     renter = stack.renter
     offers = renter.json("search", "offers", f"verified=any machine_id={stack.machine_id}")
@@ -176,8 +224,9 @@ Press Ctrl-C to end; nothing is left behind.
 def _wait_for_ctrl_c() -> None:
     try:
         threading.Event().wait()
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
+    except SystemExit as stop:
+        if stop.code != 128 + signal.SIGINT:
+            raise
 
 
 def _port_range() -> str:

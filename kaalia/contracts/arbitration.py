@@ -134,6 +134,8 @@ def _order(contract: Contract, has_gpus: bool) -> tuple[Rank, bool, Decimal, dat
 
 def _fixed(one: Claimant, held: Mapping[int, list[str]]) -> tuple[str, ...]:
     """The very GPUs it needs; empty: any will do."""
+    if one.contract.spec.gpu_count == 0:
+        return ()
     mine = tuple(held.get(one.contract.contract_id, ()))
     return mine if mine and len(mine) == one.contract.spec.gpu_count else one.made_with
 

@@ -35,6 +35,20 @@ END_TOLERANCE = timedelta(seconds=60)
 MAYBE_OVER = "scheduling: the contract may have ended, and the time of the machine is not confirmed yet"
 OWN_KINDS = frozenset({ContractKind.SELFTEST, ContractKind.DEFAULT_JOB})
 """Contracts of the machine's owner: no listing and no marketplace is asked."""
+_OCCUPIES = frozenset(
+    {
+        WorkloadState.PULLING,
+        WorkloadState.CREATING,
+        WorkloadState.STARTING,
+        WorkloadState.RUNNING,
+        WorkloadState.STOPPING,
+        WorkloadState.EXITED,
+        WorkloadState.REMOVING,
+        WorkloadState.UNKNOWN,
+    }
+)
+"""States in which a contract without GPUs has the machine, as one with GPUs has its GPUs."""
+_MACHINE_TAKEN = "scheduling: waits for the machine, which another contract uses"
 
 
 class Want(StrEnum):
@@ -101,7 +115,10 @@ class Plan:
 
 
 def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
-    """Decide every contract: first what it may do by itself, then who gets the GPUs."""
+    """Decide every contract: first what it may do by itself, then who gets the GPUs.
+
+    A contract without GPUs has all of the machine, so such contracts run one at a time.
+    """
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
     disk_bytes = sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
     decided: list[tuple[Held, Wish | None]] = []
@@ -114,7 +131,7 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     verdicts = _verdicts(decided, machine)
     wishes = [wish or _judged(one.contract, verdicts[one.contract.contract_id]) for one, wish in decided]
     changes = [at for one in contracts for at in _changes(one) if at > now]
-    return Plan(tuple(wishes), min(changes, default=None))
+    return Plan(tuple(_one_at_a_time(contracts, wishes)), min(changes, default=None))
 
 
 def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish | None:
@@ -163,6 +180,25 @@ _LOST_TO = {
     Rank.OWNER_JOB: "paused: a job of the owner has the GPUs; resumes by itself when they are free",
     Rank.IDLE: "paused: a test of the machine has the GPUs; resumes by itself when they are free",
 }
+
+
+def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterable[Wish]:
+    """Of the contracts without GPUs, who has the machine keeps it; the others wait."""
+    tenant = next((one.contract.contract_id for one in contracts if _is_whole(one.contract) and _occupies(one)), None)
+    for wish in wishes:
+        if wish.want is Want.RUN and _is_whole(wish.contract):
+            tenant = tenant or wish.contract.contract_id
+            if tenant != wish.contract.contract_id:
+                wish = Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)  # noqa: PLW2901
+        yield wish
+
+
+def _is_whole(contract: Contract) -> bool:
+    return contract.spec.gpu_count == 0 and contract.kind not in OWN_KINDS
+
+
+def _occupies(one: Held) -> bool:
+    return one.workload is not None and one.workload.state in _OCCUPIES
 
 
 def is_abandoned(missing_since: datetime | None, missing_revisions: int, now: datetime) -> bool:

@@ -71,20 +71,29 @@ async def add_user(engine: AsyncEngine, name: str, is_host: bool, now: datetime 
 
 
 async def new_enrol_token(engine: AsyncEngine, username: str, now: datetime) -> str:
-    """A token with which one machine may enrol for this owner within 24 hours. Raises ConfigError `no_such_user`."""
+    """A token with which one machine may enrol for this owner within 24 hours.
+
+    Raises ConfigError `no_such_user`, `not_a_host`.
+    """
     token = auth.new_key()
     async with engine.begin() as tx:
-        user_id = await tx.scalar(sa.select(users.c.id).where(users.c.username == username))
-        if user_id is None:
+        owner = (await tx.execute(sa.select(users).where(users.c.username == username))).one_or_none()
+        if owner is None:
             raise ConfigError(
                 "no_such_user",
                 f"cannot make an enrolment token: there is no user {username!r}",
                 remedy="Add the user with `kaalia marketplace user add`",
             )
+        if not owner.is_host:
+            raise ConfigError(
+                "not_a_host",
+                f"cannot make an enrolment token: {username!r} is a renter, and only hosts have machines",
+                remedy="Add a user for it with `kaalia marketplace user add NAME --host`",
+            )
         await tx.execute(
             sa.insert(enrol_tokens).values(
                 token_sha256=auth.digest(token),
-                user_id=user_id,
+                user_id=owner.id,
                 created_at=now.timestamp(),
                 expires_at=(now + ENROL_TOKEN_LIFE).timestamp(),
             )

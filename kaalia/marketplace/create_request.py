@@ -38,7 +38,7 @@ class _Fields(BaseModel):
     image: Annotated[str, Field(max_length=1024)] | None = None
     env: str | dict[str, Any] | list[list[Any]] | None = None
     price: Decimal | None = None
-    disk: Decimal | None = None
+    disk: Annotated[Decimal, Field(le=1_000_000_000)] | None = None
     label: str | None = None
     extra: str | None = None
     onstart: str | None = None
@@ -50,7 +50,7 @@ class _Fields(BaseModel):
     force: bool = False
     cancel_unavail: bool | None = None
     template_hash_id: str | None = None
-    template_id: int | None = None
+    template_id: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     user: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_][\w.-]*(:[\w.-]+)?$")] | None = None
     runtype: str | None = None
     args: list[str] | None = None

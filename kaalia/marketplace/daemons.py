@@ -101,12 +101,13 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
             raise ApiError(401, "machine_unknown", f"cannot take the status: there is no machine {machine_id}")
         acked_seq = machine.acked_seq if machine.stream_id == post.stream_id else 0
         fresh = sorted((m for m in post.messages if m.seq > acked_seq), key=lambda message: message.seq)
-        statuses = [m.workload for m in fresh if m.workload is not None] + list(post.workloads or ())
+        told, full = [m.workload for m in fresh if m.workload is not None], list(post.workloads or ())
         await billing.take(tx, machine_id, [m.meter for m in fresh if m.meter is not None], now)
-        await _apply_statuses(context, tx, machine_id, statuses)
+        await _apply_statuses(context, tx, machine_id, told, in_order=True)
+        await _apply_statuses(context, tx, machine_id, full, in_order=False)
         await _apply_report(context, tx, machine_id, fresh)
-        told = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
-        are_gone = [await volumes.record(tx, machine_id, status, now) for status in told]
+        stored = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
+        are_gone = [await volumes.record(tx, machine_id, status, now) for status in stored]
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
@@ -117,7 +118,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         )
     for message in fresh:
         log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
-    if any(status.state is WorkloadState.ENDED for status in statuses) or any(are_gone):
+    if any(status.state is WorkloadState.ENDED for status in (*told, *full)) or any(are_gone):
         context.machine_bells.ring(machine_id)
     return StatusReply(acked_seq, now)
 
@@ -255,7 +256,7 @@ async def _apply_report(
 
 
 async def _apply_statuses(
-    context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus]
+    context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus], *, in_order: bool
 ) -> None:
     contracts = tables.contracts
     wanted = {status.contract_id for status in statuses}
@@ -270,7 +271,7 @@ async def _apply_statuses(
     for status in statuses:
         if removed.get(status.contract_id, True):
             continue
-        await rentals.record_status(tx, status)
+        await rentals.record_status(tx, status, in_order=in_order)
         if status.state is WorkloadState.ENDED:
             await rentals.finished(tx, status.contract_id, context.clock.now())
             removed[status.contract_id] = True

@@ -36,6 +36,8 @@ from kaalia.wire.protocol import RegistryLoginReply
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """The client's retries and their delays fit into this several times."""
+CONTRACT_MAX_CHARS = 128 * 1024
+"""A machine gets all its contracts in one snapshot, which ends at 16 MiB; Linux takes no longer variable."""
 LAUNCH_TRIES = 10
 """Offers that others take between the search and the rental, before a launch gives up."""
 
@@ -95,14 +97,19 @@ async def launch(context: Context, caller: Caller, body: Mapping[str, Any]) -> R
     raise ApiError(404, "no_such_ask", "cannot launch: no_such_ask, no offer fits the search", remedy=remedy)
 
 
-async def record_status(tx: AsyncConnection, status: WorkloadStatus) -> None:
-    """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is."""
+async def record_status(tx: AsyncConnection, status: WorkloadStatus, *, in_order: bool = False) -> None:
+    """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is.
+
+    `in_order`: it comes after all that came before, so that its time, by a clock that may be set back, says nothing.
+    """
     query = sa.select(contracts.c.machine_id, contracts.c.status).where(contracts.c.id == status.contract_id)
     row = (await tx.execute(query.with_for_update())).one_or_none()
     if row is None:
         return
     known = None if row.status is None else document.decode(WorkloadStatus, row.status)
-    if known is not None and (status.generation, status.as_of) < (known.generation, known.as_of):
+    if known is not None and status.generation < known.generation:
+        return
+    if known is not None and status.generation == known.generation and status.as_of < known.as_of and not in_order:
         return
     await tx.execute(
         sa.update(contracts).where(contracts.c.id == status.contract_id).values(status=document.encode(status))
@@ -259,9 +266,12 @@ async def _write(
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
     contract = _contract(draft, identity, await _secrets(tx, user_id), machine.listing, now)
-    await tx.execute(
-        sa.update(contracts).where(contracts.c.id == contract_id).values(document=document.encode(contract))
-    )
+    text = document.encode(contract)
+    if len(text) > CONTRACT_MAX_CHARS:
+        message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
+        remedy = f"Stay below {CONTRACT_MAX_CHARS}, the account's own variables included; fetch large data in onstart"
+        raise ApiError(400, "invalid_args", message, remedy=remedy)
+    await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
     disk_price = machine.listing.price_disk_per_gb_month
     await billing.set_rate(tx, contract_id, Rate(now, contract.price_usd_per_hour, disk_price))
     await _keep_key(tx, user_id, identity, now)

@@ -180,7 +180,7 @@ class ReconcilerService:
 
     async def _lose_engine(self, error: WorkloadError) -> None:
         """Nothing is known, so nothing is done. What ran is told to be unknown; said once."""
-        is_new = not self._outages.is_lost
+        is_new = self._failed_looks == 0
         wait_s = BACKOFF_S[min(self._failed_looks, len(BACKOFF_S) - 1)]
         self._failed_looks += 1
         self._look_at_s = self._clock.monotonic_s() + wait_s
@@ -197,8 +197,10 @@ class ReconcilerService:
     async def _listen(self) -> None:
         """Events until they break off; whatever was missed is found by a whole look."""
         await self._engine_answers.wait()
+        has_listened = False
         try:
             async for contract_id in self._runtime.events():
+                has_listened = True
                 if contract_id == ANY_CONTRACT:
                     self.look_again()
                 else:
@@ -206,6 +208,10 @@ class ReconcilerService:
                     self._bell.set()
         except WorkloadError as error:
             log.debug("reconciler: events broke off: %s", error)
+        if has_listened:
+            # The engine went away, perhaps for less time than anybody needs to see it: what ended now did not end by
+            # itself.
+            self._outages.lost(self._clock.now())
         self.look_again()
         await asyncio.sleep(RELISTEN_S)
 

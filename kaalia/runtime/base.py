@@ -132,5 +132,8 @@ class Runtime(Protocol):
         ...
 
     def events(self) -> AsyncIterator[int]:
-        """Contract ids whose workload changed, or ANY_CONTRACT. An event is only a reason to look again."""
+        """Contract ids whose workload changed, or ANY_CONTRACT. An event is only a reason to look again.
+
+        Begins with ANY_CONTRACT, and ends when the engine goes away. Raises WorkloadError when it is away already.
+        """
         ...

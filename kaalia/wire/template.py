@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic_core import from_json
 
 
 def _object(value: object) -> object:
     """`extra_filters` may come as JSON text; blank text is no filter."""
     if isinstance(value, str):
-        return json.loads(value) if value.strip() else {}
+        return from_json(value, allow_inf_nan=False) if value.strip() else {}
     return value
 
 

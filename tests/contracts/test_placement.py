@@ -61,6 +61,26 @@ def test_gpus_go_to_the_earlier_contract_and_the_later_waits() -> None:
     assert wishes[50].reason == "scheduling: waits for 1 GPUs, 0 of 2 are free"
 
 
+def test_a_machine_without_gpus_runs_one_contract_at_a_time() -> None:
+    """Each of them has all of the memory."""
+    bare = machine(gpus=0)
+    first, second = contract(51, gpus=0), contract(52, gpus=0, start_at=START - timedelta(days=1))
+    stopped = running(second, state=WorkloadState.STOPPED)
+
+    taken = by_id(plan([running(first), stopped], bare, START))
+    both_run = by_id(plan([running(first), running(second)], bare, START))
+    free = by_id(
+        plan([running(replace(first, desired=Desired.STOPPED), state=WorkloadState.STOPPED), stopped], bare, START)
+    )
+    both_new = by_id(plan([Held(first), Held(second)], bare, START))
+
+    assert (taken[51].want, taken[52].want) == (Want.RUN, Want.WAIT)
+    assert taken[52].reason == "scheduling: waits for the machine, which another contract uses"
+    assert Want.STOP not in {wish.want for wish in both_run.values()}
+    assert free[52].want is Want.RUN
+    assert (both_new[52].want, both_new[51].want) == (Want.RUN, Want.WAIT)
+
+
 def test_who_holds_its_gpus_keeps_them_whatever_the_report_says() -> None:
     lost = machine(owners={UUIDS[0]: 51}, report=build_report(gpus=0))
 

@@ -43,7 +43,7 @@ def test_an_outage_is_no_stop_and_what_is_rented_meanwhile_runs_afterwards(
     before = process(stack, tenant)
     docker_host.kill()
     late = stack.rent(stack.rentable_offer(1) or 0, **SLEEP)
-    seen = set()
+    seen: set[str | None] = set()
     ends_at = time.monotonic() + 3
     while time.monotonic() < ends_at or "unknown" not in seen:
         assert time.monotonic() < ends_at + 20, seen

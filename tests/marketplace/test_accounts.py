@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from kaalia.errors import ConfigError
 from kaalia.marketplace import accounts, auth
@@ -153,3 +154,14 @@ async def test_foreign_api_keys_are_not_there(tmp_path: Path) -> None:
         host = await market.host.call("GET", "/api/v0/users/current")
 
     assert (shown.status, deleted.status, host.status) == (404, 404, 200)
+
+
+async def test_the_databases_own_errors_hold_no_secret(tmp_path: Path) -> None:
+    async with open_context(tmp_path) as context:
+        secret = sa.insert(tables.secrets).values(user_id=1, key="HF_TOKEN", value="hush-hush")
+        async with context.engine.begin() as tx:
+            await tx.execute(secret)
+            with pytest.raises(IntegrityError) as caught:
+                await tx.execute(secret)
+
+    assert "hush-hush" not in str(caught.value)

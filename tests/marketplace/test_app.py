@@ -217,3 +217,22 @@ async def test_a_query_that_nests_without_end_is_refused(tmp_path: Path) -> None
         answer = await market.renter.call("GET", f"/api/v1/instances/?select_filters={'[' * 2000}")
 
     assert (answer.status, answer.body["error"]) == (400, "invalid_args")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/api/v1/instances/?select_cols=[[1]]", None, 200),
+        ("GET", '/api/v0/template/?select_cols=[{"a":1}]', None, 200),
+        ("PUT", "/api/v0/asks/3/", {"image": "ubuntu", "disk": "1e999999"}, 400),
+        ("PUT", "/api/v0/asks/3/", {"image": "ubuntu", "template_id": 10**30}, 400),
+        ("POST", "/api/v0/template/", {"image": "ubuntu", "extra_filters": "[" * 5000}, 400),
+    ],
+)
+async def test_odd_values_are_no_internal_error(tmp_path: Path, method: str, path: str, body: Any, status: int) -> None:
+    async with open_market(tmp_path) as market:
+        await market.list_machine()
+        await market.renter.call("POST", "/api/v0/template/", {"image": "ubuntu"})
+        answer = await market.renter.call(method, path, body)
+
+    assert answer.status == status, answer.body

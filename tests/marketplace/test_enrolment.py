@@ -3,7 +3,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
+import pytest
 
+from kaalia.errors import ConfigError
 from kaalia.marketplace import accounts, machines
 from kaalia.wire import document, signature
 from kaalia.wire.protocol import (
@@ -61,9 +63,16 @@ async def test_unknown_and_expired_tokens_are_refused(tmp_path: Path) -> None:
 
 async def test_key_of_another_owners_machine_is_refused(tmp_path: Path) -> None:
     async with open_liar(tmp_path) as liar:
-        reply = await liar.enrol(await new_token(liar.market, "renter"))
+        await accounts.add_user(liar.market.context.engine, "other", True)
+        reply = await liar.enrol(await new_token(liar.market, "other"))
 
     assert (reply.status, reply.code) == (409, "key_taken")
+
+
+async def test_a_renter_gets_no_token(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        with pytest.raises(ConfigError, match="not_a_host"):
+            await new_token(market, "renter")
 
 
 async def test_enrolment_without_the_private_key_is_refused(tmp_path: Path) -> None:

@@ -357,3 +357,17 @@ async def test_a_refused_launch_says_so_in_message(tmp_path: Path, body: dict[st
         assert (answer.status, answer.body["success"], answer.body["error"]) == (200, False, error)
         assert answer.body["message"] == answer.body["msg"]
         assert answer.body["msg"].startswith("cannot")
+
+
+async def test_a_contract_has_a_largest_size_so_that_no_renter_can_swell_a_machines_snapshot(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        fits = await accept(market, env={"A": "x" * 50_000})
+        secret = await market.renter.call("POST", "/api/v0/secrets/", {"key": "BIG", "value": "y" * 30_000})
+        variables = await accept(market, env={f"A{n}": '"' * 20_000 for n in range(4)})
+        arguments = await accept(market, args=["x" * 150_000], runtype="args")
+        offers = await market.search(num_gpus={"eq": 1}, rentable={"eq": True})
+
+    assert (fits.status, secret.status) == (200, 200)
+    assert [(a.status, a.body["error"]) for a in (variables, arguments)] == [(400, "invalid_args")] * 2
+    assert "131072" in variables.body["msg"]
+    assert len(offers) == 7

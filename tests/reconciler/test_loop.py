@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from kaalia.contracts.contract import Desired
@@ -46,6 +47,22 @@ async def test_an_event_is_enough_to_notice_an_exit(running: Rig) -> None:
     await running.until(lambda: running.is_in(WorkloadState.EXITED))
 
     assert (await running.row()).exit_code == 7
+
+
+@pytest.mark.parametrize("exit_code", [0, 137])
+async def test_what_a_short_restart_of_the_engine_ended_is_started_again(running: Rig, exit_code: int) -> None:
+    await running.put(contract())
+    await running.until(lambda: running.is_in(WorkloadState.RUNNING))
+    running.clock.advance(100)
+
+    running.runtime.restart(exit_code=exit_code)
+
+    await running.until(lambda: _runs_anew(running))
+    assert running.runtime.count("start") == 2
+
+
+async def _runs_anew(rig: Rig) -> bool:
+    return bool(rig.runtime.running()) and await rig.is_in(WorkloadState.RUNNING)
 
 
 async def test_a_quiet_machine_makes_no_calls(running: Rig) -> None:

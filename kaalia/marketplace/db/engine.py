@@ -18,12 +18,13 @@ def sqlite_url(data_dir: Path) -> str:
 
 async def open_engine(url: str) -> AsyncEngine:
     """Connect and create what is missing. Use `async with engine.begin() as tx:` for each transaction."""
+    # Parameters are hidden in errors, which are logged: renters' secrets are among them.
     if not url.startswith("sqlite"):
-        engine = create_async_engine(url)
+        engine = create_async_engine(url, hide_parameters=True)
     else:
         # SQLite has one writer at a time anyway. Waiting for one connection is a queue; waiting for SQLite's lock is
         # a lottery: at 10 requests at once the slowest of 400 took 1.2 s, in a queue 0.2 s.
-        engine = create_async_engine(url, pool_size=1, max_overflow=0)
+        engine = create_async_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
     async with engine.begin() as tx:

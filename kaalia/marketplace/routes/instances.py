@@ -60,7 +60,7 @@ async def list_v1(call: Call) -> dict[str, Any]:
     )
     columns = json_value(call, "select_cols", list, ["*"])
     if "*" not in columns:
-        reply["instances"] = [{column: row.get(column) for column in columns} for row in reply["instances"]]
+        reply["instances"] = [{str(column): row.get(str(column)) for column in columns} for row in reply["instances"]]
     return reply
 
 

@@ -20,7 +20,7 @@ async def search(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
         rows = await templates.search(tx, call.caller.user_id, filters)
     if "*" not in columns:
-        rows = [{column: row.get(column) for column in columns} for row in rows]
+        rows = [{str(column): row.get(str(column)) for column in columns} for row in rows]
     return {"success": True, "templates_found": len(rows), "templates": rows}
 
 

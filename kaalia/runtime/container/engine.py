@@ -7,7 +7,6 @@ looking never waits for them. Every failure leaves here as WorkloadError; `engin
 import asyncio
 import http.client
 import json
-import logging
 import socket
 import struct
 import threading
@@ -22,25 +21,22 @@ import docker.errors
 from docker import APIClient
 from docker.auth import encode_header
 
-from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 from kaalia.runtime.container.faults import classify, stalled, unavailable
 from kaalia.runtime.container.stream import Stream
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Document = dict[str, Any]
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 MAX_LOG_BYTES = 1024**2
-RECONNECT_S = (1.0, 2.0, 5.0, 10.0)
-"""Waits between attempts to get the event stream back; the last one repeats."""
 
 LOOK_TIMEOUT_S = 30
 """An engine that says nothing for this long when it is only asked is taken for hung."""
 _WORK_TIMEOUT_S = 180
+_EVENTS = ("create", "start", "die", "oom", "pause", "unpause", "rename", "destroy")
+"""What changes a container's state. Health checks and execs are left out: a tenant makes as many as it likes."""
 _CALL_THREADS = 8
 _LONG_THREADS = 24
 
@@ -88,24 +84,12 @@ class DockerEngine:
         return await self._look("ask for the engine's limits", lambda _: ulimits(_peer_pid(self.socket_path)))
 
     async def events(self, label_filter: str) -> AsyncIterator[Document | None]:
-        """Container events of objects with the label, for ever. None: the stream (re)started, look at everything."""
-        failures = 0
-        while True:
-            try:
-                async for event in self._event_stream(label_filter):
-                    failures = 0
-                    yield event
-            except WorkloadError as error:
-                log.info("%s", error)
-            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
-            failures += 1
-
-    async def _event_stream(self, label_filter: str) -> AsyncIterator[Document | None]:
-        """One connection's events, until the engine ends it."""
+        """Container events of objects with the label, until the engine goes. None comes first: events are heard now."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Document | Stream | None] = asyncio.Queue()
         stream, doing = Stream(self.socket_path), "follow the engine's events"
-        params = {"filters": json.dumps({"type": ["container"], "label": [label_filter]})}
+        filters = {"type": ["container"], "label": [label_filter], "event": _EVENTS}
+        params = {"filters": json.dumps(filters)}
 
         def read() -> None:
             with stream:

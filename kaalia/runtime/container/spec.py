@@ -93,6 +93,7 @@ def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mappi
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in _environment(placement, engine)],
         "Labels": encode(labels_of(placement)),
+        "Healthcheck": {"Test": ["NONE"]},
         "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
         "HostConfig": _host_config(placement, engine, ulimits),
         **_command(spec),

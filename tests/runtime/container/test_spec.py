@@ -142,6 +142,10 @@ def test_fingerprint_changes_with_the_spec_and_the_grants_only() -> None:
     assert fingerprint(placement) != fingerprint(build_placement(spec=build_spec(onstart="x"), ports=placement.ports))
 
 
+def test_health_checks_of_the_image_are_switched_off() -> None:
+    assert container_body(build_placement(), ENGINE, [])["Healthcheck"] == {"Test": ["NONE"]}
+
+
 def test_network_has_the_granted_subnet_and_its_first_address_as_gateway() -> None:
     body = network_body(build_placement(subnet="172.28.4.8/29"))
 
