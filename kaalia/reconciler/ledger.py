@@ -4,7 +4,7 @@ Status row and message to the marketplace, intent, claims taken and given back: 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
@@ -198,6 +198,10 @@ class Ledger:
 
     def _put(self, tx: Transaction, *statuses: WorkloadStatus, sight: Observed | None = None) -> None:
         for status in statuses:
+            known = workloads.get(tx, status.contract_id)
+            if known is not None and known.as_of > status.as_of:
+                # The wall clock went back. Statuses are ordered by their times, so an earlier one would not be heard.
+                status = replace(status, as_of=known.as_of)  # noqa: PLW2901
             workloads.put(tx, status)
             self._measure(tx, status, sight)
             outbox.add(tx, MessageKind.WORKLOAD, _STATUS.dump_json(status).decode(), self._clock.now())

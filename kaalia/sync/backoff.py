@@ -36,7 +36,7 @@ class Backoff:
             self._failures, self._last_code = 0, None
 
     def next_s(self, error: MarketplaceError) -> float:
-        """Seconds to wait after this failure. A refused key or clock will not heal in a second: the longest wait."""
+        """Seconds to wait after this failure. A refused key will not heal in a second: the longest wait."""
         self._failures += 1
         if error.retry_after_s is not None:
             return error.retry_after_s + self._chance.uniform(0, FIRST_S)

@@ -46,8 +46,11 @@ REPLY_TIMEOUT_S = 20.0
 KEEPALIVE_S = 65.0
 """Longer than a heartbeat's pause, so that one TLS handshake serves for hours."""
 _TRY_AGAIN = frozenset({408, 425, 429})
-_TRY_AGAIN_CODES = frozenset({"nonce_replayed"})
-"""aiohttp itself sends a request again when a kept connection turns out to be closed; the next one has a new nonce."""
+_TRY_AGAIN_CODES = frozenset({"nonce_replayed", "clock_skew"})
+"""aiohttp itself sends a request again when a kept connection turns out to be closed; the next one has a new nonce.
+
+The refusal of a wrong clock tells the right time: the next request may go by it.
+"""
 _RETRY_AFTER_MAX_S = 3600.0
 
 

@@ -5,12 +5,13 @@ import json
 import sys
 import time
 
-from tests.proofs import client, dockerd, kill_matrix, offline, restart
+from tests.proofs import client, clock, dockerd, kill_matrix, offline, restart
 
 PROOFS = {
     "offline": offline.prove,
     "restart": restart.prove,
     "client": client.prove,
+    "clock": clock.prove,
     "dockerd": dockerd.prove,
     "kill-matrix": kill_matrix.prove,
 }

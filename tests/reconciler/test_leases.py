@@ -56,3 +56,15 @@ async def test_what_may_be_over_is_not_started_again_after_a_reboot_before_the_t
     rig.lease_time = certain(START + HOUR / 2)
     await rig.later()
     assert await rig.state(51) is WorkloadState.RUNNING
+
+
+async def test_statuses_stay_in_order_when_the_wall_clock_goes_back(rig: Rig) -> None:
+    await rig.put(contract())
+    await rig.settle()
+    before = (await rig.row()).as_of
+    rig.clock.jump(-9 * 3600)
+    rig.runtime.exit(51, 0)
+    await rig.later(seconds=1)
+
+    assert await rig.state() is WorkloadState.EXITED
+    assert (await rig.row()).as_of >= before

@@ -15,13 +15,12 @@ from tests.support.stack import Stack, StackOptions
 
 @contextmanager
 def scene(
-    gpus: str | None = None,
-    folder: Path | None = None,
-    *,
-    has_live_restore: bool = True,
-    extra_config: dict[str, Any] | None = None,
+    gpus: str | None = None, folder: Path | None = None, *, has_live_restore: bool = True, **options: Any
 ) -> Iterator[tuple[Stack, str]]:
-    """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090."""
+    """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090.
+
+    `options`: further StackOptions.
+    """
     with ExitStack() as cleanup:
         home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
         hook = install_hook(home / "hook")
@@ -30,7 +29,7 @@ def scene(
         )
         image = import_demo(engine)
         gpu_env = simulated_gpus(home, gpus) if gpus else None
-        stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env, extra_config=extra_config))
+        stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env, **options))
         cleanup.callback(stack.close)
         stack.up()
         yield stack, image

@@ -41,6 +41,8 @@ class StackOptions:
     gpu_env: dict[str, str] | None = None
     extra_config: dict[str, Any] | None = None
     extra_env: dict[str, str] | None = None
+    clocks: dict[str, Path] | None = None
+    """Control files of `tests.support.clocked` for `daemon` and `marketplace`; None: the real clocks."""
 
 
 class Stack:
@@ -233,13 +235,17 @@ class Stack:
     def _spawn(self, name: str, args: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "kaalia.cli.main", *args],
+                [sys.executable, *self._program(name), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._env(env),
                 start_new_session=True,
             )
+
+    def _program(self, name: str) -> list[str]:
+        clocks = self.options.clocks or {}
+        return ["-m", "tests.support.clocked", str(clocks[name])] if name in clocks else ["-m", "kaalia.cli.main"]
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes] | None, number: int) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from kaalia.errors import ConfigError, MarketplaceError, UnauthorizedError, UnreachableError
 from kaalia.sync import client as module
 from kaalia.sync.client import MarketplaceClient, check_url
+from kaalia.sync.enroll import load_key
 from kaalia.units import MIB
 from kaalia.wire import signature
 from kaalia.wire.protocol import StatusPost, StatusReply
@@ -172,11 +174,33 @@ async def test_whole_conversation_holds_against_the_real_marketplace(tmp_path: P
 async def test_wrong_clock_of_the_machine_is_told(tmp_path: Path) -> None:
     async with open_pair(tmp_path) as (_, machine):
         machine.clock.advance(-400)
-        with pytest.raises(UnauthorizedError) as caught:
+        with pytest.raises(UnreachableError) as caught:
             await machine.client.desired(0, 0, 0)
 
     assert caught.value.code == "clock_skew"
     assert "NTP" in str(caught.value)
+
+
+async def test_the_marketplaces_time_is_heard_from_answers_and_from_the_refusal_of_a_wrong_clock(
+    tmp_path: Path,
+) -> None:
+    told: list[datetime] = []
+
+    async def hear(server_at: datetime) -> None:
+        told.append(server_at)
+
+    async with open_pair(tmp_path) as (market, machine):
+        key = await asyncio.to_thread(load_key, machine.state_dir)
+        client = MarketplaceClient(machine.member.url, machine.member.machine_id, key, machine.clock, heard=hear)
+        try:
+            await client.post_status(StatusPost("s", 0, 0, machine.clock.now(), ()))
+            machine.clock.advance(-400)
+            with pytest.raises(UnreachableError):
+                await client.desired(0, 0, 0)
+        finally:
+            await client.close()
+
+    assert told == [market.clock.now()] * 2
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
