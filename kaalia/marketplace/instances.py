@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import pricing
+from kaalia.contracts import lease, pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import listings, liveness, machines, templates, volumes
@@ -109,15 +109,30 @@ async def destroy(context: Context, caller: Caller, instance_ids: Collection[int
     async with context.engine.begin() as tx:
         found = await _all_owned(tx, caller, instance_ids, live_only=False)
         for row in found:
-            if row.ended_at is not None:
-                continue
-            await tx.execute(
-                sa.update(contracts).where(contracts.c.id == row.id).values(ended_at=now.timestamp(), image_login=None)
-            )
-            await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == row.id))
-            contract = document.decode(Contract, row.document)
-            await _change(tx, row, replace(contract, desired=Desired.ENDED), now)
+            if row.ended_at is None:
+                await _end(tx, row, now)
     _ring(context, found)
+
+
+async def delete_expired(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
+    """End the machine's contracts that expired 48 h ago or earlier; how many. Their data go with them, for good.
+
+    Ring the machine's bell after the commit.
+    """
+    query = sa.select(contracts).where(contracts.c.machine_id == machine_id, contracts.c.ended_at.is_(None))
+    rows = (await tx.execute(query.order_by(contracts.c.id).with_for_update())).all()
+    old = [row for row in rows if lease.is_deletable(document.decode(Contract, row.document), now)]
+    for row in old:
+        await _end(tx, row, now)
+    return len(old)
+
+
+async def _end(tx: AsyncConnection, row: Row, now: datetime) -> None:
+    await tx.execute(
+        sa.update(contracts).where(contracts.c.id == row.id).values(ended_at=now.timestamp(), image_login=None)
+    )
+    await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == row.id))
+    await _change(tx, row, replace(document.decode(Contract, row.document), desired=Desired.ENDED), now)
 
 
 def _status(row: Row) -> WorkloadStatus | None:

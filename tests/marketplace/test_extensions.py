@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from kaalia.contracts.contract import Contract
+from kaalia.contracts.contract import Contract, Desired
 from tests.marketplace.renting import contract_of, rent, revision_of
 from tests.marketplace.support import Market, open_market
 from tests.support.machines import machine_report
@@ -61,3 +61,28 @@ async def test_the_rolling_duration_replaces_the_end_date(tmp_path: Path) -> Non
 
     assert first == moved == 10 * DAY_S
     assert fixed == 3 * DAY_S
+
+
+async def test_cleanup_deletes_what_expired_two_days_ago_and_nothing_else(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=2))
+        await relist(market, machine_id, 1)
+        old = await rent(market, num_gpus=1)
+        await relist(market, machine_id, 90, price_gpu=0.5)
+        running = await rent(market, num_gpus=1)
+        host = market.client(market.host)
+
+        market.clock.advance(3 * DAY_S - 1)
+        early = await host.json("cleanup", "machine", str(machine_id))
+        market.clock.advance(1)
+        revision = await revision_of(market)
+        due = await host.json("cleanup", "machine", str(machine_id))
+        again = await host.json("cleanup", "machine", str(machine_id))
+        stranger = await market.renter.call("PUT", f"/api/v0/machines/{machine_id}/cleanup/", {})
+
+        assert (early["num_deleted"], due["num_deleted"], again["num_deleted"]) == (0, 1, 0)
+        assert due["success"]
+        assert (await contract_of(market, old)).desired is Desired.ENDED
+        assert (await contract_of(market, running)).desired is Desired.RUNNING
+        assert await revision_of(market) > revision
+        assert stranger.status == 404

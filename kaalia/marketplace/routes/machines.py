@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.marketplace import extensions, listings, liveness, machines, terms, volume_offers
+from kaalia.marketplace import extensions, instances, listings, liveness, machines, terms, volume_offers
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routes.parameters import whole_number
@@ -54,6 +54,23 @@ async def unlist_machine(call: Call) -> dict[str, Any]:
         await listings.refresh_asks(tx, machine_id, now)
     call.context.machine_bells.ring(machine_id)
     return {"success": True, "msg": f"machine {machine_id} is not listed; running contracts go on to their end"}
+
+
+async def cleanup(call: Call) -> dict[str, Any]:
+    """Storage of renters whose contracts expired long ago is given back; nobody else deletes it for the owner."""
+    machine_id, now = call.number("id"), call.context.clock.now()
+    async with call.context.engine.begin() as tx:
+        machine = await owned(call, tx, machine_id)
+        deleted = await instances.delete_expired(tx, machine_id, now)
+    call.context.machine_bells.ring(machine_id)
+    return {
+        "success": True,
+        "ctime": now.timestamp(),
+        "machine_id": machine_id,
+        "user_id": machine.user_id,
+        "num_deleted": deleted,
+        "msg": f"{deleted} contracts deleted that expired 48 hours ago or earlier",
+    }
 
 
 async def set_min_bid(call: Call) -> dict[str, Any]:
@@ -120,5 +137,6 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", r"/api/v0/machines/{id:\d+}", "machine_read", show_one),
     Route("PUT", "/api/v0/machines/create_asks", "machine_write", list_machine),
     Route("DELETE", r"/api/v0/machines/{id:\d+}/asks", "machine_write", unlist_machine),
+    Route("PUT", r"/api/v0/machines/{id:\d+}/cleanup", "machine_write", cleanup),
     Route("PUT", r"/api/v0/machines/{id:\d+}/minbid", "machine_write", set_min_bid),
 )
