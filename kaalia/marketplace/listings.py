@@ -87,7 +87,7 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     if machine is None:
         return
     live = await _live(tx, machine_id)
-    await _release(tx, machine_id, set(live))
+    released = await _release(tx, machine_id, set(live))
     rows = await _rows(tx, machine_id)
     if machine.listing is not None and not _can_count(machine, rows):
         return
@@ -95,7 +95,8 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     wanted = _wanted(machine, _free(machine, live.values(), 0), rows, firm)
     spare: Counter[int] = Counter()
     surplus = []
-    for row in rows:
+    # Others may be looking at those that were on offer all the time: of too many, the ones just given back go.
+    for row in sorted(rows, key=lambda row: row.id in released):
         if row.contract_id is None:
             spare[row.num_gpus] += 1
             if spare[row.num_gpus] > wanted.get(row.num_gpus, 0):
@@ -222,13 +223,13 @@ async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
     return list(await tx.execute(sa.select(asks).where(asks.c.machine_id == machine_id).order_by(asks.c.id)))
 
 
-async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> None:
-    """A slice whose contract is gone is on offer again, under its old id."""
-    await tx.execute(
-        sa.update(asks)
-        .where(asks.c.machine_id == machine_id, asks.c.contract_id.is_not(None), asks.c.contract_id.not_in(live))
-        .values(contract_id=None)
+async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> set[int]:
+    """A slice whose contract is gone is on offer again, under its old id. Returns those ids."""
+    is_over = sa.and_(
+        asks.c.machine_id == machine_id, asks.c.contract_id.is_not(None), asks.c.contract_id.not_in(live)
     )
+    released = await tx.scalars(sa.update(asks).where(is_over).values(contract_id=None).returning(asks.c.id))
+    return set(released)
 
 
 def _free(machine: MachineRecord, live: Collection[_Live], volume_bytes: int) -> Free:

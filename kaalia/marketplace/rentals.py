@@ -130,7 +130,6 @@ async def finished(tx: AsyncConnection, contract_id: int, now: datetime) -> None
         .where(contracts.c.id == contract_id)
         .values(removed_at=now.timestamp(), ended_at=ended_at, image_login=None)
     )
-    await tx.execute(sa.update(asks).where(asks.c.contract_id == contract_id).values(contract_id=None))
     await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == contract_id))
     await machines.bump(tx, machine_id)
     await listings.refresh_asks(tx, machine_id, now)
