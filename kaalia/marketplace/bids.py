@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.marketplace import instances, listings, machines, terms
+from kaalia.marketplace import billing, instances, listings, machines, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import PRICE_MAX, PRICE_MIN
 from kaalia.marketplace.db.tables import contracts
@@ -37,6 +38,8 @@ async def change(context: Context, caller: Caller, instance_id: int, price: Any)
         bid = await _winning(tx, row.machine_id, contract, agreed) if price is None else terms.money("price", price)
         _check(bid, contract, agreed)
         changed = replace(contract, price_usd_per_hour=bid)
+        rate = Rate(context.clock.now(), bid, agreed.price_disk_per_gb_month)
+        await billing.set_rate(tx, row.id, rate)
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(changed)))
         await machines.bump(tx, row.machine_id)
         await listings.refresh_asks(tx, row.machine_id, context.clock.now())

@@ -225,9 +225,7 @@ async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
 
 async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> set[int]:
     """A slice whose contract is gone is on offer again, under its old id. Returns those ids."""
-    is_over = sa.and_(
-        asks.c.machine_id == machine_id, asks.c.contract_id.is_not(None), asks.c.contract_id.not_in(live)
-    )
+    is_over = sa.and_(asks.c.machine_id == machine_id, asks.c.contract_id.is_not(None), asks.c.contract_id.not_in(live))
     released = await tx.scalars(sa.update(asks).where(is_over).values(contract_id=None).returning(asks.c.id))
     return set(released)
 
