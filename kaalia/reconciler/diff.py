@@ -47,6 +47,8 @@ class Interruption:
 
     began_at: datetime
     ended_at: datetime
+    ends_all: bool = False
+    """Nothing survives it: an exit that falls into it is not the workload's own, whatever the code."""
 
 
 _NOTHING = Nothing()
@@ -295,11 +297,14 @@ def _ran_since(row: WorkloadStatus, observed: Observed) -> bool:
 
 
 def _was_interrupted(row: WorkloadStatus, observed: Observed, interruptions: Sequence[Interruption]) -> bool:
-    """The machine ended it. An exit that was seen and looks voluntary was the workload's own."""
-    if row.state is WorkloadState.EXITED and (observed.exit_code or 0) < SIGNAL_EXIT:
-        return False
+    """The machine ended it. An exit that was seen and looks voluntary was the workload's own.
+
+    Unless nothing survives: an engine without live-restore first asks all workloads to end, and some do so politely.
+    """
+    is_polite = row.state is WorkloadState.EXITED and (observed.exit_code or 0) < SIGNAL_EXIT
     started_at = observed.started_at or row.started_at
-    return any(_falls_into(started_at, observed.finished_at, one) for one in interruptions)
+    fitting = [one for one in interruptions if one.ends_all or not is_polite]
+    return any(_falls_into(started_at, observed.finished_at, one) for one in fitting)
 
 
 def _falls_into(started_at: datetime | None, finished_at: datetime | None, interruption: Interruption) -> bool:

@@ -3,6 +3,7 @@
 from collections import deque
 from datetime import datetime, timedelta
 
+from kaalia.model.machine import Engine
 from kaalia.reconciler.diff import Interruption
 
 BOOT_SLACK = timedelta(minutes=10)
@@ -18,17 +19,20 @@ class Outages:
     def __init__(self) -> None:
         self._past: deque[Interruption] = deque(maxlen=KEPT)
         self._lost_at: datetime | None = None
+        self._ends_all = False
 
     @property
     def is_lost(self) -> bool:
         return self._lost_at is not None
 
-    def lost(self, now: datetime) -> None:
+    def lost(self, now: datetime, engine: Engine | None = None) -> None:
+        """`engine`: as it was; one without live-restore takes every workload with it."""
         self._lost_at = self._lost_at or now
+        self._ends_all = engine is not None and not engine.live_restore
 
     def back(self, now: datetime) -> None:
         if self._lost_at is not None:
-            self._past.append(Interruption(self._lost_at - OUTAGE_SLACK, now))
+            self._past.append(Interruption(self._lost_at - OUTAGE_SLACK, now, self._ends_all))
         self._lost_at = None
 
     def interruptions(self, booted_at: datetime | None) -> tuple[Interruption, ...]:

@@ -186,10 +186,10 @@ class ReconcilerService:
         self._look_at_s = self._clock.monotonic_s() + wait_s
         self._sights.lose()
         self._engine_answers.clear()
-        self._outages.lost(self._clock.now())
         if is_new:
             log.warning("reconciler: nothing is done until the container engine answers: %s", error)
             books = await self._ledger.books()
+            self._outages.lost(self._clock.now(), books.report.engine if books.report else None)
             ran = [row for row in books.workloads.values() if row.state is WorkloadState.RUNNING]
             reason = "the container engine of the machine does not answer"
             await self._ledger.tell(status.unknown(row, reason, self._clock.now()) for row in ran)

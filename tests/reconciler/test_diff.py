@@ -185,6 +185,15 @@ def test_what_the_machine_ended_is_started_again(
     assert isinstance(action, kind)
 
 
+@pytest.mark.parametrize(("ends_all", "kind"), [(False, Nothing), (True, Start)])
+def test_a_polite_end_is_not_the_workloads_own_where_nothing_survives(ends_all: bool, kind: type[Action]) -> None:
+    outage = Interruption(START, START + timedelta(minutes=10), ends_all)
+
+    action = diff(wish(W.RUN), row(S.EXITED), seen(D.EXITED, exit_code=0), LATER, (outage,))
+
+    assert isinstance(action, kind)
+
+
 @pytest.mark.parametrize(
     ("state", "end_in_s", "missing_s", "revisions", "kind"),
     [
