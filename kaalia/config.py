@@ -93,6 +93,11 @@ class PortsConfig(Section):
         return int(self.range.partition("-")[2])
 
 
+class VolumesConfig(Section):
+    dir: Literal["auto"] | AbsolutePath = "auto"
+    """Where renters' volumes lie. `auto`: `kaalia-volumes` beside Docker's data root, on the same file system."""
+
+
 class NvmlConfig(Section):
     deadline_s: float = Field(default=30.0, gt=0, le=300)
     """A reading that takes longer is a hang. Without persistence mode the driver wakes each GPU first, for seconds."""
@@ -117,6 +122,7 @@ class Config(Section):
     socket: SocketPath = Path("/run/kaalia/kaalia.sock")
     docker: DockerConfig = DockerConfig()
     ports: PortsConfig = PortsConfig()
+    volumes: VolumesConfig = VolumesConfig()
     nvml: NvmlConfig = NvmlConfig()
     intervals: IntervalsConfig = IntervalsConfig()
     log: LogConfig = LogConfig()

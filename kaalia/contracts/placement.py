@@ -95,6 +95,8 @@ class Machine:
     """Why nothing new is admitted; None: admission is open."""
     latest_at: datetime | None = None
     """While the time is in doubt: how late it may be. None: the time of planning is certain."""
+    volume_bytes: int = 0
+    """Disk that volumes were promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     A contract without GPUs has all of the machine, so such contracts run one at a time.
     """
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
-    disk_bytes = sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
+    disk_bytes = machine.volume_bytes + sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
     decided: list[tuple[Held, Wish | None]] = []
     for one in contracts:
         wish = _decide(one, machine, disk_bytes, now)

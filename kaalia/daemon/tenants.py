@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from pathlib import Path
 
 from kaalia.clock import Clock
 from kaalia.config import Config
@@ -13,11 +14,13 @@ from kaalia.log import about
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
+from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.labels import machine_name
-from kaalia.service import run_forever
+from kaalia.runtime.volumes.disk import DiskVolumes
+from kaalia.service import Tasks, run_forever
 from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database
@@ -62,6 +65,7 @@ class TenantsService:
         key = await asyncio.to_thread(load_key, self._config.state_dir)
         machine = machine_name(member.machine_id, signature.key_id(key))
         self._runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
+        volumes = VolumesService(self._database, self._changes, self._hands(machine), self._clock)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
@@ -75,9 +79,22 @@ class TenantsService:
             lease_time=self._lease_time,
             booted_at=await asyncio.to_thread(_booted_at),
             boot_id=await asyncio.to_thread(_boot_id),
+            mounts=volumes.mounts,
         )
         with about(machine_id=member.machine_id):
-            await reconciler.run()
+            beside = Tasks()
+            beside.start(volumes.name, volumes.run())
+            try:
+                await reconciler.run()
+            finally:
+                await beside.close()
+
+    def _hands(self, machine: str) -> DiskVolumes:
+        async def data_root() -> str:
+            return (await self._engine.facts()).data_root
+
+        folder = self._config.volumes.dir
+        return DiskVolumes(machine, data_root, self._engine.mount_sources, folder if isinstance(folder, Path) else None)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         """The last lines of a workload's output. Raises WorkloadError."""

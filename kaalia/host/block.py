@@ -35,6 +35,13 @@ async def filesystem(path: Path) -> FileSystem:
     return FileSystem(words[0], words[1], int(words[2]), int(words[3]))
 
 
+async def mount_point(path: Path) -> str:
+    """Where the file system of `path` is mounted. Raises HostError `command_failed`, `command_timeout`."""
+    argv = ["df", "--output=target", "--", str(path)]
+    result = await run(argv, DF_TIMEOUT_S, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=True)
+    return result.stdout.splitlines()[-1].strip()
+
+
 def drive_model(device: str, root: Path = ROOT) -> str:
     """The drive's model, such as `Samsung SSD 980 PRO 2TB`; RAID and volumes name each distinct model behind them.
 

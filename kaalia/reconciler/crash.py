@@ -26,6 +26,15 @@ POINTS = (
     "remove.recorded",
 )
 """`intended`: the intent is durable, nothing was done. `done`: Docker did it, nothing is written. `recorded`: both."""
+VOLUME_POINTS = (
+    "volume.make.intended",
+    "volume.make.done",
+    "volume.make.recorded",
+    "volume.remove.intended",
+    "volume.remove.done",
+    "volume.remove.recorded",
+)
+"""The same around volumes."""
 
 _visits: Counter[str] = Counter()
 

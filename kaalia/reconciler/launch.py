@@ -17,7 +17,7 @@ from kaalia.model.workload import PortBinding, PortRequest, Protocol, WorkloadSt
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import Launch
 from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
-from kaalia.runtime.base import ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
+from kaalia.runtime.base import BindMount, ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
 from kaalia.service import Tasks
 from kaalia.store.claims import Claim, ClaimKind
 
@@ -58,6 +58,8 @@ class Tools:
     randbelow: Callable[[int], int]
     checkpoint: Callable[[str], None]
     starts: asyncio.Semaphore
+    mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]]
+    """Makes sure of the contract's volumes, and says where they are."""
     tasks: Tasks = field(default_factory=Tasks)
     pulling: set[int] = field(default_factory=set)
     """Contracts whose image is under way: these actions may be cancelled."""
@@ -184,6 +186,7 @@ def _free_ports(
 
 
 async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, report: MachineReport) -> Observed:
+    mounts = await tools.mounts(contract)
     placement = Placement(
         machine=tools.machine,
         contract=contract,
@@ -192,6 +195,7 @@ async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, repo
         subnet=grant.subnet,
         share=share(report, contract.spec.gpu_count),
         env=environment(contract, grant.status.ports, report),
+        mounts=mounts,
     )
     async with tools.starts:
         tools.checkpoint("create.intended")
@@ -202,12 +206,18 @@ async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, repo
 
 async def start_now(tools: Tools, contract: Contract, intended: WorkloadStatus) -> Observed:
     """Start what an open intent stands for, and write down what is seen. `intended`: the status of that intent."""
+    await tools.mounts(contract)  # after a reboot they may have to be mounted
     observed = await tools.runtime.start(contract.contract_id)
     tools.checkpoint("start.done")
     seen = status.seen(contract, intended, observed, tools.clock.now())
     await tools.ledger.settle(replace(seen, restarts_done=contract.restart_count), sight=observed)
     tools.checkpoint("launch.recorded")
     return observed
+
+
+async def no_mounts(_: Contract) -> tuple[BindMount, ...]:
+    """Of a machine without volumes."""
+    return ()
 
 
 def environment(

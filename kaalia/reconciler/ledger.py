@@ -18,7 +18,7 @@ from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
 from kaalia.reconciler.actions import Frees
 from kaalia.runtime.base import Observed, ObservedState
-from kaalia.store import claims, contracts, enrolment, images, intents, journal, machine, outbox, workloads
+from kaalia.store import claims, contracts, enrolment, images, intents, journal, machine, outbox, volumes, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.contracts import StoredContract
@@ -44,6 +44,8 @@ class Books:
     report: MachineReport | None
     listing: Listing | None
     snapshot: AcceptedSnapshot | None
+    volume_bytes: int = 0
+    """Disk that volumes have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,4 +260,5 @@ def _read(tx: Transaction) -> Books:
         report=machine.get_report(tx),
         listing=machine.get_listing(tx),
         snapshot=enrolment.get_snapshot(tx),
+        volume_bytes=volumes.held_bytes(tx),
     )

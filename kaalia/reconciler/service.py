@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from kaalia.clock import Clock
+from kaalia.contracts.contract import Contract
 from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.contracts.placement import Held, Machine, Plan, Want, Wish, plan
 from kaalia.errors import KaaliaError, WorkloadError
@@ -24,12 +25,12 @@ from kaalia.reconciler.actions import Action, Launch, Nothing, Record, Restart, 
 from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
 from kaalia.reconciler.execute import ALIVE, execute, fail
-from kaalia.reconciler.launch import Settings, Tools
+from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.outages import Outages
 from kaalia.reconciler.retries import Retries
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import ANY_CONTRACT, Observed, RegistryLogin, Runtime
+from kaalia.runtime.base import ANY_CONTRACT, BindMount, Observed, RegistryLogin, Runtime
 from kaalia.service import BACKOFF_S, Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
@@ -72,6 +73,7 @@ class ReconcilerService:
         boot_id: str = "",
         randbelow: Callable[[int], int] = secrets.randbelow,
         checkpoint: Callable[[str], None] = crash.at,
+        mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]] | None = None,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
@@ -89,6 +91,7 @@ class ReconcilerService:
             randbelow=randbelow,
             checkpoint=checkpoint,
             starts=asyncio.Semaphore(settings.parallel_starts),
+            mounts=mounts or no_mounts,
         )
         self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()
@@ -249,7 +252,8 @@ class ReconcilerService:
                 owners |= dict.fromkeys(action.gpu_uuids, contract_id)
         time = self._lease_time()
         latest_at = None if time.is_certain else time.latest_at
-        machine = Machine(books.report, books.listing, owners, _closed_because(books, time), latest_at)
+        closed = _closed_because(books, time)
+        machine = Machine(books.report, books.listing, owners, closed, latest_at, books.volume_bytes)
         return plan(held, machine, time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:

@@ -11,8 +11,19 @@ from typing import Protocol
 
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.slicing import Share
+from kaalia.contracts.volume import Volume
 from kaalia.model.machine import Engine
+from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import PortBinding, PortRequest
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A volume's folder on this machine, and where the container sees it."""
+
+    volume_id: int
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class Placement:
     share: Share
     env: tuple[tuple[str, str], ...]
     """The final environment: the spec's, plus what only the machine knows."""
+    mounts: tuple[BindMount, ...] = ()
 
 
 class ObservedState(StrEnum):
@@ -136,4 +148,40 @@ class Runtime(Protocol):
 
         Begins with ANY_CONTRACT, and ends when the engine goes away. Raises WorkloadError when it is away already.
         """
+        ...
+
+
+class Volumes(Protocol):
+    """Holds volumes. Raises WorkloadError and HostError; every verb may be repeated."""
+
+    @property
+    def place(self) -> str:
+        """The folder that holds them; known once `open` was called."""
+        ...
+
+    async def open(self) -> VolumeBackend:
+        """Look where volumes live and how their size is enforced."""
+        ...
+
+    async def make(self, volume: Volume) -> None:
+        """Make it, empty or as a copy; a whole one with the same key is kept. Raises `volume_taken`."""
+        ...
+
+    async def ready(self, volume: Volume) -> str:
+        """The folder to bind, mounted and checked. Raises `volume_missing`; never makes anything anew."""
+        ...
+
+    async def used_bytes(self, volume_id: int) -> int | None:
+        """What it holds, None when that cannot be told."""
+        ...
+
+    async def remove(self, volume_id: int, key: str | None) -> None:
+        """Remove the data. Absent is success. Raises `volume_in_use` while a container mounts it.
+
+        Data of a volume with another key are somebody else's and stay; `key` None: whosever they are.
+        """
+        ...
+
+    async def found(self) -> tuple[int, ...]:
+        """Ids of all that lies in the folder, whole or not."""
         ...

@@ -12,9 +12,11 @@ from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.volume import Volume
 from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.model.volume import VolumeState
 from kaalia.model.workload import WorkloadState
-from kaalia.store import contracts, enrolment, machine, tasks, workloads
+from kaalia.store import contracts, enrolment, machine, tasks, volumes, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
@@ -83,6 +85,7 @@ def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime) -> 
             unheard.discard(contract.contract_id)
     for contract_id in unheard:
         _miss(tx, contract_id, now)
+    _put_volumes(tx, snapshot.volumes)
     machine.put_listing(tx, snapshot.listing)
     for task in snapshot.tasks:
         tasks.add_new(tx, task, now)
@@ -144,6 +147,21 @@ def _put(tx: Transaction, contract: Contract, known: StoredContract | None, now:
             return False
     contracts.upsert(tx, contract, now)
     return True
+
+
+def _put_volumes(tx: Transaction, told: tuple[Volume, ...]) -> None:
+    """One that is not mentioned stays: only a tombstone removes data. It is forgotten when it is gone."""
+    known = {stored.volume.volume_id: stored for stored in volumes.all_volumes(tx)}
+    for volume in told:
+        stored = known.pop(volume.volume_id, None)
+        if stored and (stored.volume.key, stored.volume.size_bytes) != (volume.key, volume.size_bytes):
+            # This id was given twice, as by a marketplace that lost its history: the data are somebody else's.
+            log.error("volume_changed: volume %d is another one than the one known here; not taken", volume.volume_id)
+            continue
+        volumes.upsert(tx, volume)
+    for volume_id, stored in known.items():
+        if stored.status is not None and stored.status.state is VolumeState.ENDED:
+            volumes.delete(tx, volume_id)
 
 
 def _miss(tx: Transaction, contract_id: int, now: datetime) -> None:

@@ -10,9 +10,10 @@ from kaalia.clock import Clock
 from kaalia.errors import KaaliaError
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
+from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import database as state
-from kaalia.store import enrolment, outbox, workloads
+from kaalia.store import enrolment, outbox, volumes, workloads
 from kaalia.store.changes import wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
@@ -112,6 +113,7 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         as_of=now,
         messages=_messages(rows),
         workloads=full,
+        volumes=None if full is None else volumes.all_statuses(tx),
     )
     return Batch(post, rows[-1].seq if rows else 0, has_more)
 
@@ -132,6 +134,8 @@ def _message(row: Message) -> StatusMessage | None:
             return StatusMessage(row.seq, MessageKind.REPORT, report=document.decode(MachineReport, row.body))
         if row.kind == MessageKind.METER:
             return StatusMessage(row.seq, MessageKind.METER, meter=document.decode(Entry, row.body))
+        if row.kind == MessageKind.VOLUME:
+            return StatusMessage(row.seq, MessageKind.VOLUME, volume=document.decode(VolumeStatus, row.body))
         log.error("outbox_unreadable: message %d has the unknown kind %s; dropped", row.seq, row.kind)
     except KaaliaError as error:
         log.error("outbox_unreadable: message %d is dropped: %s", row.seq, error)

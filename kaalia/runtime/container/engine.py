@@ -159,6 +159,15 @@ class DockerEngine:
             "list containers", lambda client: client.containers(all=True, filters={"label": label_filter})
         )
 
+    async def mount_sources(self) -> frozenset[str]:
+        """Folders of the machine that any container has mounted, whosever it is."""
+
+        def read(client: APIClient) -> frozenset[str]:
+            found = client.containers(all=True)
+            return frozenset(str(mount.get("Source", "")) for one in found for mount in one.get("Mounts") or [])
+
+        return await self._look("list mounts", read)
+
     async def inspect_container(self, name: str) -> Document | None:
         """The inspection, None when it is proven absent."""
 

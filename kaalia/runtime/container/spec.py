@@ -13,7 +13,7 @@ from typing import Any
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.model.workload import LaunchMode, WorkloadSpec
-from kaalia.runtime.base import Placement
+from kaalia.runtime.base import BindMount, Placement
 from kaalia.runtime.container.access import LAUNCH_PATH
 from kaalia.runtime.labels import Labels, encode, encode_owner
 
@@ -39,6 +39,13 @@ _GPU_EXTRAS = ("compat32", "display", "graphics", "video")
 _CPU_PERIOD_US = 100_000
 _SHARES_PER_CORE = 1024
 _GPU_ENV = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
+
+
+def is_volume_source(mount: BindMount) -> bool:
+    """The path ends as the id demands, and leads through no `..`: nothing else of the machine is ever mounted."""
+    parts = mount.source.split("/")
+    is_clean = mount.source.startswith("/") and not {"", ".", ".."}.intersection(parts[1:])
+    return is_clean and parts[-2:] == [f"V.{mount.volume_id}", "data"]
 
 
 def container_name(contract_id: int) -> str:
@@ -136,6 +143,8 @@ def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping
         "ShmSize": share.shm_bytes,
         "Ulimits": list(ulimits),
     }
+    if placement.mounts:
+        config["Mounts"] = [_mount(mount) for mount in placement.mounts]
     if engine.enforces_disk_size:
         config["StorageOpt"] = {"size": str(placement.contract.spec.disk_bytes)}
     if placement.gpu_uuids:
@@ -150,6 +159,15 @@ def _port_bindings(placement: Placement) -> dict[str, list[dict[str, str]]]:
         binding = {"HostIp": "0.0.0.0", "HostPort": str(port.host_port)}  # noqa: S104 - the rented port is public
         bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
     return bindings
+
+
+def _mount(mount: BindMount) -> dict[str, Any]:
+    """Of type bind, which the engine refuses when the source is not there, rather than to make it.
+
+    Slave: nothing that a container mounts reaches the machine; the engine wants this below its own data root.
+    """
+    bind = {"Propagation": "rslave", "CreateMountpoint": False}
+    return {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": False, "BindOptions": bind}
 
 
 def _device_request(placement: Placement, engine: Engine) -> dict[str, Any]:
@@ -178,11 +196,17 @@ def _refuse_unsupported(placement: Placement, engine: Engine) -> None:
             f"cannot give {len(placement.gpu_uuids)} GPUs to a container: the engine has neither CDI nor NVIDIA's hook",
             remedy="install the NVIDIA Container Toolkit and restart Docker",
         )
-    if spec.volumes:
+    wanted = {(mount.volume_id, mount.path) for mount in spec.volumes}
+    if unmounted := wanted - {(mount.volume_id, mount.target) for mount in placement.mounts}:
+        volume_id, path = min(unmounted)
         raise WorkloadError(
             "volume_unsupported",
-            f"cannot mount volume {spec.volumes[0].volume_id} at {spec.volumes[0].path}: this machine has no volumes",
+            f"cannot mount volume {volume_id} at {path}: this machine has no volumes",
             remedy="rent without -v, or a machine with a volume offer",
+        )
+    if foreign := {mount.source for mount in placement.mounts if not is_volume_source(mount)}:
+        raise WorkloadError(
+            "mount_refused", f"cannot mount {min(foreign)}: it is no folder of a volume", remedy="report this as a bug"
         )
     if spec.networks:
         raise WorkloadError(

@@ -1,0 +1,165 @@
+"""How the size of a volume is enforced: btrfs qgroups, xfs project quotas, or an ext4 file system in a file.
+
+Each makes and removes the home of a volume (`V.<id>`), nothing inside it.
+"""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from kaalia.errors import HostError
+from kaalia.host import block
+from kaalia.host.kernel import read_text
+from kaalia.model.volume import VolumeBackend
+from kaalia.runtime.volumes.commands import LONG_S, command
+from kaalia.runtime.volumes.place import Place
+
+_SUBVOLUME_INODE = 256
+"""Of the root of every btrfs subvolume."""
+_PROJECT_BASE = 0x40000000
+"""Project numbers of volumes; Docker counts its own from 1."""
+
+
+class Backend(Protocol):
+    """One way to hold volumes."""
+
+    kind: VolumeBackend
+
+    async def make(self, place: Place, volume_id: int, size_bytes: int) -> None: ...
+
+    async def mount(self, place: Place, volume_id: int) -> None:
+        """Make a whole volume visible, as after a reboot."""
+        ...
+
+    def is_here(self, place: Place, volume_id: int) -> bool:
+        """It is not just a folder of its name."""
+        ...
+
+    async def used_bytes(self, place: Place, volume_id: int) -> int | None: ...
+
+    async def remove(self, place: Place, volume_id: int) -> None: ...
+
+
+class Btrfs:
+    """A subvolume with a limit on what it refers to."""
+
+    kind = VolumeBackend.BTRFS
+
+    async def make(self, place: Place, volume_id: int, size_bytes: int) -> None:
+        home = place.home(volume_id)
+        await command("btrfs", "quota", "enable", place.root)
+        await command("btrfs", "subvolume", "create", home)
+        await command("btrfs", "qgroup", "limit", str(size_bytes), home)
+
+    async def mount(self, place: Place, volume_id: int) -> None:
+        """Nothing to do: it is there with its file system."""
+
+    def is_here(self, place: Place, volume_id: int) -> bool:
+        try:
+            return os.lstat(place.home(volume_id)).st_ino == _SUBVOLUME_INODE
+        except FileNotFoundError:
+            return False
+
+    async def used_bytes(self, place: Place, volume_id: int) -> int | None:
+        shown = await command("btrfs", "qgroup", "show", "--raw", "--sync", "-f", place.home(volume_id))
+        for line in shown.stdout.splitlines():
+            words = line.split()
+            if words and words[0].startswith("0/") and len(words) >= 3:
+                return int(words[1])
+        return None
+
+    async def remove(self, place: Place, volume_id: int) -> None:
+        home = place.home(volume_id)
+        if self.is_here(place, volume_id):
+            await command("btrfs", "subvolume", "delete", "--commit-after", home, timeout_s=LONG_S)
+        elif home.is_dir():
+            await command("rmdir", home)
+
+
+class Xfs:
+    """A folder with a project quota."""
+
+    kind = VolumeBackend.XFS
+
+    async def make(self, place: Place, volume_id: int, size_bytes: int) -> None:
+        home, project = place.home(volume_id), _PROJECT_BASE + volume_id
+        point = await block.mount_point(place.root)
+        await command("mkdir", "-p", home)
+        await command("xfs_quota", "-x", "-c", f"project -s -p {home} {project}", point)
+        await command("xfs_quota", "-x", "-c", f"limit -p bhard={size_bytes} {project}", point)
+
+    async def mount(self, place: Place, volume_id: int) -> None:
+        """Nothing to do: quotas are kept by the file system."""
+
+    def is_here(self, place: Place, volume_id: int) -> bool:
+        return place.home(volume_id).is_dir()
+
+    async def used_bytes(self, place: Place, volume_id: int) -> int | None:
+        point = await block.mount_point(place.root)
+        words = (
+            await command("xfs_quota", "-x", "-c", f"quota -p -N -b {_PROJECT_BASE + volume_id}", point)
+        ).stdout.split()
+        return int(words[1]) * 1024 if len(words) > 1 and words[1].isdecimal() else None
+
+    async def remove(self, place: Place, volume_id: int) -> None:
+        project = _PROJECT_BASE + volume_id
+        home, point = place.home(volume_id), await block.mount_point(place.root)
+        await command("rm", "-rf", "--one-file-system", "--", home, timeout_s=LONG_S)
+        await command("xfs_quota", "-x", "-c", f"limit -p bhard=0 {project}", point)
+
+
+class Loop:
+    """A file of the full size, with ext4 in it. The space is taken at once where the file system can do that."""
+
+    kind = VolumeBackend.LOOP
+
+    async def make(self, place: Place, volume_id: int, size_bytes: int) -> None:
+        image = place.image(volume_id)
+        try:
+            await command("fallocate", "-l", str(size_bytes), image, timeout_s=LONG_S)
+        except HostError:
+            await command("truncate", "-s", str(size_bytes), image)
+        await command("mkfs.ext4", "-q", "-F", "-m", "0", image, timeout_s=LONG_S)
+        await command("mkdir", "-p", place.home(volume_id))
+        await self.mount(place, volume_id)
+
+    async def mount(self, place: Place, volume_id: int) -> None:
+        if not self.is_here(place, volume_id) and place.image(volume_id).is_file():
+            await command("mkdir", "-p", place.home(volume_id))
+            await command("mount", "-o", "loop,nosuid,nodev", place.image(volume_id), place.home(volume_id))
+
+    def is_here(self, place: Place, volume_id: int) -> bool:
+        return os.path.ismount(place.home(volume_id))
+
+    async def used_bytes(self, place: Place, volume_id: int) -> int | None:
+        if not self.is_here(place, volume_id):
+            return None
+        found = await block.filesystem(place.home(volume_id))
+        return found.total_bytes - found.free_bytes
+
+    async def remove(self, place: Place, volume_id: int) -> None:
+        home = place.home(volume_id)
+        while self.is_here(place, volume_id):
+            await command("umount", home)
+        await command("rm", "-f", "--", place.image(volume_id))
+        if home.is_dir():
+            await command("rmdir", home)
+
+
+async def choose(folder: Path) -> Backend:
+    """The backend for the file system that holds `folder`. Raises HostError."""
+    found = await block.filesystem(folder)
+    if found.kind == "btrfs":
+        return Btrfs()
+    if found.kind == "xfs" and await _has_project_quota(folder):
+        return Xfs()
+    return Loop()
+
+
+async def _has_project_quota(folder: Path) -> bool:
+    point = await block.mount_point(folder)
+    for line in read_text(Path("/proc/mounts")).splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[1] == point:
+            return bool({"pquota", "prjquota"} & set(fields[3].split(",")))
+    return False
