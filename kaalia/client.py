@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
-from kaalia.wire.local import ContractView, DaemonStatus
+from kaalia.wire.local import ContractView, DaemonStatus, DiskLedger, DiskOrder
 
 T = TypeVar("T")
 
@@ -23,6 +23,8 @@ _STATUS = TypeAdapter(DaemonStatus)
 _REPORT = TypeAdapter(MachineReport)
 _CONTRACT = TypeAdapter(ContractView)
 _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
+_DISK = TypeAdapter(DiskLedger)
+_ORDERED = TypeAdapter(dict[str, str])
 _PROBLEM = TypeAdapter(Problem)
 
 
@@ -49,8 +51,22 @@ class LocalClient:
     def contract(self, contract_id: int) -> ContractView:
         return self._get(f"/v1/contracts/{contract_id}", _CONTRACT)
 
-    def _get(self, path: str, document: TypeAdapter[T]) -> T:
-        status, raw = self._exchange(path)
+    def disk(self) -> DiskLedger:
+        return self._get("/v1/disk", _DISK)
+
+    def order_disk(self, kind: DiskOrder) -> DiskLedger | None:
+        """Ask for it; the ledger as it was before, None when the disk was never measured."""
+        try:
+            before = self.disk()
+        except LocalError as error:
+            if error.code != "no_disk_ledger":
+                raise
+            before = None
+        self._get(f"/v1/disk/{kind}", _ORDERED, "POST")
+        return before
+
+    def _get(self, path: str, document: TypeAdapter[T], method: str = "GET") -> T:
+        status, raw = self._exchange(path, method)
         try:
             envelope: dict[str, Any] = from_json(raw)
             if status == 200:
@@ -65,10 +81,10 @@ class LocalClient:
             ) from error
         raise LocalError(problem.code, problem.message, remedy=problem.remedy, evidence=problem.evidence)
 
-    def _exchange(self, path: str) -> tuple[int, bytes]:
+    def _exchange(self, path: str, method: str) -> tuple[int, bytes]:
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             reply = connection.getresponse()
             return reply.status, reply.read()
         except PermissionError as error:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from kaalia.clock import Clock
 from kaalia.errors import Problem, StoreError
+from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 
 T = TypeVar("T")
@@ -35,6 +36,12 @@ class Context:
         if why := self.safe_mode:
             raise StoreError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
         return await self.database.read(work)
+
+    async def write(self, work: Callable[[Transaction], T], topic: Topic) -> T:
+        """A wish of the owner's, durable when this returns. Raises StoreError, in safe mode always."""
+        if why := self.safe_mode:
+            raise StoreError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
+        return await self.database.transaction(work, topic)
 
 
 CONTEXT = web.AppKey("context", Context)

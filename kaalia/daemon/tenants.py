@@ -12,6 +12,7 @@ from kaalia.errors import HostError, WorkloadError
 from kaalia.host import net, system
 from kaalia.log import about
 from kaalia.model.workload import Protocol
+from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.volumes import VolumesService
@@ -64,8 +65,10 @@ class TenantsService:
         member = await self._enrolment()
         key = await asyncio.to_thread(load_key, self._config.state_dir)
         machine = machine_name(member.machine_id, signature.key_id(key))
-        self._runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
-        volumes = VolumesService(self._database, self._changes, self._hands(machine), self._clock)
+        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
+        hands = self._hands(machine)
+        volumes = VolumesService(self._database, self._changes, hands, self._clock)
+        disk = DiskService(self._database, self._changes, hands, runtime.usage, volumes, self._clock)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
@@ -83,7 +86,8 @@ class TenantsService:
         )
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            beside.start(volumes.name, volumes.run())
+            for service in (volumes, disk):
+                beside.start(service.name, service.run())
             try:
                 await reconciler.run()
             finally:

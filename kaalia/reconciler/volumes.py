@@ -71,6 +71,12 @@ class VolumesService:
             ]
         )
 
+    async def remove_orphan(self, volume_id: int) -> None:
+        """Remove data without a row in the books, at the owner's word. Raises WorkloadError or HostError."""
+        async with self._locks[volume_id]:
+            if await self._database.read(lambda tx: volumes.get(tx, volume_id)) is None:
+                await self._hands.remove(volume_id, None)
+
     async def reconcile(self) -> None:
         """One look at all volumes. Errors are told and logged; the next turn tries again."""
         for stored in await self._database.read(volumes.all_volumes):

@@ -85,6 +85,17 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """Bytes of the engine's data root, by owner: images (shared layers count for each), writable layers, builds."""
+
+    images: tuple[tuple[str, int], ...]
+    instances: tuple[tuple[int, int], ...]
+    """(contract id, bytes)."""
+    foreign_bytes: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryLogin:
     """Credentials for one pull. Held in memory only; `repr` hides the password."""
 

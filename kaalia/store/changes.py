@@ -11,6 +11,7 @@ class Topic(StrEnum):
     OUTBOX = "outbox"
     TASKS = "tasks"
     ENROLMENT = "enrolment"
+    DISK = "disk"
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
 

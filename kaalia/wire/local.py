@@ -4,9 +4,11 @@ of environment variables the names only, of scripts and arguments nothing."""
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.errors import Problem
+from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
 
 
@@ -111,3 +113,46 @@ def contract_view(contract: Contract, status: WorkloadStatus | None, missing_sin
         missing_since=missing_since,
         problem=status.problem if status else None,
     )
+
+
+class ByteOwner(StrEnum):
+    """Whose bytes of the disk."""
+
+    IMAGE = "image"
+    CACHE = "cache"
+    INSTANCE = "instance"
+    VOLUME = "volume"
+    ORPHAN = "orphan"
+    """Of nobody that the books know."""
+    FOREIGN = "foreign"
+    """Containers that are not kaalia's."""
+
+
+class DiskOrder(StrEnum):
+    """What the owner may ask of the disk."""
+
+    MEASURE = "measure"
+    REMOVE_ORPHANS = "remove_orphans"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskEntry:
+    """`size_bytes`: what it holds; `promised_bytes`: what its renter may fill, None for what nobody rents."""
+
+    owner: ByteOwner
+    name: str
+    size_bytes: int
+    promised_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLedger:
+    """Who has which bytes of the file system that holds Docker's data root."""
+
+    measured_at: datetime
+    total_bytes: int | None
+    free_bytes: int | None
+    volume_backend: VolumeBackend
+    volume_folder: str
+    enforces_instance_size: bool | None
+    entries: tuple[DiskEntry, ...]

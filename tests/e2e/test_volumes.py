@@ -88,3 +88,38 @@ def test_an_instance_makes_its_own_volume(stack: Stack) -> None:
     destroy(stack, instance)
     stack.renter.run("delete", "volume", str(mounted["id"]))
     wait_until("the space to be free", lambda: space(stack) == 3.0, 30)
+
+
+def test_a_delete_while_the_machine_is_away_is_done_when_it_is_back(stack: Stack, docker_host: PrivateDocker) -> None:
+    (offer,) = stack.renter.json("search", "volumes", f"verified=any machine_id={stack.machine_id}")
+    number = int(stack.renter.json("create", "volume", str(offer["id"]), "-s", "1")["volume_id"])
+    wait_until("the volume to be ready", lambda: volume(stack, number)["status"] == "ready", 30)
+    stack.kill_daemon()
+
+    assert "Deleted" in stack.renter.run("delete", "volume", str(number)).stdout
+    again = stack.renter.run("delete", "volume", str(number))
+    assert "no such volume of yours" in again.stdout + again.stderr
+    folder = docker_host.data_root / "kaalia-volumes"
+    assert list(folder.rglob(f"V.{number}")), "nothing was removed meanwhile"
+    stack.start_daemon()
+
+    wait_until("the data to go", lambda: not list(folder.rglob(f"V.{number}*")), 30)
+    wait_until("the space to be free", lambda: space(stack) == 3.0, 30)
+
+
+def test_orphans_are_shown_first_and_removed_on_demand(stack: Stack, docker_host: PrivateDocker) -> None:
+    root = next((docker_host.data_root / "kaalia-volumes").iterdir())
+    (root / "V.4711").mkdir()
+    (root / "V.4711.key").write_text("whose?")
+    command = ("disk", "orphans", "--socket", str(stack.socket), "--json")
+
+    shown = json.loads(stack.kaalia(*command).stdout)
+    assert [entry["name"] for entry in shown["orphans"]] == ["V.4711"]
+    assert (root / "V.4711").exists(), "a dry run"
+    done = json.loads(stack.kaalia(*command, "--remove").stdout)
+
+    assert ([entry["name"] for entry in done["removed"]], done["orphans"]) == (["V.4711"], [])
+    assert not list(root.glob("V.4711*"))
+    ledger = stack.kaalia("disk", "--socket", str(stack.socket))
+    assert "btrfs in" in ledger.stdout, ledger.stderr
+    assert DEMO_IMAGE in ledger.stdout

@@ -159,6 +159,10 @@ class DockerEngine:
             "list containers", lambda client: client.containers(all=True, filters={"label": label_filter})
         )
 
+    async def usage(self) -> Document:
+        """`docker system df`: walks the files of every container, so it takes its time."""
+        return await self._work("measure the engine's disk", lambda client: dict(client.df()))
+
     async def mount_sources(self) -> frozenset[str]:
         """Folders of the machine that any container has mounted, whosever it is."""
 

@@ -14,6 +14,7 @@ from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
     ANY_CONTRACT,
+    EngineUsage,
     ImageFacts,
     Observed,
     ObservedState,
@@ -75,6 +76,20 @@ class ContainerRuntime:
         self._ulimits = await self._engine.ulimits()
         self._facts = await self._engine.facts()
         return self._facts
+
+    async def usage(self) -> EngineUsage:
+        """Who has which bytes of the engine's disk."""
+        found = await self._engine.usage()
+        mine, foreign = [], 0
+        for one in found.get("Containers") or []:
+            contract_id, size = owner(one.get("Labels"), self._machine), int(one.get("SizeRw") or 0)
+            if contract_id is None:
+                foreign += size
+            else:
+                mine.append((contract_id, size))
+        images = [(_image_name(one), int(one.get("Size") or 0)) for one in found.get("Images") or []]
+        cache = sum(int(one.get("Size") or 0) for one in found.get("BuildCache") or [])
+        return EngineUsage(tuple(images), tuple(mine), foreign, cache)
 
     async def image(self, reference: str) -> ImageFacts | None:
         return await self._images.image(reference)
@@ -263,6 +278,10 @@ async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
     """The machine names of this key that containers bear: for when the books that know the id are lost."""
     names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
     return tuple(sorted(name for name in names if is_name_of(name, key_id)))
+
+
+def _image_name(document: Mapping[str, Any]) -> str:
+    return next(iter(document.get("RepoTags") or []), str(document.get("Id", ""))[:19])
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, str, str]:

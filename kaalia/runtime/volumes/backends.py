@@ -3,6 +3,7 @@
 Each makes and removes the home of a volume (`V.<id>`), nothing inside it.
 """
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +32,7 @@ class Backend(Protocol):
         """Make a whole volume visible, as after a reboot."""
         ...
 
-    def is_here(self, place: Place, volume_id: int) -> bool:
+    async def is_here(self, place: Place, volume_id: int) -> bool:
         """It is not just a folder of its name."""
         ...
 
@@ -54,9 +55,9 @@ class Btrfs:
     async def mount(self, place: Place, volume_id: int) -> None:
         """Nothing to do: it is there with its file system."""
 
-    def is_here(self, place: Place, volume_id: int) -> bool:
+    async def is_here(self, place: Place, volume_id: int) -> bool:
         try:
-            return os.lstat(place.home(volume_id)).st_ino == _SUBVOLUME_INODE
+            return (await asyncio.to_thread(os.lstat, place.home(volume_id))).st_ino == _SUBVOLUME_INODE
         except FileNotFoundError:
             return False
 
@@ -70,9 +71,9 @@ class Btrfs:
 
     async def remove(self, place: Place, volume_id: int) -> None:
         home = place.home(volume_id)
-        if self.is_here(place, volume_id):
+        if await self.is_here(place, volume_id):
             await command("btrfs", "subvolume", "delete", "--commit-after", home, timeout_s=LONG_S)
-        elif home.is_dir():
+        elif await asyncio.to_thread(home.is_dir):
             await command("rmdir", home)
 
 
@@ -91,8 +92,8 @@ class Xfs:
     async def mount(self, place: Place, volume_id: int) -> None:
         """Nothing to do: quotas are kept by the file system."""
 
-    def is_here(self, place: Place, volume_id: int) -> bool:
-        return place.home(volume_id).is_dir()
+    async def is_here(self, place: Place, volume_id: int) -> bool:
+        return await asyncio.to_thread(place.home(volume_id).is_dir)
 
     async def used_bytes(self, place: Place, volume_id: int) -> int | None:
         point = await block.mount_point(place.root)
@@ -124,25 +125,25 @@ class Loop:
         await self.mount(place, volume_id)
 
     async def mount(self, place: Place, volume_id: int) -> None:
-        if not self.is_here(place, volume_id) and place.image(volume_id).is_file():
+        if not await self.is_here(place, volume_id) and await asyncio.to_thread(place.image(volume_id).is_file):
             await command("mkdir", "-p", place.home(volume_id))
             await command("mount", "-o", "loop,nosuid,nodev", place.image(volume_id), place.home(volume_id))
 
-    def is_here(self, place: Place, volume_id: int) -> bool:
-        return os.path.ismount(place.home(volume_id))
+    async def is_here(self, place: Place, volume_id: int) -> bool:
+        return await asyncio.to_thread(os.path.ismount, place.home(volume_id))
 
     async def used_bytes(self, place: Place, volume_id: int) -> int | None:
-        if not self.is_here(place, volume_id):
+        if not await self.is_here(place, volume_id):
             return None
         found = await block.filesystem(place.home(volume_id))
         return found.total_bytes - found.free_bytes
 
     async def remove(self, place: Place, volume_id: int) -> None:
         home = place.home(volume_id)
-        while self.is_here(place, volume_id):
+        while await self.is_here(place, volume_id):
             await command("umount", home)
         await command("rm", "-f", "--", place.image(volume_id))
-        if home.is_dir():
+        if await asyncio.to_thread(home.is_dir):
             await command("rmdir", home)
 
 
@@ -158,7 +159,7 @@ async def choose(folder: Path) -> Backend:
 
 async def _has_project_quota(folder: Path) -> bool:
     point = await block.mount_point(folder)
-    for line in read_text(Path("/proc/mounts")).splitlines():
+    for line in (await asyncio.to_thread(read_text, Path("/proc/mounts"))).splitlines():
         fields = line.split()
         if len(fields) > 3 and fields[1] == point:
             return bool({"pquota", "prjquota"} & set(fields[3].split(",")))

@@ -76,7 +76,7 @@ class DiskVolumes:
         if await asyncio.to_thread(place.key, volume.volume_id) != volume.key:
             raise missing(volume.volume_id, f"{place.key_file(volume.volume_id)} does not hold its key")
         await backend.mount(place, volume.volume_id)
-        if not backend.is_here(place, volume.volume_id):
+        if not await backend.is_here(place, volume.volume_id):
             raise missing(volume.volume_id, f"{place.home(volume.volume_id)} is no volume of {backend.kind}")
         return str(await asyncio.to_thread(place.check, volume.volume_id))
 

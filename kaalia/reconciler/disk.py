@@ -1,0 +1,131 @@
+"""Counts who has which bytes of the disk, and removes orphaned volumes when the owner says so; never by itself.
+
+An orphan is what lies in kaalia's own folder without a row in the books. Nothing outside of that folder is touched,
+and a volume that a container has mounted stays.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+from kaalia.clock import Clock
+from kaalia.errors import HostError, WorkloadError
+from kaalia.model.volume import VolumeState
+from kaalia.reconciler.volumes import VolumesService
+from kaalia.runtime.base import EngineUsage, Volumes
+from kaalia.service import run_forever
+from kaalia.store import changes as bells
+from kaalia.store import contracts, disk, machine, volumes
+from kaalia.store.changes import Changes, Topic
+from kaalia.store.database import Database, Transaction
+from kaalia.store.volumes import StoredVolume
+from kaalia.wire.local import ByteOwner, DiskEntry, DiskLedger, DiskOrder
+
+log = logging.getLogger(__name__)
+
+MEASURE_S = 600.0
+"""The engine walks every container's files for its answer."""
+
+
+class DiskService:
+    """Measures every ten minutes and when asked."""
+
+    name = "disk"
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        hands: Volumes,
+        usage: Callable[[], Awaitable[EngineUsage]],
+        keeper: VolumesService,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._hands = hands
+        self._usage = usage
+        self._keeper = keeper
+        self._clock = clock
+        self._bell = changes.subscribe(Topic.DISK)
+
+    async def run(self) -> None:
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        try:
+            await self.obey()
+        except (WorkloadError, HostError) as error:
+            log.warning("disk: nothing was measured: %s", error)
+        await bells.wait(self._bell, MEASURE_S)
+
+    async def obey(self) -> None:
+        """Do what was asked, then measure. Raises WorkloadError or HostError; the orders then stay open."""
+        asked = await self._database.read(disk.orders)
+        if DiskOrder.REMOVE_ORPHANS in asked:
+            await self._remove_orphans()
+        ledger = await self.measure()
+
+        def work(tx: Transaction) -> None:
+            disk.put_ledger(tx, ledger)
+            for kind in asked:
+                disk.close_order(tx, kind)
+
+        await self._database.transaction(work)
+
+    async def measure(self) -> DiskLedger:
+        """One count of everything. Raises WorkloadError or HostError."""
+        backend = await self._hands.open()
+        usage = await self._usage()
+        stored, agreed, report = await self._database.read(
+            lambda tx: (volumes.all_volumes(tx), contracts.all_contracts(tx), machine.get_report(tx))
+        )
+        promised = {one.contract.contract_id: one.contract.spec.disk_bytes for one in agreed}
+        entries = [*_engine_entries(usage, promised)]
+        known = {one.volume.volume_id: one for one in stored}
+        for volume_id in sorted({*known, *await self._hands.found()}):
+            used = await self._hands.used_bytes(volume_id) if _is_whole(known.get(volume_id)) else None
+            entries.append(_volume_entry(volume_id, known.get(volume_id), used))
+        space = report.disk if report else None
+        return DiskLedger(
+            measured_at=self._clock.now(),
+            total_bytes=space.total_bytes if space else None,
+            free_bytes=space.free_bytes if space else None,
+            volume_backend=backend,
+            volume_folder=self._hands.place,
+            enforces_instance_size=report.engine.enforces_disk_size if report and report.engine else None,
+            entries=tuple(entries),
+        )
+
+    async def _remove_orphans(self) -> None:
+        known = {one.volume.volume_id for one in await self._database.read(volumes.all_volumes)}
+        await self._hands.open()
+        for volume_id in await self._hands.found():
+            if volume_id in known:
+                continue
+            try:
+                await self._keeper.remove_orphan(volume_id)
+                log.info("disk: the orphaned volume %d was removed at the owner's word", volume_id)
+            except (WorkloadError, HostError) as error:
+                log.warning("disk: orphaned volume %d stays: %s", volume_id, error)
+            await asyncio.sleep(0)
+
+
+def _engine_entries(usage: EngineUsage, promised: dict[int, int]) -> Iterator[DiskEntry]:
+    for name, size in usage.images:
+        yield DiskEntry(ByteOwner.IMAGE, name, size)
+    if usage.cache_bytes:
+        yield DiskEntry(ByteOwner.CACHE, "layers of builds", usage.cache_bytes)
+    for contract_id, size in usage.instances:
+        owner = ByteOwner.INSTANCE if contract_id in promised else ByteOwner.ORPHAN
+        yield DiskEntry(owner, f"C.{contract_id}", size, promised.get(contract_id))
+    if usage.foreign_bytes:
+        yield DiskEntry(ByteOwner.FOREIGN, "containers of others", usage.foreign_bytes)
+
+
+def _is_whole(stored: StoredVolume | None) -> bool:
+    return stored is None or (stored.status is not None and stored.status.state is VolumeState.READY)
+
+
+def _volume_entry(volume_id: int, stored: StoredVolume | None, used_bytes: int | None) -> DiskEntry:
+    owner = ByteOwner.ORPHAN if stored is None else ByteOwner.VOLUME
+    return DiskEntry(owner, f"V.{volume_id}", used_bytes or 0, stored.volume.size_bytes if stored else None)

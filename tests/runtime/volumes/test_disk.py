@@ -1,0 +1,166 @@
+"""Volumes on real file systems: btrfs with qgroups, and ext4 in a file elsewhere. In the sandbox only."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from kaalia.contracts.volume import Volume, VolumeDesired
+from kaalia.errors import WorkloadError
+from kaalia.model.volume import VolumeBackend
+from kaalia.runtime.volumes.disk import DiskVolumes, default_folder
+from kaalia.units import MIB
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+
+SIZE = 64 * MIB
+VOLUME = Volume(5, "a" * 32, SIZE, VolumeDesired.PRESENT)
+
+
+@dataclass
+class Disk:
+    kind: VolumeBackend
+    data_root: Path
+    mounted: set[str] = field(default_factory=set)
+
+    def hands(self) -> DiskVolumes:
+        """As a daemon that has just started."""
+
+        async def data_root() -> str:
+            return str(self.data_root)
+
+        async def sources() -> frozenset[str]:
+            return frozenset(self.mounted)
+
+        return DiskVolumes("7@b16c2d1bead12626", data_root, sources)
+
+
+@pytest.fixture(params=list(VolumeBackend), ids=str)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A file system of its own as Docker's data root."""
+    if "KAALIA_TEST_NAMESPACES" not in os.environ:
+        pytest.skip("mounts: run it by scripts/sandbox")
+    kind: VolumeBackend = request.param
+    if kind is VolumeBackend.XFS:
+        pytest.skip("no xfs programs here")
+    root, image = tmp_path / "docker", tmp_path / "disk.img"
+    root.mkdir()
+    with image.open("wb") as file:
+        file.truncate(600 * MIB)
+    subprocess.run(
+        ["mkfs.btrfs", "-q", image] if kind is VolumeBackend.BTRFS else ["mkfs.ext4", "-q", image], check=True
+    )
+    subprocess.run(["mount", "-o", "loop", image, root], check=True)
+    yield Disk(kind, root)
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+        if line.split()[1].startswith(str(tmp_path)):
+            subprocess.run(["umount", line.split()[1]], check=True)
+
+
+def fill(path: Path, size_bytes: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(bytes(MIB))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+async def test_a_volume_is_made_limited_kept_and_removed(disk: Disk) -> None:
+    hands = disk.hands()
+    assert await hands.open() is disk.kind
+    await hands.make(VOLUME)
+    data = Path(await hands.ready(VOLUME))
+    (data / "file").write_text("kept")
+
+    with pytest.raises(OSError, match=r"No space left|quota exceeded"):
+        fill(data / "big", SIZE + 8 * MIB)
+    assert (await hands.used_bytes(5) or 0) > SIZE // 2
+    (data / "big").unlink()
+
+    again = disk.hands()
+    await again.make(VOLUME)
+    assert (Path(await again.ready(VOLUME)) / "file").read_text() == "kept", "a whole volume is never made anew"
+    assert await again.found() == (5,)
+    await again.remove(5, VOLUME.key)
+    await again.remove(5, VOLUME.key)
+    assert await again.found() == ()
+
+
+async def test_it_is_mounted_again_after_a_reboot(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.make(VOLUME)
+    data = Path(await hands.ready(VOLUME))
+    (data / "file").write_text("kept")
+    if disk.kind is VolumeBackend.LOOP:
+        subprocess.run(["umount", data.parent], check=True)
+        assert not data.exists(), "an unmounted volume has no folder that could be filled by mistake"
+
+    assert (Path(await disk.hands().ready(VOLUME)) / "file").read_text() == "kept"
+
+
+async def test_what_is_gone_is_told_and_not_made_anew(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.open()
+
+    with pytest.raises(WorkloadError) as missing:
+        await hands.ready(VOLUME)
+
+    assert missing.value.code == "volume_missing"
+    assert await hands.found() == ()
+
+
+async def test_data_of_another_volume_are_neither_given_nor_removed(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.make(VOLUME)
+    other = replace(VOLUME, key="b" * 32)
+
+    with pytest.raises(WorkloadError) as taken:
+        await hands.make(other)
+    assert taken.value.code == "volume_taken"
+    with pytest.raises(WorkloadError):
+        await hands.ready(other)
+    await hands.remove(5, other.key)
+    assert await hands.ready(VOLUME)
+
+
+async def test_a_volume_that_a_container_mounts_stays(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.make(VOLUME)
+    disk.mounted.add(await hands.ready(VOLUME))
+
+    with pytest.raises(WorkloadError) as refused:
+        await hands.remove(5, VOLUME.key)
+
+    assert refused.value.code == "volume_in_use"
+    assert await hands.ready(VOLUME)
+
+
+async def test_a_copy_begins_with_the_data_of_its_source(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.make(VOLUME)
+    (Path(await hands.ready(VOLUME)) / "file").write_text("kept")
+    copy = Volume(6, "c" * 32, SIZE, VolumeDesired.PRESENT, copy_of=5)
+
+    await hands.make(copy)
+
+    assert (Path(await hands.ready(copy)) / "file").read_text() == "kept"
+
+
+async def test_the_remains_of_a_crash_are_cleared_away(disk: Disk) -> None:
+    hands = disk.hands()
+    await hands.make(VOLUME)
+    folder = Path(hands.place)
+    (folder / "V.5.key").unlink()
+
+    await hands.make(VOLUME)
+
+    assert await hands.ready(VOLUME)
+
+
+async def test_the_folder_is_in_a_data_root_that_is_a_file_system_of_its_own(disk: Disk, tmp_path: Path) -> None:
+    assert await default_folder(disk.data_root) == disk.data_root / "kaalia-volumes"
+    (tmp_path / "var" / "docker").mkdir(parents=True)
+    assert await default_folder(tmp_path / "var" / "docker") == tmp_path / "var" / "kaalia-volumes"
