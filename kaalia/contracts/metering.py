@@ -136,9 +136,7 @@ def _ended_at(
         return None if seen is None or seen.is_running or is_before else finished_at
     if not is_before:
         return finished_at
-    if status.state is WorkloadState.REMOVING or (seen is not None and seen.is_running):
-        return status.as_of
-    if seen is None and status.container_id is not None:
+    if status.state is WorkloadState.REMOVING or seen is not None or status.container_id is not None:
         return status.as_of
     return proof.proven_at or (run.start.at if run.start else status.as_of)
 

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, dockerd, kill_matrix, offline, restart
+from tests.proofs import client, clock, dockerd, kill_matrix, metering, offline, restart
 
 PROOFS = {
     "offline": offline.prove,
@@ -14,6 +14,7 @@ PROOFS = {
     "clock": clock.prove,
     "dockerd": dockerd.prove,
     "kill-matrix": kill_matrix.prove,
+    "metering": metering.prove,
 }
 
 
