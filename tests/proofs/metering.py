@@ -33,7 +33,8 @@ LOOK_S = 0.1
 EXACT_S = 0.001
 """Docker's nanoseconds are cut to microseconds."""
 FAULTS = ("daemon", "dockerd", "marketplace", "daemon and marketplace", "nothing")
-DEEDS = ("stop", "start", "reboot", "die", "nothing")
+DEEDS = ("stop", "reboot", "die", "nothing")
+"""What rests is started instead."""
 
 
 class Watcher:
@@ -126,14 +127,19 @@ def befall(stack: Stack, tenants: list[int], chance: random.Random, report: Repo
         stack.start_daemon()
     do(stack, chance.choice(tenants), chance.choice(DEEDS))
     report.counts[f"{fault} killed".replace(" ", "_")] += 1
+    time.sleep(chance.uniform(0, 2))
     report.say(f"round {number + 1}: {fault} killed around a {deed}, {len(report.violations)} violations")
 
 
 def do(stack: Stack, tenant: int, deed: str) -> None:
     """What a renter, or his process, does."""
     path = f"/api/v0/instances/{tenant}/"
+    if stack.marketplace is not None and at_rest(stack, tenant):
+        deed = "start"
     if deed in ("stop", "start") and stack.marketplace is not None:
-        stack.renter_api.call("PUT", path, {"state": "stopped" if deed == "stop" else "running"})
+        status, reply = stack.renter_api.call("PUT", path, {"state": "stopped" if deed == "stop" else "running"})
+        if status != 200:
+            raise RuntimeError(f"{deed} of {tenant} was refused: {status} {reply}")
     if deed == "reboot" and stack.marketplace is not None:
         stack.renter_api.call("PUT", f"/api/v0/instances/reboot/{tenant}/", {})
     if deed == "die":
