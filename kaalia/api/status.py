@@ -103,7 +103,9 @@ def _gpu_groups(report: MachineReport | None, claimed: set[str]) -> tuple[GpuGro
 def _problems(link: MarketplaceLink | None, report: MachineReport | None, now: datetime) -> Iterator[Problem]:
     if link is None:
         yield Problem(
-            "not_enrolled", "cannot receive rentals: this machine is not enrolled", "run: kaalia enroll URL TOKEN"
+            "not_enrolled",
+            "cannot receive rentals: this machine is not enrolled",
+            "run: kaalia enroll URL --token-file FILE",
         )
     elif link.admits_until and link.admits_until < now:
         yield Problem(

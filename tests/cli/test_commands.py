@@ -37,7 +37,7 @@ def test_status_of_an_unwell_machine_ends_with_1_and_remedies(run: Run, daemon: 
 
     assert result.code == 1
     assert "[not_enrolled]" in result.out
-    assert "remedy: run: kaalia enroll URL TOKEN" in result.out
+    assert "remedy: run: kaalia enroll URL --token-file FILE" in result.out
 
 
 def test_report_marks_simulated_gpus_and_says_what_was_not_read(run: Run, rented: Daemon) -> None:

@@ -133,6 +133,11 @@ class PrivateDocker(EngineApi):
             if network["Name"] not in {"bridge", "host", "none"}:
                 self.request("DELETE", f"/networks/{network['Id']}")
 
+    def recount_quota(self) -> None:
+        """Make btrfs count anew: after Docker deletes subvolumes the kernel may mark its counts as inconsistent."""
+        if self.enforces_disk_size:
+            _run("btrfs", "quota", "rescan", "-w", str(self.data_root))
+
     def log_text(self) -> str:
         return (self.root / "dockerd.log").read_text(errors="replace")
 

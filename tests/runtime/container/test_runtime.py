@@ -110,6 +110,7 @@ async def test_memory_limit_kills_the_greedy(runtime: ContainerRuntime) -> None:
 async def test_disk_quota_is_real(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
     if not docker_host.enforces_disk_size:
         pytest.skip("no btrfs here")
+    docker_host.recount_quota()
     script = "dd if=/dev/zero of=/fits bs=1M count=60 && sync && dd if=/dev/zero of=/too-much bs=1M count=60; echo end"
     await runtime.create(build_placement(55, spec=build_spec(args=("sh", "-c", script), disk_bytes=100 * MIB)))
     await runtime.start(55)
