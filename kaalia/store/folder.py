@@ -8,8 +8,8 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -93,13 +93,40 @@ async def open_database(config: Config, changes: Changes) -> Database:
     return database
 
 
+@asynccontextmanager
+async def new_state(config: Config, changes: Changes) -> AsyncIterator[Database]:
+    """A state begun anew on a person's word. It takes its place when the block ends well, else nothing has changed.
+
+    Raises StoreError `state_exists`, or what Database.open raises.
+    """
+    path, fresh = config.database_path, config.database_path.with_suffix(".new")
+    if await asyncio.to_thread(path.exists):
+        raise StoreError(
+            "state_exists",
+            f"cannot begin a new state: {path} exists",
+            remedy="leave out --recover if it is sound; if not, move it away first and keep it",
+        )
+    await asyncio.to_thread(fresh.unlink, missing_ok=True)
+    database = Database(fresh, changes)
+    try:
+        await database.open()
+        yield database
+    except BaseException:
+        await database.close()
+        await asyncio.to_thread(fresh.unlink, missing_ok=True)
+        raise
+    await database.close()
+    await asyncio.to_thread(fresh.rename, path)
+
+
 def _refuse_lost_state(config: Config) -> None:
     path = config.database_path
     if config.identity_path.exists() and not (path.exists() and path.stat().st_size):
         raise StoreError(
             "state_missing",
             f"cannot find the state in {path}, but {config.identity_path.name} shows that this machine was enrolled",
-            remedy=f"restore {path.name}, or move {config.identity_path} away and enrol anew; tenants run on meanwhile",
+            remedy=f"restore {path.name}, or begin anew and adopt what runs: kaalia enroll URL TOKEN --recover; "
+            "tenants run on meanwhile, until the ends that their containers name",
         )
 
 

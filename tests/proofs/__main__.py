@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, dockerd, kill_matrix, metering, offline, restart
+from tests.proofs import client, clock, dockerd, kill_matrix, metering, offline, restart, state
 
 PROOFS = {
     "offline": offline.prove,
@@ -15,6 +15,7 @@ PROOFS = {
     "dockerd": dockerd.prove,
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,
+    "state": state.prove,
 }
 
 

@@ -66,3 +66,38 @@ async def test_an_enrolled_machine_without_state_is_refused(tmp_path: Path) -> N
 
     assert caught.value.code == "state_missing"
     assert not config.database_path.exists()
+
+
+async def test_a_new_state_takes_its_place_only_when_all_went_well(tmp_path: Path) -> None:
+    config = Config.model_validate({"state_dir": tmp_path})
+    config.identity_path.touch()
+    with pytest.raises(KeyError):
+        async with folder.new_state(config, Changes()):
+            raise KeyError("the marketplace refused")
+    assert {path.name for path in tmp_path.iterdir()} == {"identity.pem"}
+
+    async with folder.new_state(config, Changes()):
+        pass
+
+    database = await folder.open_database(config, Changes())
+    await database.close()
+
+
+async def test_a_new_state_replaces_none_that_exists(tmp_path: Path) -> None:
+    config = Config.model_validate({"state_dir": tmp_path})
+    config.database_path.write_text("damaged, but somebody may repair it")
+
+    with pytest.raises(StoreError) as caught:
+        async with folder.new_state(config, Changes()):
+            pass
+
+    assert caught.value.code == "state_exists"
+    assert config.database_path.read_text().startswith("damaged")
+
+
+def test_a_folder_that_lost_its_writability_is_left_to_safe_mode(tmp_path: Path) -> None:
+    folder.prepare(tmp_path, tmp_path / "identity.pem")
+    (tmp_path / "lock").write_text("1\n")
+
+    with folder.locked(tmp_path / "lock"):
+        pass

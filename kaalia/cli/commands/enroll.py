@@ -37,6 +37,9 @@ def enroll(
         str, typer.Argument(metavar="[TOKEN]", help="The one-time token, or - to read it from stdin.")
     ] = "",
     token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Read the token from here.")] = None,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="The state is lost: begin a new one with the old key, adopt what runs.")
+    ] = False,
     config: output.ConfigFile = None,
     as_json: output.AsJson = False,
 ) -> None:
@@ -45,7 +48,7 @@ def enroll(
     log.setup("warning", "text")
     secret = _token(token, token_file)
     folder.prepare(settings.state_dir)
-    member = asyncio.run(_enroll(settings, url, secret))
+    member = asyncio.run(_recover(settings, url, secret) if recover else _enroll(settings, url, secret))
     if as_json:
         output.print_json({"machine_id": member.machine_id, "url": member.url, "enrolled_at": member.enrolled_at})
     else:
@@ -78,6 +81,13 @@ async def _enroll(config: Config, url: str, token: str) -> Enrolment:
         return await protocol.enroll(database, config.state_dir, url, token, identity, SystemClock())
     finally:
         await database.close()
+
+
+async def _recover(config: Config, url: str, token: str) -> Enrolment:
+    """The same key gets the same machine id, whose contracts and containers are then found again."""
+    identity = await _fingerprint(config)
+    async with folder.new_state(config, Changes()) as database:
+        return await protocol.enroll(database, config.state_dir, url, token, identity, SystemClock())
 
 
 async def _fingerprint(config: Config) -> str:
