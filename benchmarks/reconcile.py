@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def deciding(rounds: int) -> float:
-    """Median milliseconds of one whole turn's decisions, on books that are up to date: much to look at, little to do."""
+    """Median milliseconds of one whole turn's decisions, on books that are up to date: much to see, little to do."""
     held, sights, machine = world()
     now = START + timedelta(hours=1)
     for at, wish in enumerate(plan(held, machine, now).wishes):

@@ -3,7 +3,7 @@
 from collections import deque
 from datetime import datetime, timedelta
 
-from kaalia.model.machine import Engine
+from kaalia.model.machine import MachineReport
 from kaalia.reconciler.diff import Interruption
 
 BOOT_SLACK = timedelta(minutes=10)
@@ -25,15 +25,17 @@ class Outages:
     def is_lost(self) -> bool:
         return self._lost_at is not None
 
-    def lost(self, now: datetime, engine: Engine | None = None) -> None:
-        """`engine`: as it was; one without live-restore takes every workload with it."""
+    def lost(self, now: datetime, report: MachineReport | None = None) -> None:
+        """`report`: the last one; an engine without live-restore takes every workload with it."""
         self._lost_at = self._lost_at or now
-        self._ends_all = engine is not None and not engine.live_restore
+        engine = report.engine if report else None
+        self._ends_all |= engine is not None and not engine.live_restore
 
     def back(self, now: datetime) -> None:
         if self._lost_at is not None:
             self._past.append(Interruption(self._lost_at - OUTAGE_SLACK, now, self._ends_all))
         self._lost_at = None
+        self._ends_all = False
 
     def interruptions(self, booted_at: datetime | None) -> tuple[Interruption, ...]:
         """What ran before the last boot cannot have run through it, whenever the engine noticed."""

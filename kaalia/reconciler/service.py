@@ -192,7 +192,7 @@ class ReconcilerService:
         if is_new:
             log.warning("reconciler: nothing is done until the container engine answers: %s", error)
             books = await self._ledger.books()
-            self._outages.lost(self._clock.now(), books.report.engine if books.report else None)
+            self._outages.lost(self._clock.now(), books.report)
             ran = [row for row in books.workloads.values() if row.state is WorkloadState.RUNNING]
             reason = "the container engine of the machine does not answer"
             await self._ledger.tell(status.unknown(row, reason, self._clock.now()) for row in ran)
@@ -215,6 +215,7 @@ class ReconcilerService:
             # The engine went away, perhaps for less time than anybody needs to see it: what ended now did not end by
             # itself.
             self._outages.lost(self._clock.now())
+            self._outages.lost(self._clock.now(), (await self._ledger.books()).report)
         self.look_again()
         await asyncio.sleep(RELISTEN_S)
 
