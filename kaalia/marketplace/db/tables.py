@@ -262,3 +262,13 @@ invoices = Table(
 )
 """What went to (positive) or from (negative) a user's credit by other ways than charges. `type`: credit, reserved,
 refund, transfer, payout. `users.credit` holds their sum."""
+
+deposits = Table(
+    "deposits",
+    metadata,
+    Column("contract_id", Integer, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("prepaid_at", Float, nullable=False),
+)
+"""Reserved contracts: `document` is a Reservation JSON. The money stays in the user's credit, from which the use is
+charged; what of it is locked is worked out."""
