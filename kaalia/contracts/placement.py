@@ -153,7 +153,15 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if one.is_new and (reason := _not_admitted(one, machine)):
         return Wish(contract, Want.WAIT, reason=reason)
-    return None
+    return Wish(contract, Want.RUN) if _has_given_up(one) else None
+
+
+def _has_given_up(one: Held) -> bool:
+    """It did not come up, and nobody has asked for another try: it needs no GPUs, so that nobody yields to it."""
+    status, contract = one.workload, one.contract
+    if status is None or status.state is not WorkloadState.FAILED or status.generation < contract.generation:
+        return False
+    return status.restarts_done >= contract.restart_count
 
 
 def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> dict[int, Verdict]:

@@ -259,3 +259,15 @@ def test_no_gpu_is_granted_twice_and_a_holder_keeps_his(
     for wish in planned.wishes:
         assert all(owners.get(uuid, wish.contract.contract_id) == wish.contract.contract_id for uuid in wish.gpu_uuids)
     assert planned == plan(held, machine(gpus=4, owners=owners), START)
+
+
+def test_a_bid_yields_to_on_demand_and_not_to_one_that_did_not_come_up() -> None:
+    bid = running(contract(51, kind=ContractKind.INTERRUPTIBLE))
+    one_gpu = machine(gpus=1, owners={UUIDS[0]: 51})
+
+    yields = by_id(plan([bid, Held(contract(52))], one_gpu, START))
+    failed = Held(contract(52), build_status(52, state=WorkloadState.FAILED, container_id=None, gpu_uuids=()))
+    stays = by_id(plan([bid, failed], one_gpu, START))
+
+    assert (yields[51].want, yields[52].want) == (Want.YIELD, Want.WAIT)
+    assert stays[51] == Wish(bid.contract, Want.RUN, (UUIDS[0],))
