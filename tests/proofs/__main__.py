@@ -5,13 +5,14 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, dockerd, kill_matrix, metering, offline, restart, state
+from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, restart, state
 
 PROOFS = {
     "offline": offline.prove,
     "restart": restart.prove,
     "client": client.prove,
     "clock": clock.prove,
+    "disk": disk.prove,
     "dockerd": dockerd.prove,
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,

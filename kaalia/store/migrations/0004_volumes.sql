@@ -6,12 +6,6 @@ CREATE TABLE volumes (
     place TEXT
 ) STRICT;
 
--- Images that kaalia itself pulled, and when a contract last needed each: only these may be evicted.
-CREATE TABLE pulled_images (
-    reference TEXT PRIMARY KEY,
-    used_at REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-
 -- The newest count of who has which bytes of the disk; one row.
 CREATE TABLE disk_ledger (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
