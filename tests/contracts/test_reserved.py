@@ -24,7 +24,7 @@ def test_the_documented_refunds(days: int, refund: int) -> None:
 def test_three_months_give_the_documented_discount() -> None:
     one = reserved.reserve(Decimal(3 * 720) * Decimal("0.7"), Decimal(1), MOST)
 
-    assert (round(one.months, 3), round(one.discount_rate, 3)) == (3, Decimal("0.3"))
+    assert (round(one.months, 3), round(one.discount_rate, 3)) == (Decimal(3), Decimal("0.3"))
 
 
 def test_the_owner_limits_the_discount() -> None:
