@@ -20,10 +20,21 @@ from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.marketplace import auth, billing, create_request, listings, machines, sealing, search, templates, volumes
+from kaalia.marketplace import (
+    accounts,
+    auth,
+    billing,
+    create_request,
+    listings,
+    machines,
+    sealing,
+    search,
+    templates,
+    volumes,
+)
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
-from kaalia.marketplace.db.tables import api_keys, asks, contracts, secrets, ssh_keys
+from kaalia.marketplace.db.tables import api_keys, asks, contracts, ssh_keys
 from kaalia.marketplace.listings import AskRecord
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
@@ -264,7 +275,7 @@ async def _write(
         marketplace_url=context.settings.public_url,
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
-    contract = _contract(draft, identity, await _secrets(tx, user_id), machine.listing, now)
+    contract = _contract(draft, identity, await accounts.secrets_of(tx, user_id), machine.listing, now)
     text = document.encode(contract)
     if len(text) > CONTRACT_MAX_CHARS:
         message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
@@ -341,13 +352,6 @@ async def _keep_key(tx: AsyncConnection, user_id: int, identity: Identity, now: 
             created_at=now.timestamp(),
         )
     )
-
-
-async def _secrets(tx: AsyncConnection, user_id: int) -> dict[str, str]:
-    rows = await tx.execute(
-        sa.select(secrets.c.key, secrets.c.value).where(secrets.c.user_id == user_id).order_by(secrets.c.key)
-    )
-    return {row.key: row.value for row in rows}
 
 
 async def _ssh_keys(tx: AsyncConnection, user_id: int) -> tuple[str, ...]:
