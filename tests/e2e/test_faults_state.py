@@ -83,10 +83,13 @@ def test_a_daemon_that_starts_on_a_full_disk_finds_its_tenants_and_goes_on_by_it
     try:
         stack.start_daemon()
         wait_until("the log to name it", lambda: "[state_disk_full]" in stack.log_text("daemon")[told:], 20)
-        assert stack.local_state(tenant) == "running"
+        wait_until("safe mode", lambda: (found := status(stack)) and found.safe_mode, 20)
+        assert problems(stack) == {"state_disk_full"}
+        assert process(stack, tenant) == before
     finally:
         filler.unlink()
 
+    wait_until("the daemon to find the tenant", lambda: stack.local_state(tenant) == "running", 60)
     late = rent(stack)
     stack.wait_status(late, "running", 60)
     assert process(stack, tenant) == before
