@@ -99,7 +99,8 @@ class World:
             api.call("DELETE", f"/api/v0/instances/{number}/", {})
             del self.wished[number]
         elif work == REBOOT:
-            self.reboots[number] = self.stack.engine.inspect(f"C.{number}")["State"]["StartedAt"]
+            if found := self.witness.containers().get(number):  # what was never made is only launched
+                self.reboots[number] = found["State"]["StartedAt"]
             api.call("PUT", f"/api/v0/instances/reboot/{number}/", {})
         else:
             self.wished[number] = "running" if work == START else "stopped"
