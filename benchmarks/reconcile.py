@@ -26,6 +26,7 @@ from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.actions import Record
 from kaalia.reconciler.diff import Sight, diff
 from kaalia.runtime.base import Observed, ObservedState
+from kaalia.units import GIB
 from tests.support.builders import build_contract, build_report, build_status
 from tests.support.clock import START
 from tests.support.scene import scene
@@ -99,7 +100,7 @@ def world() -> tuple[list[Held], dict[int, Observed | Sight], Machine]:
 
 
 def readoption(containers: int) -> dict[str, float]:
-    with scene(gpus=f"{containers}xRTX_4090") as (stack, image):
+    with scene(gpus=f"{containers}xRTX_4090", disk_bytes=(containers + 10) * GIB) as (stack, image):
         stack.list_machine()
         ids = [rent(stack, image) for _ in range(containers)]
         wait_until("all to run", lambda: set(ids) <= heard(stack, 0), 300, 0.2)

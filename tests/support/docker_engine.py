@@ -35,6 +35,7 @@ class PrivateDocker(EngineApi):
         bridge_cidr: str = "172.29.0.1/24",
         options: Sequence[str] = (),
         has_live_restore: bool = True,
+        disk_bytes: int = DISK_BYTES,
     ) -> None:
         super().__init__(root / "docker.sock")
         self.root = root
@@ -42,6 +43,7 @@ class PrivateDocker(EngineApi):
         self.exec_root = root / "exec"
         self.extra_path = extra_path
         self._has_quota = has_quota
+        self._disk_bytes = disk_bytes
         self._bridge = bridge
         self._bridge_cidr = bridge_cidr
         self._options = (*options, *(["--live-restore"] if has_live_restore else []))
@@ -204,7 +206,7 @@ class PrivateDocker(EngineApi):
         """A btrfs image as data root; where the kernel has no loop devices or no btrfs, overlay2 must do."""
         image = self.root / "data.img"
         with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
+            file.truncate(self._disk_bytes)
         try:
             _run("mkfs.btrfs", "-q", str(image))
             _run("mount", "-o", "loop", str(image), str(self.data_root))

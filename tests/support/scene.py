@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.docker_engine import PrivateDocker
+from tests.support.docker_engine import DISK_BYTES, PrivateDocker
 from tests.support.fake_nvidia.build import build, environment, install_hook
 from tests.support.fake_nvidia.profiles import machine, write
 from tests.support.images import import_demo
@@ -15,7 +15,12 @@ from tests.support.stack import Stack, StackOptions
 
 @contextmanager
 def scene(
-    gpus: str | None = None, folder: Path | None = None, *, has_live_restore: bool = True, **options: Any
+    gpus: str | None = None,
+    folder: Path | None = None,
+    *,
+    has_live_restore: bool = True,
+    disk_bytes: int = DISK_BYTES,
+    **options: Any,
 ) -> Iterator[tuple[Stack, str]]:
     """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090.
 
@@ -24,9 +29,10 @@ def scene(
     with ExitStack() as cleanup:
         home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
         hook = install_hook(home / "hook")
-        engine = cleanup.enter_context(
-            PrivateDocker(home / "docker", extra_path=hook.folder, has_live_restore=has_live_restore)
+        private = PrivateDocker(
+            home / "docker", extra_path=hook.folder, has_live_restore=has_live_restore, disk_bytes=disk_bytes
         )
+        engine = cleanup.enter_context(private)
         image = import_demo(engine)
         gpu_env = simulated_gpus(home, gpus) if gpus else None
         stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env, **options))
