@@ -1,6 +1,7 @@
 """Volumes end to end, by the real client: data outlive the instance, are shared on one machine, and have a quota."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,8 +108,9 @@ def test_a_delete_while_the_machine_is_away_is_done_when_it_is_back(stack: Stack
     wait_until("the space to be free", lambda: space(stack) == 3.0, 30)
 
 
-def test_orphans_are_shown_first_and_removed_on_demand(stack: Stack, docker_host: PrivateDocker) -> None:
-    root = next((docker_host.data_root / "kaalia-volumes").iterdir())
+def test_orphans_are_shown_first_and_removed_on_demand(stack: Stack) -> None:
+    told = json.loads(stack.kaalia("disk", "--socket", str(stack.socket), "--json").stdout)
+    root = Path(told["volume_folder"])
     (root / "V.4711").mkdir()
     (root / "V.4711.key").write_text("whose?")
     command = ("disk", "orphans", "--socket", str(stack.socket), "--json")
