@@ -11,7 +11,7 @@ from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState
-from kaalia.store import contracts, enrolment, machine, outbox, workloads
+from kaalia.store import conditions, contracts, enrolment, machine, outbox, workloads
 from kaalia.store.claims import Claim, ClaimKind, all_claims
 from kaalia.store.database import Transaction
 from kaalia.wire.local import DaemonStatus, GpuGroup, MarketplaceLink
@@ -45,7 +45,8 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     waiting = {stored.contract.contract_id: WorkloadState.WAITING for stored in contracts.all_contracts(tx)}
     states = Counter({**waiting, **{number: each.state for number, each in statuses.items()}}.values())
     clock = context.clock_problem()
-    problems = (*_problems(link, report, now), *([clock] if clock else []))
+    found = [one.condition.problem for one in conditions.all_open(tx)]
+    problems = (*_problems(link, report, now), *([clock] if clock else []), *found)
     return _document(context, now, link, report, listing, dict(states), all_claims(tx), problems)
 
 

@@ -5,9 +5,10 @@ from decimal import Decimal
 from kaalia.api import status
 from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
+from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import Missing
 from kaalia.model.workload import WorkloadState
-from kaalia.store import claims, contracts, enrolment, machine, outbox, workloads
+from kaalia.store import claims, conditions, contracts, enrolment, machine, outbox, workloads
 from kaalia.store.database import Transaction
 from kaalia.wire.local import DaemonStatus
 from tests.api.conftest import Local
@@ -67,6 +68,16 @@ async def test_a_silent_marketplace_is_told(local: Local) -> None:
     local.clock.advance(31 * 60)
 
     assert codes(await show(local)) == {"marketplace_silent"}
+
+
+async def test_what_a_service_found_wrong_is_told_until_it_is_well(local: Local) -> None:
+    wrong = Condition(Problem("audit_failed", "cannot agree"), Severity.WARN, "they agree again")
+    await local.database.transaction(rented)
+    await local.database.transaction(lambda tx: conditions.replace(tx, "audit", [wrong], START))
+    assert (await show(local)).problems == (wrong.problem,)
+
+    await local.database.transaction(lambda tx: conditions.replace(tx, "audit", [], START))
+    assert (await show(local)).problems == ()
 
 
 async def test_an_old_report_is_told(local: Local) -> None:

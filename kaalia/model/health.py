@@ -1,0 +1,39 @@
+"""What is wrong with the machine now, as one of its services found it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from kaalia.errors import Problem
+
+HOST = "host"
+"""The scope of what concerns the whole machine."""
+
+
+class Severity(StrEnum):
+    WARN = "warn"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+    """It could not be looked at. That is not the same as healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`problem.code` and `scope` (`host`, or the UUID of a GPU) name it; `clears_when` says what ends it by itself.
+
+    A condition is told; by itself it never stops a tenant.
+    """
+
+    problem: Problem
+    severity: Severity
+    clears_when: str
+    scope: str = HOST
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCondition:
+    """`source`: the service that found it; `since`: when it was first seen without a break."""
+
+    condition: Condition
+    source: str
+    since: datetime

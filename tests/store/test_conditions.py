@@ -1,0 +1,37 @@
+"""Each source owns its conditions, and what lasts keeps the moment it was first seen."""
+
+from datetime import timedelta
+from functools import partial
+
+from kaalia.errors import Problem
+from kaalia.model.health import Condition, OpenCondition, Severity
+from kaalia.store import conditions
+from kaalia.store.database import Database
+from tests.support.clock import START
+
+LATER = START + timedelta(minutes=1)
+
+
+def condition(code: str, evidence: str = "") -> Condition:
+    return Condition(Problem(code, "cannot be well", "do something", evidence), Severity.WARN, "it is well again")
+
+
+async def test_what_lasts_keeps_its_beginning_and_tells_its_newest_evidence(store: Database) -> None:
+    await store.transaction(lambda tx: conditions.replace(tx, "audit", [condition("a"), condition("b")], START))
+    newer = condition("b", "worse")
+
+    await store.transaction(lambda tx: conditions.replace(tx, "audit", [newer, condition("c")], LATER))
+
+    found = await store.read(conditions.all_open)
+    assert found == (OpenCondition(newer, "audit", START), OpenCondition(condition("c"), "audit", LATER))
+
+
+async def test_what_came_back_begins_anew_and_other_sources_are_left_alone(store: Database) -> None:
+    await store.transaction(lambda tx: conditions.replace(tx, "disk", [condition("d")], START))
+    for found, at in (([condition("a")], START), ([], START), ([condition("a")], LATER)):
+        await store.transaction(partial(conditions.replace, source="audit", found=found, now=at))
+
+    assert [(one.source, one.since) for one in await store.read(conditions.all_open)] == [
+        ("disk", START),
+        ("audit", LATER),
+    ]
