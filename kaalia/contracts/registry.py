@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass, field
 
+from kaalia.contracts.image import DOCKER_HUB
 from kaalia.errors import ContractError
 
-DEFAULT_REGISTRY = "docker.io"
 _OPTIONS = {"-u": "username", "--username": "username", "-p": "password", "--password": "password"}
 
 
@@ -44,7 +44,7 @@ def parse_login(text: str) -> RegistryLogin:
             values["registry"] = word
     if not values.get("username") or not values.get("password"):
         raise _invalid("user or password is missing")
-    return RegistryLogin(values.get("registry", DEFAULT_REGISTRY), values["username"], values["password"])
+    return RegistryLogin(values.get("registry", DOCKER_HUB), values["username"], values["password"])
 
 
 def _invalid(why: str) -> ContractError:

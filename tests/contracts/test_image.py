@@ -40,6 +40,14 @@ def test_references_that_docker_takes_are_taken(reference: str) -> None:
         "ubuntu/",
         "https://docker.io/ubuntu",
         "ubuntu@sha256:abc",
+        "ubuntu@md5:" + "a" * 32,
+        "ubuntu@sha256:" + "A" * 64,
+        "a b",
+        "-a",
+        "a:b:c",
+        "../etc",
+        "a" * 600,
+        "a:tag?x=1",
         "a" * 256,
         "ubuntu:" + "x" * 129,
         "übuntu",
@@ -52,6 +60,23 @@ def test_anything_else_is_refused_with_a_remedy(reference: str) -> None:
 
     assert caught.value.code == "image_invalid"
     assert caught.value.problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("reference", "normal", "registry"),
+    [
+        ("ubuntu", "ubuntu:latest", "docker.io"),
+        ("vastai/kvm", "vastai/kvm:latest", "docker.io"),
+        ("docker.io/library/busybox", "docker.io/library/busybox:latest", "docker.io"),
+        ("index.docker.io/library/busybox:1", "index.docker.io/library/busybox:1", "docker.io"),
+        ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1", "ghcr.io"),
+        ("localhost:5000/a", "localhost:5000/a:latest", "localhost:5000"),
+        ("a@sha256:" + "0" * 64, "a@sha256:" + "0" * 64, "docker.io"),
+    ],
+)
+def test_a_reference_is_normalised(reference: str, normal: str, registry: str) -> None:
+    assert image.normalise(reference) == normal
+    assert image.registry_of(normal) == registry
 
 
 @given(st.text(max_size=2000))

