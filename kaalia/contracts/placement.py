@@ -196,11 +196,12 @@ def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterabl
     """Of the contracts without GPUs, who has the machine keeps it; the others wait."""
     tenant = next((one.contract.contract_id for one in contracts if _is_whole(one.contract) and _occupies(one)), None)
     for wish in wishes:
-        if wish.want is Want.RUN and _is_whole(wish.contract):
-            tenant = tenant or wish.contract.contract_id
-            if tenant != wish.contract.contract_id:
-                wish = Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)  # noqa: PLW2901
-        yield wish
+        if wish.want is not Want.RUN or not _is_whole(wish.contract):
+            yield wish
+            continue
+        tenant = tenant or wish.contract.contract_id
+        is_first = tenant == wish.contract.contract_id
+        yield wish if is_first else Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)
 
 
 def _is_whole(contract: Contract) -> bool:

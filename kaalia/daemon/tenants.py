@@ -23,14 +23,10 @@ from kaalia.runtime.labels import machine_name
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.service import Tasks, run_forever
 from kaalia.store import enrolment
-from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
-from kaalia.store.enrolment import Enrolment
 from kaalia.sync.enroll import load_key
 from kaalia.wire import signature
-
-ENROLMENT_LOOK_S = 2.0
-"""`kaalia enroll` writes from another process, which rings no bell here."""
 
 
 class TenantsService:
@@ -62,7 +58,7 @@ class TenantsService:
         await run_forever(self.name, self._reconcile)
 
     async def _reconcile(self) -> None:
-        member = await self._enrolment()
+        member = await enrolment.wait_for(self._database, self._enrolled)
         key = await asyncio.to_thread(load_key, self._config.state_dir)
         machine = machine_name(member.machine_id, signature.key_id(key))
         self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
@@ -105,11 +101,6 @@ class TenantsService:
         if self._runtime is None:
             raise WorkloadError("not_enrolled", f"cannot read logs of contract {contract_id}: not enrolled yet")
         return await self._runtime.logs(contract_id, tail)
-
-    async def _enrolment(self) -> Enrolment:
-        while (member := await self._database.read(enrolment.get)) is None:
-            await wait(self._enrolled, ENROLMENT_LOOK_S)
-        return member
 
 
 def _is_port_busy(port: int, protocol: Protocol) -> bool:

@@ -23,7 +23,6 @@ from kaalia.wire import document, facts, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import (
     LONG_POLL_S,
-    TASK_RESULT_MAX_BYTES,
     Envelope,
     RegistryLoginReply,
     Snapshot,
@@ -32,6 +31,7 @@ from kaalia.wire.protocol import (
     StatusReply,
     TaskRequest,
     TaskResult,
+    shortened,
 )
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 SNAPSHOT_LIFE = timedelta(hours=1)
 """New contracts of a snapshot are not admitted later than this after its issue."""
 _NUMBER_MAX = 2**53
-TRUNCATED = "[cut: only the last part of the result is kept]\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ def _in_words(message: StatusMessage) -> str:
 
 async def take_result(context: Context, machine_id: int, task_id: str, result: TaskResult) -> None:
     """Keep a task's first result and wake who waits for it. Raises ApiError 404 `task_unknown`."""
-    kept = document.encode(replace(result, text=truncated(result.text)))
+    kept = document.encode(replace(result, text=shortened(result.text)))
     mine = sa.and_(tables.tasks.c.task_id == task_id, tables.tasks.c.machine_id == machine_id)
     async with context.engine.begin() as tx:
         await tx.execute(sa.update(tables.tasks).where(mine, tables.tasks.c.result.is_(None)).values(result=kept))
@@ -160,14 +159,6 @@ async def registry_login(context: Context, machine_id: int, contract_id: int) ->
     if login is None:
         raise ApiError(404, "login_unknown", f"cannot find a registry login of contract {contract_id}")
     return login
-
-
-def truncated(text: str) -> str:
-    """At most TASK_RESULT_MAX_BYTES of UTF-8: the end of the text, after a notice."""
-    raw = text.encode(errors="replace")
-    if len(raw) <= TASK_RESULT_MAX_BYTES:
-        return text
-    return TRUNCATED + raw[len(TRUNCATED) - TASK_RESULT_MAX_BYTES :].decode(errors="ignore")
 
 
 async def _newer(context: Context, machine_id: int, epoch: int, revision: int) -> Envelope | None:

@@ -199,11 +199,10 @@ class Ledger:
         await self._database.transaction(work, ring_later=Topic.OUTBOX)
 
     def _put(self, tx: Transaction, *statuses: WorkloadStatus, sight: Observed | None = None) -> None:
-        for status in statuses:
-            known = workloads.get(tx, status.contract_id)
-            if known is not None and known.as_of > status.as_of:
-                # The wall clock went back. Statuses are ordered by their times, so an earlier one would not be heard.
-                status = replace(status, as_of=known.as_of)  # noqa: PLW2901
+        for seen in statuses:
+            known = workloads.get(tx, seen.contract_id)
+            # The wall clock may go back. Statuses are ordered by their times, so an earlier one would not be heard.
+            status = seen if known is None else replace(seen, as_of=max(seen.as_of, known.as_of))
             workloads.put(tx, status)
             self._measure(tx, status, sight)
             outbox.add(tx, MessageKind.WORKLOAD, _STATUS.dump_json(status).decode(), self._clock.now())

@@ -1,11 +1,16 @@
 """Where this machine is enrolled, and the newest snapshot it accepted from there."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.clock import from_epoch
-from kaalia.store.database import Transaction
+from kaalia.store.changes import wait
+from kaalia.store.database import Database, Transaction
+
+LOOK_S = 2.0
+"""`kaalia enroll` writes from another process, which rings no bell here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,13 @@ def get(tx: Transaction) -> Enrolment | None:
         return None
     keys = json.loads(row["marketplace_keys"])
     return Enrolment(row["url"], row["machine_id"], keys, from_epoch(row["enrolled_at"]))
+
+
+async def wait_for(database: Database, bell: asyncio.Event) -> Enrolment:
+    """The enrolment, as soon as there is one. `bell`: of Topic.ENROLMENT."""
+    while (found := await database.read(get)) is None:
+        await wait(bell, LOOK_S)
+    return found
 
 
 def put_snapshot(tx: Transaction, snapshot: AcceptedSnapshot) -> None:

@@ -14,9 +14,8 @@ from kaalia.errors import MarketplaceError, UnreachableError
 from kaalia.runtime.base import RegistryLogin
 from kaalia.service import run_forever
 from kaalia.store import enrolment
-from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
-from kaalia.store.enrolment import Enrolment
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
@@ -28,8 +27,6 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 60.0
 """A marketplace counts a machine as offline after three of them."""
-ENROLMENT_LOOK_S = 2.0
-"""`kaalia enroll` writes from another process, which rings no bell here."""
 
 
 class SyncService:
@@ -82,7 +79,7 @@ class SyncService:
         return RegistryLogin(reply.registry, reply.username, reply.password)
 
     async def _converse(self) -> None:
-        member = await self._enrolment()
+        member = await enrolment.wait_for(self._database, self._enrolled)
         key = await asyncio.to_thread(load_key, self._state_dir)
         client = self._client = MarketplaceClient(
             member.url, member.machine_id, key, self._clock, self._tls, self._heard
@@ -101,11 +98,6 @@ class SyncService:
             self._client = None
             await runner.close()
             await client.close()
-
-    async def _enrolment(self) -> Enrolment:
-        while (member := await self._database.read(enrolment.get)) is None:
-            await wait(self._enrolled, ENROLMENT_LOOK_S)
-        return member
 
     def _backoff(self) -> Backoff:
         return Backoff(self._chance)

@@ -17,14 +17,13 @@ from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
 from kaalia.sync.log_filter import apply_filter
 from kaalia.sync.story import tell
-from kaalia.wire.protocol import TASK_RESULT_MAX_BYTES, TaskRequest, TaskResult, Verb
+from kaalia.wire.protocol import TaskRequest, TaskResult, Verb, shortened
 
 log = logging.getLogger(__name__)
 
 ANSWER_S = 7.0
 """The client of the marketplace waits nine seconds for logs, the marketplace eight."""
 AT_ONCE_MAX = 4
-CUT = "[cut: these are the last lines only]\n"
 
 ReadLogs = Callable[[int, int], Awaitable[str]]
 """(contract_id, tail) to the last lines of the workload's output."""
@@ -112,14 +111,6 @@ class TaskRunner:
             except MarketplaceError as error:
                 log.warning("task %s: the result was refused: %s", request.verb, error)
                 return None
-
-
-def shortened(text: str) -> str:
-    """At most TASK_RESULT_MAX_BYTES of UTF-8: the end of the text, after a notice."""
-    raw = text.encode(errors="replace")
-    if len(raw) <= TASK_RESULT_MAX_BYTES:
-        return text
-    return CUT + raw[len(CUT) - TASK_RESULT_MAX_BYTES :].decode(errors="ignore")
 
 
 def _last_lines(text: str, count: int) -> str:

@@ -28,6 +28,8 @@ LONG_POLL_S = 50.0
 MAX_CLOCK_SKEW_S = 300.0
 """A request signature older or newer than this is refused with code `clock_skew`."""
 TASK_RESULT_MAX_BYTES = 1024 * 1024
+CUT = "[cut: these are the last lines only]\n"
+"""What a text begins with of which `shortened` kept the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +160,11 @@ class RegistryLoginReply:
     registry: str
     username: str
     password: str = field(repr=False)
+
+
+def shortened(text: str) -> str:
+    """At most TASK_RESULT_MAX_BYTES of UTF-8: the end of the text, after a notice."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= TASK_RESULT_MAX_BYTES:
+        return text
+    return CUT + raw[len(CUT) - TASK_RESULT_MAX_BYTES :].decode(errors="ignore")

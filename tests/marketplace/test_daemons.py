@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import daemons, machines, sealing
+from kaalia.marketplace import machines, sealing
 from kaalia.marketplace.db import tables
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, signature
 from kaalia.wire.protocol import (
+    CUT,
     TASK_RESULT_MAX_BYTES,
     MessageKind,
     RegistryLoginReply,
@@ -345,7 +346,7 @@ async def test_large_result_is_cut_with_a_notice(tmp_path: Path) -> None:
     assert reply.status == 204
     assert kept is not None
     assert len(kept.text.encode()) <= TASK_RESULT_MAX_BYTES
-    assert kept.text.startswith(daemons.TRUNCATED)
+    assert kept.text.startswith(CUT)
     assert kept.text.endswith("end")
 
 

@@ -14,8 +14,8 @@ from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.sync import tasks as module
 from kaalia.sync.backoff import Backoff
-from kaalia.sync.tasks import CUT, ReadLogs, TaskRunner, shortened
-from kaalia.wire.protocol import TASK_RESULT_MAX_BYTES, TaskRequest, TaskResult, Verb
+from kaalia.sync.tasks import ReadLogs, TaskRunner
+from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
 from tests.marketplace.support import Market
 from tests.sync.support import Machine, contract, open_pair, rent, status
 
@@ -152,14 +152,6 @@ async def test_task_is_done_once_and_late_ones_are_dropped(tmp_path: Path) -> No
         await runner.close()
 
     assert asked == [2]
-
-
-def test_long_text_keeps_its_end() -> None:
-    short = shortened("ä" * TASK_RESULT_MAX_BYTES + "end")
-    assert len(short.encode()) <= TASK_RESULT_MAX_BYTES
-    assert short.startswith(CUT)
-    assert short.endswith("end")
-    assert shortened("ok") == "ok"
 
 
 async def test_rented_contract_reads_like_any_other(tmp_path: Path) -> None:
