@@ -9,6 +9,7 @@ from kaalia import __version__
 from kaalia.api.context import Context
 from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
+from kaalia.model.health import Severity
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState
 from kaalia.store import conditions, contracts, enrolment, machine, outbox, workloads
@@ -24,7 +25,7 @@ async def read(context: Context) -> DaemonStatus:
     """The status now. Raises StoreError; in safe mode it answers, since that is what a person must see then."""
     now = context.clock.now()
     if context.safe_mode:
-        return _document(context, now, None, None, None, {}, (), (context.safe_mode,))
+        return _document(context, now, None, None, None, {}, (), (context.safe_mode,), ())
     return await context.read(lambda tx: _read(context, tx, now))
 
 
@@ -44,10 +45,12 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     statuses = workloads.all_workloads(tx)
     waiting = {stored.contract.contract_id: WorkloadState.WAITING for stored in contracts.all_contracts(tx)}
     states = Counter({**waiting, **{number: each.state for number, each in statuses.items()}}.values())
-    clock = context.clock_problem()
-    found = [one.condition.problem for one in conditions.all_open(tx)]
-    problems = (*_problems(link, report, now), *([clock] if clock else []), *found)
-    return _document(context, now, link, report, listing, dict(states), all_claims(tx), problems)
+    found = [one.condition for one in conditions.all_open(tx)]
+    warnings = tuple(one.problem for one in found if one.severity is Severity.WARN)
+    worse = [one.problem for one in found if one.severity is not Severity.WARN]
+    now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]
+    problems = (*_problems(link, report, now), *now_wrong, *worse)
+    return _document(context, now, link, report, listing, dict(states), all_claims(tx), problems, warnings)
 
 
 def _link(tx: Transaction) -> MarketplaceLink | None:
@@ -74,6 +77,7 @@ def _document(
     states: dict[WorkloadState, int],
     claims: Iterable[Claim],
     problems: tuple[Problem, ...],
+    warnings: tuple[Problem, ...],
 ) -> DaemonStatus:
     driver = report.driver if report else None
     return DaemonStatus(
@@ -91,6 +95,7 @@ def _document(
         reported_at=report.collected_at if report else None,
         contracts=states,
         problems=problems,
+        warnings=warnings,
     )
 
 

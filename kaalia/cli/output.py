@@ -73,7 +73,15 @@ def print_error(error: KaaliaError) -> int:
 
 
 def print_problem(problem: Problem, out: Console) -> None:
-    out.print(f"[bold red]{escape(problem.message)}[/] [dim]\\[{problem.code}][/]", soft_wrap=True)
+    _print_told(f"[bold red]{escape(problem.message)}[/]", problem, out)
+
+
+def print_warning(problem: Problem, out: Console) -> None:
+    _print_told(f"[yellow]warning: {escape(problem.message)}[/]", problem, out)
+
+
+def _print_told(headline: str, problem: Problem, out: Console) -> None:
+    out.print(f"{headline} [dim]\\[{problem.code}][/]", soft_wrap=True)
     if problem.evidence:
         out.print(f"  [dim]seen:[/] {escape(problem.evidence)}", soft_wrap=True)
     if problem.remedy:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from kaalia.errors import StoreError
+from kaalia.errors import Problem, StoreError
 from kaalia.store.changes import Changes, Topic
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ LATER_S = 1.0
 Transaction = sqlite3.Connection
 """An open transaction; noun functions take it first."""
 
+_CANNOT_WRITE = frozenset({"state_disk_full", "state_corrupt", "state_unavailable"})
+"""What is wrong with the database itself; other refusals are of the work that was to be done."""
 _REMEDY_SPACE = "free space in the state directory, then the daemon goes on by itself"
 
 
@@ -34,6 +36,12 @@ class Database:
         self._changes = changes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
+        self._write_problem: Problem | None = None
+
+    @property
+    def write_problem(self) -> Problem | None:
+        """Why the last transaction with a change could not be written; None: it was."""
+        return self._write_problem
 
     async def open(self) -> None:
         """Open, check and migrate. Raises StoreError `state_corrupt`, `state_newer` or `state_unavailable`."""
@@ -68,6 +76,7 @@ class Database:
 
     def _commit(self, work: Callable[[Transaction], T]) -> T:
         connection = self._open_connection()
+        changes_before = connection.total_changes
 
         def run() -> T:
             connection.execute("BEGIN IMMEDIATE")
@@ -80,7 +89,15 @@ class Database:
                 raise
             return result
 
-        return _guarded(run)
+        try:
+            result = _guarded(run)
+        except StoreError as error:
+            if error.code in _CANNOT_WRITE:
+                self._write_problem = error.problem
+            raise
+        if connection.total_changes > changes_before:
+            self._write_problem = None
+        return result
 
     def _open(self) -> None:
         def run() -> sqlite3.Connection:

@@ -37,7 +37,7 @@ class GpuGroup:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """One screen about the daemon. `problems` is empty when all is well."""
+    """One screen about the daemon. `problems` is empty when all is well; `warnings` may stay for ever."""
 
     version: str
     pid: int
@@ -55,6 +55,8 @@ class DaemonStatus:
     contracts: dict[WorkloadState, int]
     """How many contracts are in which state."""
     problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+    """Conditions of severity `warn`: worth knowing, and no reason to call the machine unwell."""
 
 
 @dataclass(frozen=True, slots=True)

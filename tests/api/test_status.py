@@ -71,13 +71,19 @@ async def test_a_silent_marketplace_is_told(local: Local) -> None:
 
 
 async def test_what_a_service_found_wrong_is_told_until_it_is_well(local: Local) -> None:
-    wrong = Condition(Problem("audit_failed", "cannot agree"), Severity.WARN, "they agree again")
+    warning = Condition(Problem("audit_failed", "cannot agree"), Severity.WARN, "they agree again")
+    wrong = Condition(Problem("gpu_lost", "cannot see it"), Severity.CRITICAL, "it is seen again")
+    unseen = Condition(Problem("gpu_unseen", "cannot look"), Severity.UNKNOWN, "it can be looked at")
     await local.database.transaction(rented)
-    await local.database.transaction(lambda tx: conditions.replace(tx, "audit", [wrong], START))
-    assert (await show(local)).problems == (wrong.problem,)
+    found = [warning, wrong, unseen]
+    await local.database.transaction(lambda tx: conditions.replace(tx, "audit", found, START))
+    document = await show(local)
+    assert document.problems == (wrong.problem, unseen.problem)
+    assert document.warnings == (warning.problem,)
 
     await local.database.transaction(lambda tx: conditions.replace(tx, "audit", [], START))
-    assert (await show(local)).problems == ()
+    document = await show(local)
+    assert (document.problems, document.warnings) == ((), ())
 
 
 async def test_an_old_report_is_told(local: Local) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from kaalia.errors import Problem
+from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import GpuDriver, Missing
 from kaalia.model.workload import WorkloadState
-from kaalia.store import contracts, machine, workloads
+from kaalia.store import conditions, contracts, machine, workloads
 from tests.cli.conftest import Daemon, Run
 from tests.support.builders import build_contract, build_report, build_status
 from tests.support.clock import START
@@ -38,6 +39,17 @@ def test_status_of_an_unwell_machine_ends_with_1_and_remedies(run: Run, daemon: 
     assert result.code == 1
     assert "[not_enrolled]" in result.out
     assert "remedy: run: kaalia enroll URL --token-file FILE" in result.out
+
+
+def test_a_warning_is_shown_and_does_not_make_the_machine_unwell(run: Run, rented: Daemon) -> None:
+    warning = Condition(Problem("ports_odd", "cannot be sure", "look"), Severity.WARN, "it is sure")
+    rented.write(lambda tx: conditions.replace(tx, "ports", [warning], START))
+
+    result = run("status", "--socket", str(rented.socket))
+
+    assert result.code == 0
+    assert "warning: cannot be sure [ports_odd]" in result.out
+    assert "remedy: look" in result.out
 
 
 def test_report_marks_simulated_gpus_and_says_what_was_not_read(run: Run, rented: Daemon) -> None:

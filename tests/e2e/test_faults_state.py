@@ -61,6 +61,7 @@ def test_a_full_state_directory_holds_up_what_is_new_and_nothing_else(stack: Sta
     try:
         late = rent(stack)
         wait_until("the log to name it", lambda: "[state_disk_full]" in stack.log_text("daemon"), 30)
+        wait_until("the host to be told", lambda: problems(stack) == {"state_disk_full"}, 30)
         row = stack.instance(tenant)
         was_created = stack.engine.has_container(f"C.{late}")
     finally:
@@ -72,6 +73,7 @@ def test_a_full_state_directory_holds_up_what_is_new_and_nothing_else(stack: Sta
     assert not was_created
     stack.wait_status(late, "running", 60)
     assert process(stack, tenant) == before
+    wait_until("all to be well", lambda: problems(stack) == set(), 30)
     destroy(stack, late)
 
 

@@ -188,7 +188,11 @@ async def test_a_full_disk_is_said_and_goes_on_by_itself(tmp_path: Path, small_f
     assert "free space" in caught.value.problem.remedy
 
     assert await database.read(count) == 1
+    assert database.write_problem == caught.value.problem
+    await database.transaction(count)
+    assert database.write_problem is not None, "nothing was written, so nothing is proven"
     await database.transaction(note)
+    assert database.write_problem is None
     assert await database.read(count) == 2
     await database.close()
 
@@ -235,4 +239,17 @@ async def test_what_was_committed_survives_a_kill_and_what_was_not_is_gone(tmp_p
 
     messages = await database.read(lambda tx: outbox.pending(tx, 100))
     assert [message.body for message in messages] == [str(number) for number in range(7)]
+    await database.close()
+
+
+async def test_a_refusal_of_the_work_is_no_problem_of_the_database(tmp_path: Path) -> None:
+    database = await opened(tmp_path / "state.db")
+
+    def refuse(tx: Transaction) -> None:
+        raise StoreError("claim_taken", "cannot claim")
+
+    with pytest.raises(StoreError):
+        await database.transaction(refuse)
+
+    assert database.write_problem is None
     await database.close()

@@ -1,4 +1,4 @@
-"""`kaalia status`: one screen; exit code 1 when something is wrong."""
+"""`kaalia status`: one screen; exit code 1 when something is wrong; a warning is shown and is no reason."""
 
 import os
 
@@ -37,6 +37,9 @@ def _print(document: DaemonStatus, out: Console) -> None:
     for problem in document.problems:
         out.print()
         output.print_problem(problem, out)
+    for warning in document.warnings:
+        out.print()
+        output.print_warning(warning, out)
 
 
 def _daemon(document: DaemonStatus) -> str:
