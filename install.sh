@@ -11,6 +11,9 @@ source=$here
 ports=40000-40799
 start=yes
 pip_options=()
+doing=install
+# shellcheck source=scripts/steps.sh
+. "$here/scripts/steps.sh"
 
 usage() {
     cat <<'USAGE'
@@ -27,57 +30,28 @@ Usage: install.sh [OPTION]...
 USAGE
 }
 
-fail() {
-    printf 'install.sh: cannot install: %s\n  remedy: %s\n' "$1" "$2" >&2
-    exit "${3:-1}"
-}
-
-say() { printf '%s\n' "$*"; }
-
-# Print a step; unless this is a dry run, do it.
-step() {
-    printf '+ %s\n' "$*"
-    if [ "$dry_run" = no ]; then "$@"; fi
-}
-
-# Print a step that writes stdin to a file; unless this is a dry run, do it, whole or not at all.
-write() {
-    printf '+ write %s (mode %s)\n' "$1" "$2"
-    if [ "$dry_run" = no ]; then
-        cat >"$1.new"
-        chmod "$2" "$1.new"
-        mv "$1.new" "$1"
-    else
-        cat >/dev/null
-    fi
-}
-
-value_of() {
-    if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 wants a value" "see install.sh --help" 2; fi
-    printf '%s' "$2"
-}
-
 while [ $# -gt 0 ]; do
     case $1 in
         --dry-run) dry_run=yes ;;
         --no-start) start=no ;;
-        --ports) ports=$(value_of "$@") && shift ;;
-        --source) source=$(value_of "$@") && shift ;;
-        --python) python=$(value_of "$@") && shift ;;
-        --pip-option) pip_options+=("$(value_of "$@")") && shift ;;
+        --ports) ports=$(value_of "$@"); shift ;;
+        --source) source=$(value_of "$@"); shift ;;
+        --python) python=$(value_of "$@"); shift ;;
+        --pip-option) pip_options+=("$(value_of "$@")"); shift ;;
         --pip-option=*) pip_options+=("${1#*=}") ;;
-        --prefix) prefix=$(value_of "$@") && shift ;;
+        --prefix) prefix=$(value_of "$@"); shift ;;
         --help) usage && exit 0 ;;
         *) fail "$1 is no option" "see install.sh --help" 2 ;;
     esac
     shift
 done
 
-case $prefix in "" | /*) ;; *) fail "--prefix $prefix is no absolute path" "begin it with /" 2 ;; esac
+check_prefix "$prefix"
 opt=$prefix/opt/kaalia
 etc=$prefix/etc/kaalia
 units=$prefix/etc/systemd/system
 links=$prefix/usr/local/bin
+sysctl_file=$prefix/etc/sysctl.d/99-z-kaalia-ports.conf
 
 check_machine() {
     [ "$(uname -s)" = Linux ] || fail "this is $(uname -s), not Linux" "use a Linux machine" 2
@@ -157,6 +131,33 @@ log:
 CONFIG
 }
 
+# Renters' ports lie where the kernel takes ports for outgoing connections: without this, one of those may sit on a port
+# that is promised to a renter. Named to be read last, since of several files the last one counts.
+reserve_range() {
+    local range before now
+    range=$("$opt/releases/$1/bin/python" -P -c '
+import os, pathlib, sys
+from kaalia.config import load
+ports = load(pathlib.Path(sys.argv[1]), os.environ).ports
+print(f"{ports.first}-{ports.last}")' "$etc/kaalia.yaml" 2>/dev/null) || range=$ports
+    now=$(reserved_ports "$prefix")
+    before=$now
+    if [ -e "$sysctl_file" ]; then
+        before=$(noted before "$sysctl_file")
+        now=$(port_set "$now" - "$(port_set "$(noted range "$sysctl_file")" - "$before")")
+    fi
+    now=$(port_set "$now" + "$range")
+    step mkdir -p "${sysctl_file%/*}"
+    write "$sysctl_file" 0644 <<CONFIG
+# Written by kaalia's install.sh from ports.range: no outgoing connection takes a port of renters.
+# All that was reserved then is here too; after a change of either, run install.sh again.
+# range: $range
+# before: $before
+net.ipv4.ip_local_reserved_ports = $now
+CONFIG
+    [ -n "$prefix" ] || reserve_ports "$now"
+}
+
 install_units() {
     step mkdir -p "$units"
     local unit
@@ -189,6 +190,7 @@ name=$(release_name)
 install_release "$name"
 install_configuration
 switch_release "$name"
+reserve_range "$name"
 install_units
 forget_old_releases "$name"
 if [ "$dry_run" = yes ]; then

@@ -3,10 +3,14 @@
 # containers run, since nobody would end them at their agreed time. Removes no container, image or volume.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dry_run=no
 prefix=
 purge=no
 force=no
+doing=uninstall
+# shellcheck source=scripts/steps.sh
+. "$here/scripts/steps.sh"
 
 usage() {
     cat <<'USAGE'
@@ -20,37 +24,23 @@ Usage: uninstall.sh [OPTION]...
 USAGE
 }
 
-fail() {
-    printf 'uninstall.sh: cannot uninstall: %s\n  remedy: %s\n' "$1" "$2" >&2
-    exit "${3:-1}"
-}
-
-# Print a step; unless this is a dry run, do it.
-step() {
-    printf '+ %s\n' "$*"
-    if [ "$dry_run" = no ]; then "$@"; fi
-}
-
 while [ $# -gt 0 ]; do
     case $1 in
         --dry-run) dry_run=yes ;;
         --purge) purge=yes ;;
         --force) force=yes ;;
-        --prefix)
-            if [ $# -lt 2 ] || [ -z "$2" ]; then fail "--prefix wants a value" "see uninstall.sh --help" 2; fi
-            prefix=$2
-            shift
-            ;;
+        --prefix) prefix=$(value_of "$@"); shift ;;
         --help) usage && exit 0 ;;
         *) fail "$1 is no option" "see uninstall.sh --help" 2 ;;
     esac
     shift
 done
 
-case $prefix in "" | /*) ;; *) fail "--prefix $prefix is no absolute path" "begin it with /" 2 ;; esac
+check_prefix "$prefix"
 opt=$prefix/opt/kaalia
 etc=$prefix/etc/kaalia
 units=$prefix/etc/systemd/system
+sysctl_file=$prefix/etc/sysctl.d/99-z-kaalia-ports.conf
 
 # The engine that the daemon uses; Docker's usual socket when that cannot be read any more.
 docker_host() {
@@ -90,6 +80,16 @@ stop_units() {
     if [ -z "$prefix" ] && [ -d /run/systemd/system ]; then step systemctl daemon-reload; fi
 }
 
+# What others reserved, before kaalia or since, stays reserved.
+free_ports() {
+    local own
+    [ -e "$sysctl_file" ] || return 0
+    own=$(port_set "$(noted range "$sysctl_file")" - "$(noted before "$sysctl_file")")
+    step rm -f "$sysctl_file"
+    [ -z "$prefix" ] || return 0
+    reserve_ports "$(port_set "$(reserved_ports "$prefix")" - "$own")"
+}
+
 remove_program() {
     step rm -f "$prefix/usr/local/bin/kaalia"
     step rm -rf "$opt"
@@ -110,6 +110,7 @@ if [ -z "$prefix" ] && [ "$dry_run" = no ] && [ "$(id -u)" != 0 ]; then
 fi
 refuse_while_rented
 stop_units
+free_ports
 remove_program
 remove_data
-if [ "$dry_run" = yes ]; then printf 'dry run: nothing was changed\n'; else printf 'done\n'; fi
+if [ "$dry_run" = yes ]; then say "dry run: nothing was changed"; else say "done"; fi

@@ -48,7 +48,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(prefix: Path) -> None:
     done = script("install.sh", "--dry-run", "--prefix", str(prefix), "--python", sys.executable)
 
     assert done.returncode == 0, done.stderr
-    for step in ("-m venv", "pip install", "kaalia.yaml", "--check", "current", "kaalia.service"):
+    for step in ("-m venv", "pip install", "kaalia.yaml", "--check", "current", "99-z-kaalia-ports.conf", "kaalia.service"):
         assert step in done.stdout
     assert not prefix.exists()
 
@@ -59,6 +59,7 @@ def test_a_dry_run_for_the_whole_machine_names_systemd(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "+ systemctl daemon-reload" in done.stdout
     assert "+ systemctl restart kaalia.service" in done.stdout
+    assert "+ sysctl -q -w net.ipv4.ip_local_reserved_ports=" in done.stdout
 
 
 def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
@@ -93,7 +94,16 @@ def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["--nope"], ["--ports"], ["--ports", "lots"], ["--prefix", "relative"], ["--source", "/nonexistent"]]
+    "args",
+    [
+        ["--nope"],
+        ["--ports"],
+        ["--prefix"],
+        ["--pip-option"],
+        ["--ports", "lots"],
+        ["--prefix", "relative"],
+        ["--source", "/nonexistent"],
+    ],
 )
 def test_wrong_usage_of_the_installer_ends_with_2_and_a_remedy(args: list[str]) -> None:
     done = script("install.sh", "--dry-run", *args)
@@ -101,6 +111,59 @@ def test_wrong_usage_of_the_installer_ends_with_2_and_a_remedy(args: list[str]) 
     assert done.returncode == 2
     assert "cannot install" in done.stderr
     assert "remedy:" in done.stderr
+    assert "+ " not in done.stdout
+
+
+@pytest.mark.parametrize("args", [["--nope"], ["--prefix"], ["--prefix", "relative"]])
+def test_wrong_usage_of_the_uninstaller_ends_with_2_and_a_remedy(args: list[str]) -> None:
+    done = script("uninstall.sh", "--dry-run", *args)
+
+    assert done.returncode == 2
+    assert "cannot uninstall" in done.stderr
+    assert "+ " not in done.stdout
+
+
+def test_the_ports_of_renters_are_reserved_next_to_what_is_reserved_already(prefix: Path, wheel: Path) -> None:
+    kernel = prefix / "proc/sys/net/ipv4/ip_local_reserved_ports"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text("8080,41090-41199\n")
+    file = prefix / "etc/sysctl.d/99-z-kaalia-ports.conf"
+
+    assert install(prefix, wheel, "--ports", "41000-41099").returncode == 0
+    written = file.read_text()
+    assert "\nnet.ipv4.ip_local_reserved_ports = 8080,41000-41199\n" in written
+    kernel.write_text("8080,41000-41199\n")  # as after a boot
+    assert install(prefix, wheel).returncode == 0
+    assert file.read_text() == written, "repeating changes nothing"
+
+    config = prefix / "etc/kaalia/kaalia.yaml"
+    config.write_text(config.read_text().replace("41000-41099", "42000-42099"))
+    assert install(prefix, wheel).returncode == 0
+    assert "= 8080,41090-41199,42000-42099\n" in file.read_text(), "the range is that of the configuration"
+    assert script("uninstall.sh", "--prefix", str(prefix)).returncode == 0
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("one", "sign", "other", "result"),
+    [
+        ("", "+", "40000-40799", "40000-40799"),
+        ("8080,40100-41000", "+", "40000-40799", "8080,40000-41000"),
+        ("8080,40000-41000", "-", "40000-40799", "8080,40800-41000"),
+        ("1-3", "-", "1-3", ""),
+        ("65535", "+", "1,2", "1-2,65535"),
+    ],
+)
+def test_sets_of_ports_are_joined_and_taken_apart(one: str, sign: str, other: str, result: str) -> None:
+    command = '. "$1"; port_set "$2" "$3" "$4"'
+    done = subprocess.run(
+        ["bash", "-c", command, "test", ROOT / "scripts/steps.sh", one, sign, other],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    assert done.stdout == f"{result}\n"
 
 
 def docker_that_says(folder: Path, text: str, code: int = 0) -> str:
