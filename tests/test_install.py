@@ -48,7 +48,15 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(prefix: Path) -> None:
     done = script("install.sh", "--dry-run", "--prefix", str(prefix), "--python", sys.executable)
 
     assert done.returncode == 0, done.stderr
-    for step in ("-m venv", "pip install", "kaalia.yaml", "--check", "current", "99-z-kaalia-ports.conf", "kaalia.service"):
+    for step in (
+        "-m venv",
+        "pip install",
+        "kaalia.yaml",
+        "--check",
+        "current",
+        "99-z-kaalia-ports.conf",
+        "kaalia.service",
+    ):
         assert step in done.stdout
     assert not prefix.exists()
 

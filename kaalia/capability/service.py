@@ -1,13 +1,17 @@
-"""Keeps the capability report current: reads the machine, stores what it is, tells the marketplace what changed."""
+"""Keeps the capability report current: reads the machine, stores what it is, tells the marketplace what changed.
+
+Tells the owner when the kernel may take ports of renters for itself.
+"""
 
 import asyncio
 import logging
 
+from kaalia.capability import ports
 from kaalia.capability.report import Inputs, collect, digest
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
 from kaalia.service import run_forever
-from kaalia.store import machine, outbox
+from kaalia.store import conditions, machine, outbox
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
@@ -47,12 +51,14 @@ class CapabilityService:
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
         report = await collect(self._inputs, self._clock.now())
+        wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         found = digest(report)
         changed = found != self._sent_digest
         due = changed or self._clock.monotonic_s() - self._sent_at_s >= self._resend_s
 
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)
+            conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
             if due:
                 outbox.replace(tx, MessageKind.REPORT, document.encode(report), report.collected_at)
 

@@ -116,3 +116,23 @@ def listening_ports(protocol: Protocol, root: Path = ROOT) -> frozenset[int]:
             if words[3] == _LISTENING[protocol]:
                 ports.add(int(words[1].rpartition(":")[2], 16))
     return frozenset(ports)
+
+
+def outgoing_ports(root: Path = ROOT) -> range:
+    """The ports that the kernel gives to outgoing connections by itself. Raises HostError `unreadable`."""
+    text = read_text(root / "proc/sys/net/ipv4/ip_local_port_range")
+    return _port_range("-".join(text.split()), text)
+
+
+def reserved_ports(root: Path = ROOT) -> tuple[range, ...]:
+    """Those of them that it leaves out, as set by net.ipv4.ip_local_reserved_ports. Raises HostError `unreadable`."""
+    text = read_text(root / "proc/sys/net/ipv4/ip_local_reserved_ports")
+    return tuple(_port_range(part, text) for part in text.split(",") if part)
+
+
+def _port_range(part: str, text: str) -> range:
+    first, _, last = part.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise unreadable("the kernel's ranges of ports", f"{text[:80]!r} is none") from None

@@ -9,10 +9,11 @@ from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.errors import WorkloadError
 from kaalia.host.nvml import NvmlProbe
+from kaalia.model.health import Severity
 from kaalia.model.machine import Engine, MachineReport, PortRange
 from kaalia.service import run_services
+from kaalia.store import conditions, outbox
 from kaalia.store import machine as machine_rows
-from kaalia.store import outbox
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.wire import document
@@ -29,6 +30,12 @@ async def engine() -> Engine:
 
 def service(store: Database, clock: FakeClock, probe: NvmlProbe) -> CapabilityService:
     return CapabilityService(store, clock, Inputs(probe, engine, PORTS, public_ip="203.0.113.7"), resend_s=300)
+
+
+def put(root: Path, name: str, text: str) -> None:
+    folder = root / "proc/sys/net/ipv4"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
 
 
 async def sent(store: Database) -> list[MachineReport]:
@@ -122,6 +129,25 @@ async def test_a_failing_driver_is_reported_and_healed(
     assert any("died" in entry.reason for entry in failed.missing)
     assert len(healed.gpus) == 1
     assert await sent(store) == [healed]
+
+
+async def test_ports_that_the_kernel_may_take_are_a_condition_until_they_are_reserved(
+    store: Database, clock: FakeClock, simulated: MakeProbe, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    put(root, "ip_local_port_range", "32768\t60999\n")
+    put(root, "ip_local_reserved_ports", "\n")
+    inputs = Inputs(simulated(machine("1xT4")), engine, PORTS, public_ip="203.0.113.7", root=root)
+    subject = CapabilityService(store, clock, inputs)
+    await subject.refresh()
+    (found,) = await store.read(conditions.all_open)
+    assert (found.source, found.condition.problem.code) == ("ports", "ports_not_reserved")
+    assert found.condition.severity is Severity.WARN
+
+    put(root, "ip_local_reserved_ports", "40000-40799\n")
+    await subject.refresh()
+
+    assert await store.read(conditions.all_open) == ()
 
 
 async def test_unsent_reports_do_not_pile_up(store: Database, clock: FakeClock, simulated: MakeProbe) -> None:
