@@ -6,10 +6,13 @@ from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import HostError
-from kaalia.host import pci
+from kaalia.host import pci, system
 from kaalia.host.nvml import NvmlProbe, NvmlReading, NvmlState
 from kaalia.host.pci import PciDevice
+from kaalia.model.gpu_use import GpuProcess
 from kaalia.model.machine import Gpu, GpuDriver, Missing
+
+Found = tuple[tuple[Gpu, ...], GpuDriver | None, tuple[GpuProcess, ...] | None]
 
 _LINK_FIELDS = {
     "pci_gen_max": "gen_max",
@@ -20,10 +23,26 @@ _LINK_FIELDS = {
 """Field of Gpu -> field of PciDevice, for drivers that do not tell the link."""
 
 
-async def collect(probe: NvmlProbe, root: Path, gaps: Gaps) -> tuple[tuple[Gpu, ...], GpuDriver | None]:
-    """The GPUs in NVML's order, and their driver. Why one is absent stands in `gaps`."""
+async def collect(probe: NvmlProbe, root: Path, gaps: Gaps) -> Found:
+    """The GPUs in NVML's order, their driver, and who uses them (None: nobody could be asked).
+
+    Why one is absent stands in `gaps`.
+    """
     reading = await probe.read()
-    return await asyncio.to_thread(_complete, reading, root, gaps), reading.driver
+    processes = await asyncio.to_thread(_users, reading, root) if reading.state is NvmlState.OK else None
+    return await asyncio.to_thread(_complete, reading, root, gaps), reading.driver, processes
+
+
+def _users(reading: NvmlReading, root: Path) -> tuple[GpuProcess, ...]:
+    """The processes that are still there, at once after the reading: ids are given anew."""
+    found = []
+    for uuid, pid in reading.processes:
+        try:
+            name, containers = system.process_name(pid, root), system.process_containers(pid, root)
+        except HostError:
+            continue
+        found.append(GpuProcess(uuid, pid, name, containers))
+    return tuple(found)
 
 
 def _complete(reading: NvmlReading, root: Path, gaps: Gaps) -> tuple[Gpu, ...]:

@@ -16,6 +16,7 @@ from kaalia.capability import disk, gpu, network, system
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import KaaliaError
 from kaalia.host.nvml import NvmlProbe
+from kaalia.model.gpu_use import GpuUse
 from kaalia.model.machine import Cpu, Engine, Gpu, MachineReport, Memory, Network, PortRange, System
 from kaalia.wire import document
 
@@ -39,27 +40,34 @@ class Inputs:
 
 async def collect(inputs: Inputs, now: datetime) -> MachineReport:
     """One report, in about 0.1 s; at worst as long as the probe's deadline. Raises nothing of kaalia's."""
+    report, _ = await survey(inputs, now)
+    return report
+
+
+async def survey(inputs: Inputs, now: datetime) -> tuple[MachineReport, GpuUse | None]:
+    """A report, and which processes use the GPUs, of the same reading of the driver: the report leaves the machine."""
     gaps = Gaps()
-    gpus_driver, engine, local = await asyncio.gather(
+    (gpus, driver, processes), engine, local = await asyncio.gather(
         gpu.collect(inputs.probe, inputs.root, gaps),
         _engine(inputs.engine, gaps),
         asyncio.to_thread(_local, inputs, gaps),
     )
     space = await disk.collect(engine.data_root if engine else None, inputs.root, gaps)
     cpu_facts, memory, network_facts, system_facts = local
-    return MachineReport(
+    report = MachineReport(
         collected_at=now,
         agent_version=__version__,
         system=system_facts,
         cpu=cpu_facts,
         memory=memory,
         network=network_facts,
-        gpus=gpus_driver[0],
-        driver=gpus_driver[1],
+        gpus=gpus,
+        driver=driver,
         disk=space,
         engine=engine,
         missing=tuple(sorted(gaps.missing, key=lambda entry: (entry.field, entry.reason))),
     )
+    return report, None if processes is None else GpuUse(now, processes)
 
 
 def digest(report: MachineReport) -> str:

@@ -7,11 +7,11 @@ import asyncio
 import logging
 
 from kaalia.capability import ports
-from kaalia.capability.report import Inputs, collect, digest
+from kaalia.capability.report import Inputs, digest, survey
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
 from kaalia.service import run_forever
-from kaalia.store import conditions, machine, outbox
+from kaalia.store import conditions, gpu_use, machine, outbox
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
@@ -50,7 +50,7 @@ class CapabilityService:
 
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
-        report = await collect(self._inputs, self._clock.now())
+        report, use = await survey(self._inputs, self._clock.now())
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         found = digest(report)
         changed = found != self._sent_digest
@@ -59,6 +59,8 @@ class CapabilityService:
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)
             conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
+            if use is not None:
+                gpu_use.put(tx, use)
             if due:
                 outbox.replace(tx, MessageKind.REPORT, document.encode(report), report.collected_at)
 

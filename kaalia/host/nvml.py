@@ -8,7 +8,7 @@ answer is HUNG without starting another.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +43,8 @@ class NvmlReading:
     driver: GpuDriver | None = None
     gpus: tuple[Gpu, ...] = ()
     missing: tuple[Missing, ...] = ()
+    processes: tuple[tuple[str, int], ...] = ()
+    """(GPU UUID, process id) of each that uses a GPU. `missing` has `gpus.0.processes` where they cannot be told."""
 
 
 class NvmlProbe:
@@ -103,7 +105,13 @@ def _reading(answer: dict[str, Any]) -> NvmlReading:
         if gpu is not None:
             gpus.append(gpu)
     driver, gaps = _driver(answer)
-    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing))
+    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing), tuple(_processes(answer["gpus"])))
+
+
+def _processes(entries: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    for entry in entries:
+        if "uuid" in entry:
+            yield from ((entry["uuid"], int(pid)) for pid in entry.get("processes", ()))
 
 
 def _gpu(entry: dict[str, Any]) -> tuple[Gpu | None, list[Missing]]:

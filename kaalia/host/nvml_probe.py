@@ -5,7 +5,7 @@ be read has its NVML error by name in `errors`, so that one unsupported field ne
 kaalia: it is started by path, isolated, and its memory counts in the daemon's budget.
 
 Answer: {"state": "ok" | "no_driver" | "failed", "reason"?, "simulated"?, "errors"?, "driver_version"?, "cuda_version"?,
-"gpus"?: [{"index", "errors", and the keys of GPU_FIELDS}]}
+"gpus"?: [{"index", "errors", and the keys of GPU_FIELDS}]}, where "processes" are the ids of those that use the GPU.
 """
 
 import ctypes
@@ -52,6 +52,18 @@ def _pci_address(gpu: Any) -> str:
     return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
 
 
+def _processes(gpu: Any) -> list[int]:
+    """Ids of the processes that compute or draw on it, as the machine counts them."""
+    found: set[int] = set()
+    for kind in ("Compute", "Graphics"):
+        try:
+            running = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_v3")(gpu)
+        except pynvml.NVMLError_FunctionNotFound:  # a driver before 510
+            running = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_v2")(gpu)
+        found |= {int(process.pid) for process in running}
+    return sorted(found)
+
+
 GPU_FIELDS: dict[str, Reader] = {
     "uuid": pynvml.nvmlDeviceGetUUID,
     "name": pynvml.nvmlDeviceGetName,
@@ -72,8 +84,9 @@ GPU_FIELDS: dict[str, Reader] = {
     "compute_capability": pynvml.nvmlDeviceGetCudaComputeCapability,
     "utilization_percent": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
     "display_active": lambda gpu: bool(pynvml.nvmlDeviceGetDisplayActive(gpu)),
+    "processes": _processes,
 }
-"""Named as in kaalia.model.machine.Gpu, in its units."""
+"""Named as in kaalia.model.machine.Gpu, in its units; `processes` are no fact of the GPU."""
 
 SYSTEM_FIELDS: dict[str, Callable[[], Any]] = {
     "driver_version": pynvml.nvmlSystemGetDriverVersion,

@@ -18,6 +18,8 @@ from kaalia.host.kernel import read_text, unreadable
 ROOT = Path("/")
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+"""In the path of a cgroup, as `/docker/ID` or `/system.slice/docker-ID.scope`."""
 _PLACEHOLDERS = frozenset(
     {"", "none", "default string", "to be filled by o.e.m.", "system product name", "not specified"}
 )
@@ -102,6 +104,22 @@ def addresses() -> tuple[tuple[str, str], ...]:
         for entry in entries
         if entry.family == socket.AF_INET and not entry.address.startswith("127.")
     )
+
+
+def process_name(pid: int, root: Path = ROOT) -> str:
+    """The kernel's short name of a process. Raises HostError `unreadable` when it is gone."""
+    return read_text(root / f"proc/{pid}/comm")
+
+
+def process_containers(pid: int, root: Path = ROOT) -> tuple[str, ...]:
+    """Ids of the containers whose cgroups hold a process, the outermost first; none: a process of the machine.
+
+    A tenant can make cgroups below its own only, so the outermost id is never a tenant's choice.
+    """
+    lines = read_text(root / f"proc/{pid}/cgroup").splitlines()
+    # cgroup v1 has one line for each controller, all with the same containers.
+    found = (tuple(_CONTAINER_ID.findall(line.split(":", 2)[-1])) for line in lines)
+    return max(found, key=len, default=())
 
 
 def _cpu_field(root: Path, *names: str) -> str:

@@ -1,6 +1,7 @@
 """The service: stores each report, tells the marketplace what is news, and survives a machine that fails."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kaalia.host.nvml import NvmlProbe
 from kaalia.model.health import Severity
 from kaalia.model.machine import Engine, MachineReport, PortRange
 from kaalia.service import run_services
-from kaalia.store import conditions, outbox
+from kaalia.store import conditions, gpu_use, outbox
 from kaalia.store import machine as machine_rows
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
@@ -60,6 +61,24 @@ async def test_the_first_report_is_stored_and_sent(
     assert await sent(store) == [report]
     assert machine_bell.is_set()
     assert outbox_bell.is_set()
+
+
+async def test_who_uses_the_gpus_is_kept_here_and_told_nobody(
+    store: Database, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    subject = service(store, clock, simulated(setting(0, "processes", os.getpid()) + machine("1xA100")))
+    await subject.refresh()
+    use = await store.read(gpu_use.get)
+
+    assert use is not None
+    assert [process.pid for process in use.processes] == [os.getpid()]
+    assert use.processes[0].name
+    assert all(str(os.getpid()) not in row.body for row in await store.read(lambda tx: outbox.pending(tx, 100)))
+
+    clock.advance(60)
+    write(profile, fault("nvmlInitWithFlags", "error 999") + machine("1xA100"))
+    await subject.refresh()
+    assert await store.read(gpu_use.get) == use  # nobody could be asked: the last word stands, with its time
 
 
 async def test_a_machine_that_stays_is_stored_but_not_sent_again(

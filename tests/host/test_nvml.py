@@ -90,6 +90,35 @@ async def test_a_change_of_the_machine_is_seen_at_the_next_reading(
     assert (after.gpus[0].temperature_c, after.gpus[0].pci_width_current) == (91, 4)
 
 
+async def test_names_the_processes_that_compute_or_draw(probe: Callable[..., NvmlProbe]) -> None:
+    many = " ".join(str(pid) for pid in range(100, 140))
+    text = setting(0, "processes", "4711 4712") + setting(0, "graphics_processes", "4712 900")
+    reading = await read(probe, text + setting(1, "processes", many) + machine("3xRTX_4090"))
+
+    assert reading.missing == ()
+    assert [pid for uuid, pid in reading.processes if uuid == gpu_uuid(0)] == [900, 4711, 4712]
+    assert [pid for uuid, pid in reading.processes if uuid == gpu_uuid(1)] == list(range(100, 140))
+    assert len(reading.processes) == 43
+
+
+async def test_a_gpu_that_does_not_tell_its_processes_hides_no_other(probe: Callable[..., NvmlProbe]) -> None:
+    text = setting(0, "processes", 70) + setting(1, "processes", 71) + machine("2xRTX_4090")
+    reading = await read(probe, text + fault("nvmlDeviceGetComputeRunningProcesses_v3", "error 3", gpu=1))
+
+    assert reading.missing == (Missing("gpus.1.processes", "NVMLError_NotSupported"),)
+    assert reading.processes == ((gpu_uuid(0), 70),)
+    assert len(reading.gpus) == 2
+
+
+async def test_an_older_driver_names_processes_too(tmp_path: Path) -> None:
+    older = build(tmp_path, [f"nvmlDeviceGet{kind}RunningProcesses_v3" for kind in ("Compute", "Graphics")])
+    write(tmp_path / "profile", setting(0, "processes", 4711) + machine("1xRTX_4090"))
+
+    reading = await NvmlProbe(env=environment(older, tmp_path / "profile"), deadline_s=60).read()
+
+    assert reading.processes == ((gpu_uuid(0), 4711),)
+
+
 async def test_an_absent_library_is_legal() -> None:
     reading = await NvmlProbe(env=NO_DRIVER_HERE).read()
 

@@ -116,3 +116,30 @@ def test_reads_this_machine() -> None:
     assert system.booted_at() < datetime.now(UTC)
     assert system.architecture(platform.machine()) in ("amd64", "arm64")
     assert system.architecture("riscv64") == "riscv64"
+
+
+ID, INNER = "ab" * 32, "cd" * 32
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "found"),
+    [
+        (f"0::/system.slice/docker-{ID}.scope\n", (ID,)),
+        (f"0::/docker/{ID}\n", (ID,)),
+        (f"0::/../../docker/{ID}/docker/{INNER}\n", (ID, INNER)),
+        (f"12:cpuset:/docker/{ID}\n1:name=systemd:/docker/{ID}\n0::/\n", (ID,)),
+        ("0::/user.slice/user-1000.slice/session-2.scope\n", ()),
+        (f"0::/docker/{ID}0\n", ()),
+    ],
+    ids=["systemd", "cgroupfs", "nested", "v1", "no container", "too long"],
+)
+def test_a_process_tells_its_containers(tmp_path: Path, cgroup: str, found: tuple[str, ...]) -> None:
+    write_files(tmp_path, {"proc/77/cgroup": cgroup, "proc/77/comm": "python3\n"})
+
+    assert system.process_containers(77, tmp_path) == found
+    assert system.process_name(77, tmp_path) == "python3"
+
+
+def test_a_process_that_is_gone_tells_nothing(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot read"):
+        system.process_containers(77, tmp_path)

@@ -5,6 +5,7 @@
  *
  *     system <key> <value>                     driver, nvml, cuda (12080 = 12.8), count
  *     gpu <index> <key> <value>                see the getters below for the keys; an absent key is "not supported"
+ *     gpu <index> processes <pid> ...          what computes there; an absent key is none; graphics_processes likewise
  *     gpu <index> lost_after <calls>           from that call on (per process) everything says "GPU is lost"
  *     fault <function> <verb> [argument]       verbs: error <code>, sleep_ms <n>, hang, abort, exit <code>, print <text>
  *     fault <function>[<index>] <verb> ...     the same, for one GPU only
@@ -358,3 +359,36 @@ result nvmlDeviceGetCudaComputeCapability(device gpu, int *major, int *minor) {
         return NOT_SUPPORTED;
     return SUCCESS;
 }
+
+struct process {
+    unsigned int pid;
+    u64 used_bytes;
+    unsigned int gpu_instance, compute_instance;
+};
+
+/* NVML's protocol: `count` is the room in, the number out; too little room is INSUFFICIENT_SIZE with the number. */
+static result processes(const char *function, device gpu, const char *key, unsigned int *count, struct process *out) {
+    char value[LINE_BYTES] = "", *rest = value, *end;
+    unsigned int room, found = 0;
+    if (!gpu || !count)
+        return INVALID_ARGUMENT;
+    result outcome = enter(function, gpu->index);
+    if (outcome != SUCCESS)
+        return outcome;
+    text_of(gpu->index, key, value);
+    room = out ? *count : 0;
+    for (unsigned long pid; (pid = strtoul(rest, &end, 10)), end != rest; rest = end, found++)
+        if (found < room)
+            out[found] = (struct process){(unsigned int)pid, 1u << 20, ~0u, ~0u};
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+#define PROCESSES(function, key)                                                                                       \
+    result function(device gpu, unsigned int *count, struct process *out) {                                            \
+        return processes(#function, gpu, key, count, out);                                                             \
+    }
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "processes")
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "processes")
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics_processes")
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics_processes")
