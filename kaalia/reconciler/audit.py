@@ -5,30 +5,39 @@ from datetime import datetime
 
 from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.ledger import Books, claims_of
+from kaalia.reconciler.quantities import of_contract
 from kaalia.runtime.base import Observed
+from kaalia.store.amounts import Amount, OwnerKind
 from kaalia.store.claims import Claim
 from kaalia.store.enrolment import AcceptedSnapshot
 
 
-def unclaimed(books: Books, present: Iterable[Observed]) -> tuple[list[Claim], list[str]]:
-    """Claims that the containers prove and the books lack; and sentences about what two of them use."""
+def unclaimed(books: Books, present: Iterable[Observed]) -> tuple[list[Claim], list[Amount], list[str]]:
+    """Claims and amounts that the containers prove and the books lack; and sentences about what two of them use."""
     owners = {(claim.kind, claim.key): claim.contract_id for claim in books.claims}
-    missing, conflicts = [], []
+    counted = {(amount.kind, amount.owner_id) for amount in books.amounts if amount.owner is OwnerKind.CONTRACT}
+    agreed = {stored.contract.contract_id: stored.contract for stored in books.contracts}
+    missing, sizes, conflicts = [], [], []
     for observed in present:
-        for claim in claims_of(observed, holds_gpus=observed.state in ALIVE):
+        is_alive = observed.state in ALIVE
+        for claim in claims_of(observed, holds_gpus=is_alive):
             owner = owners.get((claim.kind, claim.key))
             if owner is None:
                 owners[claim.kind, claim.key] = claim.contract_id
                 missing.append(claim)
             elif owner != claim.contract_id:
                 conflicts.append(f"{claim.kind} {claim.key} is used by C.{claim.contract_id} and by C.{owner}")
-    return missing, conflicts
+        if contract := agreed.get(observed.contract_id):  # without one nobody knows how much was promised
+            amounts = of_contract(contract, observed.generation, books.report, may_run=is_alive)
+            sizes += [one for one in amounts if (one.kind, one.owner_id) not in counted]
+    return missing, sizes, conflicts
 
 
 def forgotten(books: Books, kept: Collection[int]) -> set[int]:
     """Ids that only the books still know: neither agreed, nor present, nor in hand (`kept`)."""
     agreed = {stored.contract.contract_id for stored in books.contracts}
     claimed = {claim.contract_id for claim in books.claims}
+    claimed |= {amount.owner_id for amount in books.amounts if amount.owner is OwnerKind.CONTRACT}
     intended = {intent.contract_id for intent in books.intents}
     return (set(books.workloads) | claimed | intended) - agreed - set(kept)
 

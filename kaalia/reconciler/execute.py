@@ -66,6 +66,7 @@ async def fail(
     observed = None if isinstance(action, Launch) else await tools.runtime.inspect(contract_id)
     if observed is None or observed.state is ObservedState.CREATED:
         await tools.runtime.remove(contract_id)
+        await _prove_gone(tools, contract_id)
         await tools.ledger.settle(status.forget(failed), Frees.ALL, problem.code)
         return None
     if observed.state not in ALIVE:
@@ -124,13 +125,7 @@ async def _remove(tools: Tools, action: Remove, row: WorkloadStatus | None) -> O
     tools.checkpoint("remove.intended")
     await tools.runtime.remove(action.contract_id)
     tools.checkpoint("remove.done")
-    observed = await tools.runtime.inspect(action.contract_id)
-    if observed is not None:
-        raise WorkloadError(
-            "remove_stuck",
-            f"cannot remove {observed.name}: it is still {observed.state}",
-            remedy="see `journalctl -u docker` of the machine",
-        )
+    await _prove_gone(tools, action.contract_id)
     now = tools.clock.now()
     if action.successor is None:
         await tools.ledger.settle(status.ended(*ids, row, now), Frees.ALL)
@@ -143,10 +138,24 @@ async def _remove(tools: Tools, action: Remove, row: WorkloadStatus | None) -> O
     return None
 
 
+async def _prove_gone(tools: Tools, contract_id: int) -> None:
+    """Nothing is given back on the engine's promise alone. Raises WorkloadError `remove_stuck`."""
+    observed = await tools.runtime.inspect(contract_id)
+    if observed is not None:
+        raise WorkloadError(
+            "remove_stuck",
+            f"cannot remove {observed.name}: it is still {observed.state}",
+            remedy="see `journalctl -u docker` of the machine",
+        )
+
+
 async def _lose(tools: Tools, action: Lose, row: WorkloadStatus | None) -> Observed | None:
-    """Only a second, single look proves the loss."""
+    """Only a second, single look proves the loss. Its network is still there, and holds the subnet until it goes."""
     observed = await tools.runtime.inspect(action.contract_id)
     if observed is None:
+        if row is not None:
+            await tools.ledger.intend("remove", row)
+        await tools.runtime.remove(action.contract_id)
         lost = status.lost(action.contract_id, action.generation, row, tools.clock.now())
         await tools.ledger.settle(lost, Frees.ALL, "workload_lost")
     return observed

@@ -16,9 +16,23 @@ from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
+from kaalia.reconciler import quantities
 from kaalia.reconciler.actions import Frees
 from kaalia.runtime.base import Observed, ObservedState
-from kaalia.store import claims, contracts, enrolment, images, intents, journal, machine, outbox, volumes, workloads
+from kaalia.store import (
+    amounts,
+    claims,
+    contracts,
+    enrolment,
+    images,
+    intents,
+    journal,
+    machine,
+    outbox,
+    volumes,
+    workloads,
+)
+from kaalia.store.amounts import Amount, OwnerKind
 from kaalia.store.changes import Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.contracts import StoredContract
@@ -46,6 +60,7 @@ class Books:
     snapshot: AcceptedSnapshot | None
     volume_bytes: int = 0
     """Disk that volumes have."""
+    amounts: tuple[Amount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +99,9 @@ class Ledger:
     ) -> None:
         """Before a side effect: the intent, the GPUs it takes (None: leave them), and the status that says so.
 
-        `sight`: the container as it was seen last.
+        With GPUs come disk, CPU and memory. `sight`: the container as it was seen last.
 
-        Raises StoreError claim_taken; then nothing is written.
+        Raises StoreError claim_taken or claim_exceeds; then nothing is written.
         """
 
         def work(tx: Transaction) -> None:
@@ -94,6 +109,7 @@ class Ledger:
             if gpu_uuids is not None:
                 claims.release(tx, status.contract_id, (ClaimKind.GPU,))
                 claims.claim(tx, gpu_claims(status.contract_id, status.generation, gpu_uuids), now)
+                _claim_amounts(tx, status, now)
             intents.open_intent(tx, kind, status.contract_id, status.generation, now)
             self._put(tx, status, sight=sight)
 
@@ -114,6 +130,7 @@ class Ledger:
             subnet = Claim(ClaimKind.SUBNET, grant.subnet, *ids)
             claims.release(tx, status.contract_id)
             claims.claim(tx, (*gpu_claims(*ids, status.gpu_uuids), *port_claims(*ids, status.ports), subnet), now)
+            _claim_amounts(tx, status, now)
             intents.open_intent(tx, kind, *ids, now)
             self._put(tx, status)
             return grant
@@ -132,6 +149,7 @@ class Ledger:
         def work(tx: Transaction) -> None:
             intents.close_all(tx, status.contract_id, outcome, self._clock.now())
             claims.release(tx, status.contract_id, _FREED[frees])
+            amounts.release(tx, OwnerKind.CONTRACT, status.contract_id, quantities.FREED[frees])
             self._put(tx, status, sight=sight)
 
         await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
@@ -152,10 +170,27 @@ class Ledger:
     async def mark_public(self, *names: str) -> None:
         await self._database.transaction(lambda tx: images.delete_private(tx, names))
 
-    async def hold(self, wanted: Iterable[Claim]) -> None:
-        """Claims for what was found running, next to those that the books have."""
-        taken = tuple(wanted)
-        await self._database.transaction(lambda tx: claims.claim(tx, taken, self._clock.now()))
+    async def hold(self, wanted: Iterable[Claim], sizes: Iterable[Amount] = ()) -> None:
+        """Claims for what was found running, next to those that the books have. What exists is not refused."""
+        taken, counted = tuple(wanted), tuple(sizes)
+
+        def work(tx: Transaction) -> None:
+            claims.claim(tx, taken, self._clock.now())
+            amounts.claim(tx, counted, self._clock.now())
+
+        await self._database.transaction(work)
+
+    async def hold_subnets(self, found: Mapping[str, Claim]) -> None:
+        """Subnets of networks that were found, by the container they were found with: while the books still have it."""
+
+        def work(tx: Transaction) -> None:
+            busy = {intent.contract_id for intent in intents.open_intents(tx)}
+            for container_id, claim in found.items():
+                row = workloads.get(tx, claim.contract_id)
+                if row is not None and row.container_id == container_id and claim.contract_id not in busy:
+                    claims.claim(tx, [claim], self._clock.now())
+
+        await self._database.transaction(work)
 
     async def close_intents(self, contract_ids: Iterable[int]) -> None:
         """Reality was looked at, and there is nothing left to do."""
@@ -174,6 +209,7 @@ class Ledger:
         def work(tx: Transaction) -> None:
             for contract_id in gone:
                 claims.release(tx, contract_id)
+                amounts.release(tx, OwnerKind.CONTRACT, contract_id)
                 intents.close_all(tx, contract_id, "contract forgotten", self._clock.now())
                 workloads.delete(tx, contract_id)
             left = [start for start in journal.open_starts(tx) if start.contract_id in gone]
@@ -244,6 +280,13 @@ def claims_of(observed: Observed, holds_gpus: bool) -> tuple[Claim, ...]:
     return (*gpus, *port_claims(observed.contract_id, observed.generation, observed.ports))
 
 
+def _claim_amounts(tx: Transaction, status: WorkloadStatus, now: datetime) -> None:
+    agreed, report = contracts.get(tx, status.contract_id), machine.get_report(tx)
+    if agreed is not None:
+        wanted = quantities.of_contract(agreed, status.generation, report, may_run=True)
+        amounts.claim(tx, wanted, now, quantities.limits(report))
+
+
 def taken_ports(held: Iterable[Claim], but_of: int) -> set[tuple[int, Protocol]]:
     """Host ports of all contracts but one."""
     protocols = {kind: protocol for protocol, kind in _PORT_KINDS.items()}
@@ -260,4 +303,5 @@ def _read(tx: Transaction) -> Books:
         listing=machine.get_listing(tx),
         snapshot=enrolment.get_snapshot(tx),
         volume_bytes=volumes.held_bytes(tx),
+        amounts=amounts.all_amounts(tx),
     )

@@ -7,6 +7,7 @@ from kaalia.reconciler.actions import Action, Launch, Restart, Start
 
 TRANSIENT = frozenset(
     {
+        "claim_exceeds",
         "claim_taken",
         "engine_conflict",
         "network_busy",

@@ -360,16 +360,16 @@ class ReconcilerService:
         """Claims for all that exists, nothing for what is gone. True: the books changed."""
         unsure = {*self._in_flight, *self._sights.doubted}
         present = self._sights.present()
-        missing, conflicts = unclaimed(books, [one for one in present if one.contract_id not in unsure])
+        missing, sizes, conflicts = unclaimed(books, [one for one in present if one.contract_id not in unsure])
         for conflict in set(conflicts) - self._known_conflicts:
             log.error("reconciler: %s; nothing is stopped for that", conflict)
         self._known_conflicts = set(conflicts)
         gone = forgotten(books, {*unsure, *(one.contract_id for one in present)})
-        if missing:
-            await self._ledger.hold(missing)
+        if missing or sizes:
+            await self._ledger.hold(missing, sizes)
         if gone:
             await self._ledger.forget(gone)
-        return bool(missing or gone)
+        return bool(missing or sizes or gone)
 
     async def _close_settled(self, settled: list[Wish], books: Books) -> None:
         """Open intents of contracts that need nothing: a crash came between the deed and its record."""

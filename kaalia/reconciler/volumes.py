@@ -19,8 +19,9 @@ from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import BindMount, Volumes
 from kaalia.service import run_forever
+from kaalia.store import amounts, contracts, machine, volumes, workloads
 from kaalia.store import changes as bells
-from kaalia.store import contracts, machine, volumes, workloads
+from kaalia.store.amounts import AmountKind
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.store.volumes import StoredVolume
@@ -125,7 +126,9 @@ class VolumesService:
         """The intent, when the disk can keep the promise. Raises WorkloadError `disk_exhausted`."""
         report, volume = machine.get_report(tx), stored.volume
         if report is not None and report.disk is not None and stored.status is None:
-            left = report.disk.total_bytes - volumes.held_bytes(tx) - _instances_bytes(tx)
+            planned = volumes.held_bytes(tx) + _instances_bytes(tx)
+            # The ledger also knows of containers whose contract is forgotten.
+            left = report.disk.total_bytes - max(planned, amounts.total(tx, AmountKind.DISK))
             if volume.size_bytes > left:
                 raise WorkloadError(
                     "disk_exhausted",

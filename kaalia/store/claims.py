@@ -1,10 +1,14 @@
-"""Who owns which GPU, host port and subnet. The primary key makes a second owner impossible (I2)."""
+"""Who owns which GPU, host port and subnet. The primary key makes a second owner impossible (I2).
+
+What adds up instead of being one thing, such as bytes of disk, stands in `amounts`.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from kaalia.clock import from_epoch
 from kaalia.errors import StoreError
 from kaalia.store.database import Transaction
 
@@ -51,5 +55,13 @@ def release(tx: Transaction, contract_id: int, kinds: Iterable[ClaimKind] = tupl
 
 
 def all_claims(tx: Transaction) -> tuple[Claim, ...]:
-    rows = tx.execute("SELECT kind, key, contract_id, generation FROM claims").fetchall()
-    return tuple(Claim(ClaimKind(r["kind"]), r["key"], r["contract_id"], r["generation"]) for r in rows)
+    return tuple(claim for claim, _ in with_times(tx))
+
+
+def with_times(tx: Transaction) -> tuple[tuple[Claim, datetime], ...]:
+    """Each with the moment since which its owner has it."""
+    rows = tx.execute("SELECT * FROM claims").fetchall()
+    return tuple(
+        (Claim(ClaimKind(r["kind"]), r["key"], r["contract_id"], r["generation"]), from_epoch(r["claimed_at"]))
+        for r in rows
+    )

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from kaalia.contracts.volume import Volume
 from kaalia.model.volume import VolumeState, VolumeStatus
-from kaalia.store import outbox
+from kaalia.store import amounts, machine, outbox
+from kaalia.store.amounts import Amount, AmountKind, OwnerKind
 from kaalia.store.database import Transaction
 
 _VOLUME = TypeAdapter(Volume)
@@ -35,17 +36,22 @@ def upsert(tx: Transaction, volume: Volume) -> None:
 
 
 def put_status(tx: Transaction, status: VolumeStatus, now: datetime, place: str | None = None) -> None:
-    """The newest status, and the message that tells it. `place` None: as it was."""
+    """The newest status, its bytes in the ledger, and the message that tells it. `place` None: as it was.
+
+    Raises StoreError `claim_exceeds` for one that is to be made and does not fit.
+    """
     text = _STATUS.dump_json(status).decode()
     tx.execute(
         "UPDATE volumes SET status = ?, place = COALESCE(?, place) WHERE volume_id = ?",
         (text, place, status.volume_id),
     )
+    _account(tx, status, now)
     outbox.add(tx, _MESSAGE, text, now)
 
 
 def delete(tx: Transaction, volume_id: int) -> None:
     tx.execute("DELETE FROM volumes WHERE volume_id = ?", (volume_id,))
+    amounts.release(tx, OwnerKind.VOLUME, volume_id)
 
 
 def get(tx: Transaction, volume_id: int) -> StoredVolume | None:
@@ -69,6 +75,17 @@ def held_bytes(tx: Transaction) -> int:
         for stored in all_volumes(tx)
         if (stored.status.state if stored.status else None) not in gone
     )
+
+
+def _account(tx: Transaction, status: VolumeStatus, now: datetime) -> None:
+    """A volume has its bytes from the intent to make it until it is proven gone. What exists is not refused."""
+    if status.state in (VolumeState.FAILED, VolumeState.ENDED):
+        amounts.release(tx, OwnerKind.VOLUME, status.volume_id)
+    elif status.state is not VolumeState.REMOVING and (stored := get(tx, status.volume_id)):
+        size = Amount(AmountKind.DISK, OwnerKind.VOLUME, status.volume_id, 1, stored.volume.size_bytes)
+        report = machine.get_report(tx) if status.state is VolumeState.CREATING else None
+        limits = {AmountKind.DISK: report.disk.total_bytes} if report and report.disk else {}
+        amounts.claim(tx, [size], now, limits)
 
 
 def _stored(row: Any) -> StoredVolume:

@@ -17,7 +17,7 @@ from kaalia.model.workload import PortRequest, Protocol, WorkloadState, Workload
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
 from kaalia.runtime.base import ImageFacts, RegistryLogin
-from kaalia.store import claims, contracts, enrolment, intents, machine, outbox, workloads
+from kaalia.store import amounts, claims, contracts, enrolment, intents, machine, outbox, workloads
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim
 from kaalia.store.database import Database
@@ -159,6 +159,11 @@ class Rig:
     async def claims(self, contract_id: int = 51) -> set[Claim]:
         held = await self.store.read(claims.all_claims)
         return {claim for claim in held if claim.contract_id == contract_id}
+
+    async def amounts(self, contract_id: int = 51) -> dict[str, int]:
+        """What the ledger counts for a contract, by kind."""
+        found = await self.store.read(amounts.all_amounts)
+        return {one.kind.value: one.amount for one in found if (one.owner, one.owner_id) == ("contract", contract_id)}
 
     async def is_in(self, state: WorkloadState, contract_id: int = 51) -> bool:
         found = await self.store.read(lambda tx: workloads.get(tx, contract_id))

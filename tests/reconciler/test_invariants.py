@@ -1,6 +1,7 @@
 """I1, I2 and I3 against a renter, an owner, an engine and a daemon that all do what they like, in any order."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,17 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kaalia.contracts.contract import Contract, Desired, is_expired
-from kaalia.errors import WorkloadError
+from kaalia.errors import StoreError, WorkloadError
+from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import Observed, ObservedState, Placement
+from kaalia.store import amounts, volumes
+from kaalia.store.amounts import AmountKind, OwnerKind
 from kaalia.store.changes import Changes
 from kaalia.store.claims import all_claims
 from kaalia.store.contracts import mark_missing
 from kaalia.store.database import Database
 from kaalia.store.intents import open_intents
+from kaalia.units import GIB
 from tests.reconciler.rig import IMAGE, Rig, contract
-from tests.support.builders import build_report
+from tests.support.builders import build_report, build_volume
 from tests.support.clock import FakeClock
 from tests.support.fake_runtime import FakeRuntime, Faults
 
@@ -31,6 +36,8 @@ PICKS = st.integers(0, 3)
 WAYS = {"stop": Desired.STOPPED, "remove": Desired.ENDED}
 FATES = [(WAYS.get(point.split(".")[0], Desired.RUNNING), point) for point in crash.POINTS]
 """A wish, and a point on the way to its fulfilment."""
+DISK_BYTES = 60 * GIB
+"""Three contracts of the usual size fit, and not much more."""
 MUTATIONS = ("create", "start", "stop", "remove")
 
 
@@ -87,7 +94,7 @@ class WatchedRuntime(FakeRuntime):
 
 
 class Machine(RuleBasedStateMachine):
-    """One machine with two GPUs and a narrow port range, four contracts, one store that survives crashes."""
+    """One machine with two GPUs, few ports and a small disk, four contracts, one store that survives crashes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +117,9 @@ class Machine(RuleBasedStateMachine):
         self.runtime.rig = self.rig
         report = build_report(self.clock.now())
         network = replace(report.network, port_range=replace(report.network.port_range, first=40000, last=40011))
-        self.do(self.rig.prepare(replace(report, network=network)))
+        assert report.disk is not None
+        disk = replace(report.disk, total_bytes=DISK_BYTES)
+        self.do(self.rig.prepare(replace(report, network=network, disk=disk)))
         self.rent(gpus=1, hours=4, is_served=True)
         self.rent(gpus=1, hours=2, is_served=False)
         self.rent(gpus=2, hours=4, is_served=True)
@@ -120,11 +129,17 @@ class Machine(RuleBasedStateMachine):
 
     # The renter
 
-    @rule(gpus=st.sampled_from([1, 1, 2]), hours=st.integers(1, 4), is_served=st.booleans())
-    def rent(self, gpus: int, hours: int, is_served: bool) -> None:
+    @rule(
+        gpus=st.sampled_from([1, 1, 2]),
+        hours=st.integers(1, 4),
+        gib=st.sampled_from([16, 16, 30]),
+        is_served=st.booleans(),
+    )
+    def rent(self, gpus: int, hours: int, is_served: bool, gib: int = 16) -> None:
         if len(self._living()) < 4:
             end_at = self.clock.now() + timedelta(hours=hours)
-            self._put(contract(51 + len(self.agreed), gpus=gpus, end_at=end_at))
+            made = contract(51 + len(self.agreed), gpus=gpus, end_at=end_at)
+            self._put(replace(made, spec=replace(made.spec, disk_bytes=gib * GIB)))
         if is_served:
             self.turns(2)
 
@@ -145,6 +160,25 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICKS)
     def recycle(self, pick: int) -> None:
         self._change(pick, generation=self._pick(pick).generation + 1)
+
+    @rule(volume_id=st.integers(901, 903), gib=st.integers(1, 40), is_lucky=st.booleans())
+    def volume_moves_on(self, volume_id: int, gib: int, is_lucky: bool) -> None:
+        """A volume is made, when it fits, and ends, in the store that the contracts use."""
+
+        def work(tx: Any) -> None:
+            stored = volumes.get(tx, volume_id)
+            if stored is None or stored.status is None or stored.status.state is VolumeState.ENDED:
+                volumes.upsert(tx, build_volume(volume_id, gib * GIB))
+                state = VolumeState.CREATING
+            elif stored.status.state is VolumeState.CREATING:
+                state = VolumeState.READY if is_lucky else VolumeState.FAILED
+            else:
+                is_going = stored.status.state is VolumeState.REMOVING
+                state = VolumeState.ENDED if is_going else VolumeState.REMOVING
+            volumes.put_status(tx, VolumeStatus(volume_id, state, self.clock.now()), self.clock.now())
+
+        with suppress(StoreError):
+            self.do(self.store.transaction(work))
 
     @rule(pick=PICKS, hours=st.integers(1, 4))
     def extend(self, pick: int, hours: int) -> None:
@@ -286,6 +320,19 @@ class Machine(RuleBasedStateMachine):
             for port in one.ports:
                 assert held.get((f"port/{port.protocol}", str(port.host_port))) == one.contract_id, one
 
+    @invariant()
+    def no_byte_has_two_owners(self) -> None:
+        assert self.do(self.store.read(lambda tx: amounts.total(tx, AmountKind.DISK))) <= DISK_BYTES
+
+    @invariant()
+    def what_exists_has_its_bytes_and_what_runs_its_shares(self) -> None:
+        found = self.do(self.store.read(amounts.all_amounts))
+        held = {(one.kind, one.owner_id): one.amount for one in found if one.owner is OwnerKind.CONTRACT}
+        for one in self.runtime.containers.values():
+            assert held.get((AmountKind.DISK, one.contract_id)) == self.agreed[one.contract_id].spec.disk_bytes, one
+        for one in self.runtime.running().values():
+            assert {(AmountKind.CPU, one.contract_id), (AmountKind.RAM, one.contract_id)} <= held.keys(), one
+
     def teardown(self) -> None:
         """In the end, with engine and daemon well, everything is as it was wished."""
         try:
@@ -316,6 +363,7 @@ class Machine(RuleBasedStateMachine):
             assert row.state is WorkloadState.ENDED, row
         if row.container_id is None:
             assert await self.rig.claims(agreed.contract_id) == set(), row
+            assert await self.rig.amounts(agreed.contract_id) == {}, row
         if agreed.desired is not Desired.RUNNING or is_expired(agreed, self.clock.now()):
             assert not is_running, row
 

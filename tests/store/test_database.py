@@ -1,6 +1,7 @@
 """The state file: made from nothing, kept through kills, refused when it cannot be trusted."""
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -14,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from kaalia.errors import StoreError
-from kaalia.store import outbox
+from kaalia.store import amounts, outbox
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction, stream_id
 from tests.support.clock import START
 
 TABLES = {
+    "amounts",
     "claims",
     "contracts",
     "enrolment",
+    "gpu_use",
     "intents",
     "listing",
     "machine",
@@ -121,6 +124,26 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
     assert caught.value.code == "state_newer"
     assert caught.value.problem.remedy
+
+
+async def test_volumes_of_an_older_schema_get_their_bytes_in_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    states = ["creating", "ready", "removing", "failed", "ended", None]
+    await (await opened(path)).close()
+    with sqlite3.connect(path) as raw:
+        for number, state in enumerate(states, 1):
+            status = None if state is None else json.dumps({"volume_id": number, "state": state})
+            raw.execute("INSERT INTO volumes VALUES (?, ?, ?, NULL)", (number, '{"size_bytes": 10}', status))
+        for table in ("amounts", "gpu_use"):
+            raw.execute(f"DROP TABLE {table}")
+        raw.execute("PRAGMA user_version = 14")
+    raw.close()
+
+    database = await opened(path)
+    found = await database.read(amounts.all_amounts)
+    await database.close()
+
+    assert [(one.owner, one.owner_id, one.amount) for one in found] == [("volume", number, 10) for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "torn"])

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.model.machine import Cpu, Disk, Engine, Gpu, GpuDriver, MachineReport, Memory, Network, PortRange, System
 from kaalia.model.workload import (
     LaunchMode,
@@ -72,6 +73,10 @@ def build_contract(contract_id: int = 51, at: datetime = START, **changes: Any) 
         end_at=at + timedelta(days=10),
     )
     return replace(contract, **changes)
+
+
+def build_volume(volume_id: int = 901, size_bytes: int = 10 * GIB, **changes: Any) -> Volume:
+    return replace(Volume(volume_id, "k" * 32, size_bytes, VolumeDesired.PRESENT), **changes)
 
 
 def build_status(contract_id: int = 51, at: datetime = START, **changes: Any) -> WorkloadStatus:
