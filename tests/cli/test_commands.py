@@ -75,9 +75,19 @@ def test_real_gpus_are_not_marked(run: Run, daemon: Daemon) -> None:
 def test_contracts_are_a_table(run: Run, rented: Daemon) -> None:
     lines = run("contracts", "--socket", str(rented.socket)).out.splitlines()
 
-    assert lines[0].split() == ["ID", "State", "Image", "GPUs", "Ports", "Disk", "$/h", "Ends"]
-    assert lines[1].split()[:3] == ["51", "running", "docker.io/library/busybox:1.36"]
-    assert lines[2].split()[:2] == ["52", "waiting"]
+    assert lines[0].split() == ["ID", "Kind", "State", "Image", "GPUs", "Ports", "Disk", "$/h", "Ends"]
+    assert lines[1].split()[:3] == ["51", "on-demand", "running"]
+    assert lines[2].split()[:3] == ["52", "on-demand", "waiting"]
+
+
+def test_a_contract_that_waits_says_for_what(run: Run, rented: Daemon) -> None:
+    status = build_status(52, state=WorkloadState.STOPPED, status_msg="outbid: a higher bid has the GPUs")
+    rented.write(lambda tx: workloads.put(tx, status))
+
+    out = run("contracts", "--socket", str(rented.socket)).out
+
+    assert "contract 52: outbid: a higher bid has the GPUs" in out
+    assert "contract 51:" not in out
 
 
 def test_one_contract_is_told_in_full_but_for_its_secrets(run: Run, rented: Daemon) -> None:

@@ -5,10 +5,23 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from kaalia.cli import output
+from kaalia.contracts.contract import ContractKind, Desired
+from kaalia.model.workload import WorkloadState
 from kaalia.units import format_bytes
 from kaalia.wire.local import ContractView
+
+_KINDS = {
+    ContractKind.ON_DEMAND: "on-demand",
+    ContractKind.RESERVED: "reserved",
+    ContractKind.INTERRUPTIBLE: "bid",
+    ContractKind.DEFAULT_JOB: "default job",
+    ContractKind.SELFTEST: "self-test",
+}
+_ON_ITS_WAY = (WorkloadState.RUNNING, WorkloadState.STARTING, WorkloadState.CREATING)
+"""Their messages tell no more than the state."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,10 +49,11 @@ def contracts(
 
 
 def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
-    columns = (">ID", "State", "~Image", ">GPUs", ">Ports", ">Disk", ">$/h", "Ends")
+    columns = (">ID", "Kind", "State", "~Image", ">GPUs", ">Ports", ">Disk", ">$/h", "Ends")
     rows = (
         (
             str(view.contract_id),
+            _KINDS[view.kind],
             view.state.value,
             view.image,
             str(view.gpu_count),
@@ -55,13 +69,15 @@ def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
         if view.problem:
             out.print(f"\ncontract {view.contract_id}:")
             output.print_problem(view.problem, out)
+        elif view.desired is Desired.RUNNING and view.state not in _ON_ITS_WAY and view.status_msg:
+            out.print(f"\ncontract {view.contract_id}: {escape(view.status_msg)}", soft_wrap=True)
 
 
 def _print_one(view: ContractView, out: Console) -> None:
     ports = ", ".join(f"{port.host_port}->{port.container_port}/{port.protocol}" for port in view.ports)
     output.print_pairs(
         [
-            ("Contract", f"{view.contract_id}, generation {view.generation}, {view.kind}"),
+            ("Contract", f"{view.contract_id}, generation {view.generation}, {_KINDS[view.kind]}"),
             ("State", f"{view.state} (the renter wants it {view.desired})"),
             ("Message", view.status_msg),
             ("Image", f"{view.image}, launched as {view.launch_mode}"),
