@@ -14,6 +14,8 @@ from kaalia.log import about
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.launch import Settings
+from kaalia.reconciler.ledger import Ledger
+from kaalia.reconciler.selfaudit import AuditService
 from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import RegistryLogin, Runtime
@@ -65,6 +67,8 @@ class TenantsService:
         hands = self._hands(machine)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         disk = DiskService(self._database, self._changes, hands, runtime.usage, volumes, self._clock)
+        ledger = Ledger(self._database, self._clock)
+        audit = AuditService(self._database, ledger, runtime.inventory, self._clock)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
@@ -82,7 +86,7 @@ class TenantsService:
         )
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            for service in (volumes, disk):
+            for service in (volumes, disk, audit):
                 beside.start(service.name, service.run())
             try:
                 await reconciler.run()

@@ -266,6 +266,10 @@ def _seen(observed: Observed) -> Seen:
     return Seen(is_running, observed.started_at, observed.finished_at)
 
 
+def claim_kind_of(protocol: Protocol) -> ClaimKind:
+    return _PORT_KINDS[protocol]
+
+
 def gpu_claims(contract_id: int, generation: int, gpu_uuids: Iterable[str]) -> tuple[Claim, ...]:
     return tuple(Claim(ClaimKind.GPU, uuid, contract_id, generation) for uuid in gpu_uuids)
 

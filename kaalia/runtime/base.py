@@ -15,6 +15,7 @@ from kaalia.contracts.volume import Volume
 from kaalia.model.machine import Engine
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import PortBinding, PortRequest
+from kaalia.model.workload import Protocol as PortProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,23 @@ class Observed:
     exit_code: int | None = None
     oom_killed: bool = False
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What one contract has at the engine, in the engine's own words: its container (None: only a network is left)."""
+
+    contract_id: int
+    container_id: str | None = None
+    generation: int = 0
+    state: ObservedState | None = None
+    gpu_uuids: tuple[str, ...] = ()
+    """Built into the container."""
+    promised: frozenset[tuple[int, PortProtocol]] = frozenset()
+    """Host ports that its labels promise."""
+    published: frozenset[tuple[int, PortProtocol]] = frozenset()
+    """Host ports that lead to it now; none while it does not run."""
+    subnets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from kaalia.runtime.base import (
     Observed,
     ObservedState,
     Placement,
+    Present,
     Progress,
     RegistryLogin,
 )
@@ -41,6 +42,8 @@ class Faults:
     refuse_pulls: list[WorkloadError] = field(default_factory=list)
     foreign_ports: set[int] = field(default_factory=set)
     """Host ports that a program of the machine holds."""
+    unpublished_ports: set[int] = field(default_factory=set)
+    """Host ports that do not lead to their container, though the engine was told so."""
     exit_at_start: int | None = None
     """The next process ends at once with this code."""
     pull_gate: asyncio.Event | None = None
@@ -171,6 +174,31 @@ class FakeRuntime:
     async def inspect(self, contract_id: int) -> Observed | None:
         await self._answering("inspect", contract_id)
         return self.containers.get(contract_id)
+
+    async def inventory(self) -> tuple[Present, ...]:
+        await self._answering("inventory")
+        found = []
+        for contract_id in sorted({*self.containers, *self.networks}):
+            subnets = (self.networks[contract_id],) if contract_id in self.networks else ()
+            one = self.containers.get(contract_id)
+            if one is None:
+                found.append(Present(contract_id, subnets=subnets))
+                continue
+            promised = frozenset((port.host_port, port.protocol) for port in one.ports)
+            published = {pair for pair in promised if pair[0] not in self.faults.unpublished_ports}
+            found.append(
+                Present(
+                    contract_id,
+                    one.container_id,
+                    one.generation,
+                    one.state,
+                    one.gpu_uuids,
+                    promised,
+                    frozenset(published) if one.state is ObservedState.RUNNING else frozenset(),
+                    subnets,
+                )
+            )
+        return tuple(found)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         await self._answering("logs", contract_id)

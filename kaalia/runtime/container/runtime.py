@@ -5,13 +5,14 @@ Touches only containers and networks whose labels carry this machine's id, and n
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
+from kaalia.model.workload import Protocol
 from kaalia.runtime.base import (
     ANY_CONTRACT,
     EngineUsage,
@@ -19,6 +20,7 @@ from kaalia.runtime.base import (
     Observed,
     ObservedState,
     Placement,
+    Present,
     Progress,
     RegistryLogin,
 )
@@ -153,6 +155,20 @@ class ContainerRuntime:
             seen[container_id] = known
         self._seen = seen
         return tuple(known.observed for known in seen.values())
+
+    async def inventory(self) -> tuple[Present, ...]:
+        """Every container and network of this machine, from two lists. Raises WorkloadError."""
+        networks = await self._engine.networks([machine_filter(self._machine)])
+        found: dict[int, Present] = {}
+        for entry in await self._engine.containers(machine_filter(self._machine)):
+            if labels := decode(entry.get("Labels"), self._machine):
+                found[labels.contract_id] = _present(entry, labels)
+        for network in networks:
+            contract_id = owner(network.get("Labels"), self._machine)
+            if contract_id is not None:
+                known = found.get(contract_id, Present(contract_id))
+                found[contract_id] = replace(known, subnets=(*known.subnets, *_subnets(network)))
+        return tuple(found.values())
 
     async def inspect(self, contract_id: int) -> Observed | None:
         found = await self._find(contract_id)
@@ -292,6 +308,20 @@ def _line(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
     endpoints = ",".join(str(network.get("EndpointID", "")) for network in networks)
     return str(entry["State"]), str(entry["Status"]), endpoints
+
+
+def _present(entry: Mapping[str, Any], labels: Labels) -> Present:
+    """A container's line of the list. Its ports there are those that the engine publishes, not those it was asked."""
+    lines = [port for port in entry.get("Ports") or [] if port.get("PublicPort") and port["Type"] in tuple(Protocol)]
+    return Present(
+        contract_id=labels.contract_id,
+        container_id=str(entry["Id"]),
+        generation=labels.generation,
+        state=ObservedState(entry["State"]),
+        gpu_uuids=labels.gpu_uuids,
+        promised=frozenset((port.host_port, port.protocol) for port in labels.ports),
+        published=frozenset((int(port["PublicPort"]), Protocol(port["Type"])) for port in lines),
+    )
 
 
 def _observed(document: Mapping[str, Any], labels: Labels) -> Observed:

@@ -1,14 +1,16 @@
 """The whole life of a container through ContainerRuntime, on a real Docker Engine."""
 
 import asyncio
+import os
 import socket
 from dataclasses import replace
 
 import pytest
 
 from kaalia.errors import WorkloadError
+from kaalia.host import system
 from kaalia.model.workload import LaunchMode, PortBinding, Protocol
-from kaalia.runtime.base import ObservedState
+from kaalia.runtime.base import ObservedState, Present
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
@@ -323,3 +325,32 @@ async def test_many_creates_of_one_contract_make_one_container(
     assert problems <= {"name_taken", "network_exists", "subnet_taken"}
     assert await runtime.create(replace(placement)) in ids
     assert [network["Name"] for network in docker_host.request("GET", "/networks")].count("kaalia-77") == 1
+
+
+async def test_the_inventory_is_what_the_engine_has_and_publishes(
+    runtime: ContainerRuntime, docker_host: PrivateDocker
+) -> None:
+    ports = build_ports(43300, tcp=2, udp=1)
+    promised = frozenset((port.host_port, port.protocol) for port in ports)
+    placement = build_placement(64, spec=build_spec(args=("serve", "8000")), ports=ports)
+    container_id = await runtime.create(placement)
+
+    (created,) = await runtime.inventory()
+    assert (created.contract_id, created.container_id, created.generation) == (64, container_id, 1)
+    assert (created.state, created.subnets) == (ObservedState.CREATED, (placement.subnet,))
+    assert (created.promised, len(created.published)) == (promised, 0)
+
+    running = await runtime.start(64)
+    (seen,) = await runtime.inventory()
+    assert (seen.state, seen.published) == (ObservedState.RUNNING, promised)
+    # The kernel tells of any of its processes which container it is in.
+    assert running.pid
+    assert container_id in await asyncio.to_thread(system.process_containers, running.pid)
+    assert container_id not in await asyncio.to_thread(system.process_containers, os.getpid())
+
+    docker_host.request("DELETE", f"/containers/{container_id}?force=1")
+    (left,) = await runtime.inventory()
+    assert left == Present(64, subnets=(placement.subnet,))
+
+    await runtime.remove(64)
+    assert await runtime.inventory() == ()
