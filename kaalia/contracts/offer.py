@@ -1,8 +1,8 @@
 """What an owner offers: the listing of a machine, and the rule that turns it into offers."""
 
 import math
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kaalia.errors import ContractError
@@ -33,6 +33,32 @@ class Listing:
     end_at: datetime | None = None
     rolling_duration_s: float | None = None
     credit_discount_max: Decimal = DEFAULT_CREDIT_DISCOUNT_MAX
+    rolled_at: datetime | None = None
+    """When the rolling duration last set the end: the end is so much later."""
+
+
+ROLL_EVERY = timedelta(days=1)
+"""The public client's help: a duration moves the end date daily."""
+
+
+def end_of_offer(listing: Listing, now: datetime) -> datetime | None:
+    """When a contract made now would end. None: the listing has no end."""
+    if listing.rolling_duration_s is None:
+        return listing.end_at
+    return (listing.rolled_at or now) + timedelta(seconds=listing.rolling_duration_s)
+
+
+def rolled(listing: Listing, now: datetime) -> Listing | None:
+    """The listing with its end moved to now + duration; None: that is not due, or its end does not roll."""
+    if listing.rolling_duration_s is None:
+        return None
+    is_due = listing.rolled_at is None or now >= listing.rolled_at + ROLL_EVERY
+    return replace(listing, rolled_at=now) if is_due else None
+
+
+def is_later(end_at: datetime | None, than: datetime | None) -> bool:
+    """Of two ends, None being no end."""
+    return than is not None and (end_at is None or end_at > than)
 
 
 def sizes(num_gpus: int, min_gpu: int) -> tuple[int, ...]:

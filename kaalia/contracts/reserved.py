@@ -57,6 +57,14 @@ def reserve(deposit: Decimal, on_demand_usd_per_hour: Decimal, most: Decimal) ->
     return Reservation(deposit, months, discount(months, most), on_demand_usd_per_hour)
 
 
+def repriced(one: Reservation, used_hours: Decimal, usd_per_hour: Decimal) -> Reservation:
+    """What is left of a reservation after so many hours, at another discounted price; the discount stays."""
+    left = remaining(one, used_hours)
+    monthly = usd_per_hour * HOURS_PER_MONTH
+    months = (left / monthly).quantize(Decimal("0.000001")) if monthly else one.months
+    return Reservation(left, months, one.discount_rate, usd_per_hour / (1 - one.discount_rate))
+
+
 def remaining(one: Reservation, used_hours: Decimal) -> Decimal:
     """What is left of the deposit after so many hours of running."""
     return max(Decimal(0), one.deposit - used_hours * one.usd_per_hour)

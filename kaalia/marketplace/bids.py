@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts.contract import Contract, ContractKind
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
-from kaalia.marketplace import billing, instances, listings, machines, terms
+from kaalia.marketplace import billing, increases, instances, listings, machines, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import PRICE_MAX, PRICE_MIN
 from kaalia.marketplace.db.tables import contracts
@@ -29,6 +29,7 @@ async def change(context: Context, caller: Caller, instance_id: int, price: Any)
     Raises ApiError 404 `no_such_instance`, 400 `not_interruptible` or `invalid_price`.
     """
     async with context.engine.begin() as tx:
+        await increases.apply_due(tx, (await instances.owned(tx, caller, instance_id)).id, context.clock.now())
         row = await instances.owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
         if contract.kind is not ContractKind.INTERRUPTIBLE:

@@ -18,8 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.clock import from_epoch
 from kaalia.contracts import metering
 from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.contracts.increase import Agreement
 from kaalia.contracts.metering import Line, Rate
 from kaalia.contracts.offer import Listing
+from kaalia.marketplace import agreements
 from kaalia.marketplace.db.tables import charges, contracts, invoices, machines, rates, users
 from kaalia.model.metering import Entry, Interval, Meter
 from kaalia.wire import document
@@ -182,7 +184,14 @@ async def _rates(tx: AsyncConnection, row: sa.Row[Any]) -> tuple[Rate, ...]:
         for one in await tx.execute(query)
     )
     terms = document.decode(Listing, row.price_terms)
-    return found or (Rate(contract.start_at, contract.price_usd_per_hour, terms.price_disk_per_gb_month),)
+    first = found or (Rate(contract.start_at, contract.price_usd_per_hour, terms.price_disk_per_gb_month),)
+    # An accepted increase holds to the second, whenever it is written into the contract.
+    steps = (await agreements.standing(tx, row)).steps
+    return (*first, *(_rate(step.at, step.agreed) for step in steps))
+
+
+def _rate(at: datetime, agreed: Agreement) -> Rate:
+    return Rate(at, agreed.contract.price_usd_per_hour, agreed.terms.price_disk_per_gb_month)
 
 
 def _owed(interval: Interval, row: sa.Row[Any]) -> Interval:

@@ -1,47 +1,54 @@
-"""Re-listing at the same price or a lower one with a later end date extends the contracts that run on the machine."""
+"""Re-listing at the same price or a lower one with a later end extends the contracts that run on the machine.
 
-from dataclasses import replace
+A rolling duration is a re-listing that happens by itself, once a day.
+"""
+
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import offer
-from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.contracts import increase, offer
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import listings
-from kaalia.marketplace.db.tables import contracts
-from kaalia.wire import document
+from kaalia.marketplace import agreements, increases, machines
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.db import tables
 
 
 async def extend(tx: AsyncConnection, machine_id: int, listing: Listing, now: datetime) -> int:
     """Move the end of each contract that the new terms do not make dearer; returns how many. Prices stay as agreed."""
-    end_at = listings.end_of_offer(listing, now)
-    rows = await tx.execute(
-        sa.select(contracts.c.id, contracts.c.document, contracts.c.price_terms).where(
-            contracts.c.machine_id == machine_id, contracts.c.ended_at.is_(None), contracts.c.removed_at.is_(None)
-        )
-    )
+    end_at = offer.end_of_offer(listing, now)
     extended = 0
-    for row in rows.all():
-        contract = document.decode(Contract, row.document)
-        agreed = document.decode(Listing, row.price_terms)
-        if _is_later(end_at, contract.end_at) and not _is_dearer(contract, agreed, listing):
-            text = document.encode(replace(contract, end_at=end_at))
-            await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=text))
+    for one in await agreements.of_machine(tx, machine_id):
+        if offer.is_later(end_at, one.agreed.contract.end_at) and not increase.is_dearer(one.latest, listing):
+            await agreements.put_end(tx, one, end_at)
             extended += 1
     return extended
 
 
-def _is_later(new: datetime | None, old: datetime | None) -> bool:
-    return old is not None and (new is None or new > old)
-
-
-def _is_dearer(contract: Contract, agreed: Listing, listing: Listing) -> bool:
-    """Interruptible rentals pay their own bid, so only the floor under it counts."""
-    is_bid = contract.kind is ContractKind.INTERRUPTIBLE
-    price_per_gpu = offer.bid_floor(listing) if is_bid else listing.price_gpu_per_hour
-    return (
-        price_per_gpu * max(contract.spec.gpu_count, 1) > contract.price_usd_per_hour
-        or listing.price_disk_per_gb_month > agreed.price_disk_per_gb_month
+async def roll(context: Context) -> None:
+    """Move the ends of the listings with a duration whose day has come, and of the contracts that go along."""
+    listed = tables.machines.c.listing
+    # A search in the text, so that the other listings, which are most, need not be decoded.
+    rolling = sa.select(tables.machines.c.id).where(
+        listed.is_not(None), listed.contains('"rolling_duration_s":'), ~listed.contains('"rolling_duration_s":null')
     )
+    async with context.engine.begin() as tx:
+        candidates = (await tx.scalars(rolling.order_by(tables.machines.c.id))).all()
+    for machine_id in candidates:
+        if await _roll_one(context, machine_id):
+            context.machine_bells.ring(machine_id)
+
+
+async def _roll_one(context: Context, machine_id: int) -> bool:
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
+        machine = await machines.get(tx, machine_id)
+        listing = offer.rolled(machine.listing, now) if machine is not None and machine.listing is not None else None
+        if listing is None:
+            return False
+        await machines.put_listing(tx, machine_id, listing)
+        await extend(tx, machine_id, listing, now)
+        await increases.follow(tx, machine_id, listing, now)
+    return True

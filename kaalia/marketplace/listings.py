@@ -6,7 +6,7 @@ The rows only keep ids stable; whether one is rentable is worked out from what l
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.clock import from_epoch
 from kaalia.contracts import arbitration, offer
 from kaalia.contracts.contract import Contract, Desired, is_expired
-from kaalia.contracts.offer import Listing
 from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
 from kaalia.marketplace.db.tables import asks, contracts
@@ -28,7 +27,7 @@ from kaalia.wire.machine import Rental
 _CONTRACT = TypeAdapter(Contract)
 _STATUS = TypeAdapter(WorkloadStatus)
 
-_HOLDS_GPUS = frozenset(
+HOLDS_GPUS = frozenset(
     {
         WorkloadState.PULLING,
         WorkloadState.CREATING,
@@ -121,8 +120,13 @@ async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
     machine = None if machine_id is None else await machines.get(tx, machine_id)
     if machine is None:
         return None
-    records = of_machine(machine, await free(tx, machine), await _rows(tx, machine.id))
+    records = await of(tx, machine, await free(tx, machine))
     return next(record for record in records if record.id == ask_id)
+
+
+async def of(tx: AsyncConnection, machine: MachineRecord, left: Free) -> list[AskRecord]:
+    """The slices of one machine."""
+    return of_machine(machine, left, await _rows(tx, machine.id))
 
 
 async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
@@ -138,15 +142,8 @@ def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings:
     """The slice is free, and the machine is listed, not past its end date, and online."""
     if machine.listing is None or not record.rentable:
         return False
-    end_at = end_of_offer(machine.listing, now)
+    end_at = offer.end_of_offer(machine.listing, now)
     return (end_at is None or now < end_at) and liveness.is_online(machine, now, settings)
-
-
-def end_of_offer(listing: Listing, now: datetime) -> datetime | None:
-    """When a contract made now would end. None: the listing has no end."""
-    if listing.rolling_duration_s is not None:
-        return now + timedelta(seconds=listing.rolling_duration_s)
-    return listing.end_at
 
 
 def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> list[AskRecord]:
@@ -184,7 +181,7 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
 def _one_live(row: sa.Row[Any]) -> _Live:
     contract = _CONTRACT.validate_json(row.document)
     status = None if row.status is None else _STATUS.validate_json(row.status)
-    has_gpus = status is not None and status.state in _HOLDS_GPUS
+    has_gpus = status is not None and status.state in HOLDS_GPUS
     wants_gpus = _wants_gpus(contract, status)
     rental = Rental(
         kind=contract.kind,

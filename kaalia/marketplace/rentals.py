@@ -19,7 +19,7 @@ from kaalia.contracts import environment, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.metering import Rate
-from kaalia.contracts.offer import Listing, bid_floor
+from kaalia.contracts.offer import Listing, bid_floor, end_of_offer
 from kaalia.marketplace import (
     accounts,
     auth,
@@ -332,7 +332,7 @@ def _contract(
         spec=spec,
         price_usd_per_hour=request.bid_usd_per_hour or on_demand,
         start_at=now,
-        end_at=listings.end_of_offer(listing, now),
+        end_at=end_of_offer(listing, now),
     )
 
 

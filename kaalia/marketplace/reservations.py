@@ -14,7 +14,7 @@ from kaalia.contracts.contract import Contract, ContractKind
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.reserved import Reservation
-from kaalia.marketplace import billing, deposits, instances, machines, terms
+from kaalia.marketplace import billing, deposits, increases, instances, machines, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.routing import Caller
@@ -31,6 +31,7 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
     """
     added, now = terms.money("amount", amount, AMOUNT_MAX), context.clock.now()
     async with context.engine.begin() as tx:
+        await increases.apply_due(tx, (await instances.owned(tx, caller, instance_id)).id, now)
         row = await instances.owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
         agreed = document.decode(Listing, row.price_terms)

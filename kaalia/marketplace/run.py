@@ -23,10 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
-from kaalia.marketplace import app, keys
+from kaalia.marketplace import app, jobs, keys
 from kaalia.marketplace.context import Context, Settings
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
+from kaalia.service import Tasks
 
 SHUTDOWN_S = 2.0
 """Requests that are being answered get this long after SIGTERM; waiting machines simply ask again."""
@@ -138,12 +139,15 @@ async def serve(
                 access_log=logging.getLogger("kaalia.marketplace.access"),
                 shutdown_timeout=SHUTDOWN_S,
             )
+            background = Tasks()
             await runner.setup()
             try:
                 await web.SockSite(runner, listener, ssl_context=ssl_context).start()
+                background.start("jobs", jobs.run(context))
                 on_ready(bound)
                 await stop.wait()
             finally:
+                await background.close()
                 await runner.cleanup()
 
 

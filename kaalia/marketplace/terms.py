@@ -61,9 +61,9 @@ def _end(body: dict[str, Any], now: datetime) -> dict[str, Any]:
         epoch = _number("end_date", end_date, 0, 32503680000)  # the year 3000
         if epoch <= now.timestamp():
             raise _invalid("end_date", f"{end_date} is past", "Give a later date")
-        return {"end_at": datetime.fromtimestamp(epoch, UTC), "rolling_duration_s": None}
+        return {"end_at": datetime.fromtimestamp(epoch, UTC), "rolling_duration_s": None, "rolled_at": None}
     if duration is not None:
-        return {"end_at": None, "rolling_duration_s": _duration_s(duration)}
+        return {"end_at": None, "rolling_duration_s": _duration_s(duration), "rolled_at": now}
     return {}
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import query, volume
+from kaalia.contracts.offer import end_of_offer
 from kaalia.marketplace import listings, liveness, machines, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import volume_offers, volumes
@@ -167,7 +168,7 @@ def _offer(row: sa.Row[Any], machine: MachineRecord, free_bytes: int, rented: in
         price_per_gb_month=Decimal(row.price_per_gb_month),
         space_bytes=volume.offer_space(row.size_gb * GB, rented, free_bytes),
         start_at=from_epoch(row.created_at),
-        end_at=listings.end_of_offer(machine.listing, now) if machine.listing else own_end,
+        end_at=end_of_offer(machine.listing, now) if machine.listing else own_end,
     )
 
 

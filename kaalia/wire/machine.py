@@ -55,6 +55,10 @@ class Machine:
     end_at: datetime | None
     """When the listing ends."""
     free_disk_bytes: int
+    num_reports: int = 0
+    """What renters have reported."""
+    remaining_s: float | None = None
+    """Until the listing ends."""
 
 
 def encode(machine: Machine) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def encode(machine: Machine) -> dict[str, Any]:
         "id": machine.machine_id,
         "machine_id": machine.machine_id,
         "host_id": machine.host_id,
-        "num_reports": 0,
+        "num_reports": machine.num_reports,
         "verification": machine.verification,
         "reliability2": machine.reliability,
         "timeout": machine.silence_s,
@@ -94,10 +98,12 @@ def _hardware(report: MachineReport) -> dict[str, Any]:
 def _terms(machine: Machine) -> dict[str, Any]:
     listing = machine.listing
     if listing is None:
-        return {"listed": False, "end_date": None, **dict.fromkeys((*_PRICES, *_NOT_PRICED))}
+        return {"listed": False, "end_date": None, "duration": None, **dict.fromkeys((*_PRICES, *_NOT_PRICED))}
     return {
         "listed": True,
         "end_date": machine.end_at.timestamp() if machine.end_at else None,
+        "duration": machine.remaining_s,
+        "rolling_duration": listing.rolling_duration_s,
         "listed_min_gpu_count": listing.min_gpu,
         "listed_volume_cost": None,
         **{name: _number(getattr(listing, field)) for name, field in _PRICES.items()},
@@ -113,7 +119,7 @@ _PRICES = {
     "bid_gpu_cost": "price_min_bid_per_hour",
     "credit_discount_max": "credit_discount_max",
 }
-_NOT_PRICED = ("listed_min_gpu_count", "listed_volume_cost")
+_NOT_PRICED = ("listed_min_gpu_count", "listed_volume_cost", "rolling_duration")
 
 
 def _use(machine: Machine) -> dict[str, Any]:

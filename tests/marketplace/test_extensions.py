@@ -1,8 +1,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kaalia.contracts.contract import Contract, Desired
-from tests.marketplace.renting import contract_of, rent, revision_of
+from kaalia.marketplace import jobs
+from tests.marketplace.renting import contract_of, hear_of, rent, revision_of
 from tests.marketplace.support import Market, open_market
 from tests.support.machines import machine_report
 
@@ -55,12 +58,75 @@ async def test_the_rolling_duration_replaces_the_end_date(tmp_path: Path) -> Non
         machine_id = await market.list_machine(machine_report(gpus=1), duration="10 days")
         first = (await market.search())[0]["duration"]
         market.clock.advance(60)
-        moved = (await market.search())[0]["duration"]
+        later = (await market.search())[0]["duration"]
         await relist(market, machine_id, 3)
         fixed = (await market.search())[0]["duration"]
+        market.clock.advance(DAY_S)
+        await jobs.once(market.context)
+        still = (await market.search())[0]["duration"]
 
-    assert first == moved == 10 * DAY_S
-    assert fixed == 3 * DAY_S
+    assert (first, later) == (10 * DAY_S, 10 * DAY_S - 60)
+    assert (fixed, still) == (3 * DAY_S, 2 * DAY_S)
+
+
+async def test_a_duration_moves_the_end_daily_and_takes_contracts_along(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=2), duration="10 days")
+        market.clock.advance(3600)
+        await hear_of(market)
+        instance_id = await rent(market, num_gpus=1)
+        rented = await days_left(market, await contract_of(market, instance_id))
+
+        market.clock.advance(DAY_S - 3601)
+        await jobs.once(market.context)
+        early = await days_left(market, await contract_of(market, instance_id))
+        revision = await revision_of(market)
+        market.clock.advance(1)
+        await jobs.once(market.context)
+        await hear_of(market)
+        moved = await days_left(market, await contract_of(market, instance_id))
+        [row] = (await market.host.call("GET", "/api/v0/machines")).body["machines"]
+        offers = await market.search()
+        now = market.clock.now().timestamp()
+
+        assert rented == 10 - 1 / 24
+        assert early == pytest.approx(9, abs=1e-4)
+        assert moved == 10
+        assert await revision_of(market) > revision
+        assert (row["end_date"], row["duration"], row["rolling_duration"]) == (now + 10 * DAY_S, *[10 * DAY_S] * 2)
+        assert row["client_end_date"] == row["end_date"]
+        assert {offer["end_date"] for offer in offers} == {row["end_date"]}
+        assert {offer["duration"] for offer in offers} == {10 * DAY_S}
+        assert machine_id == row["id"]
+
+
+async def test_a_marketplace_that_was_away_moves_the_end_once(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        await market.list_machine(machine_report(gpus=1), duration="2 days")
+        market.clock.advance(5 * DAY_S)
+        await hear_of(market)
+        over = [offer["rentable"] for offer in await market.search()]
+        await jobs.once(market.context)
+        revision = await revision_of(market)
+        await jobs.once(market.context)
+        [offer] = await market.search()
+
+        assert over == [False]
+        assert (offer["rentable"], offer["duration"]) == (True, 2 * DAY_S)
+        assert await revision_of(market) == revision
+
+
+async def test_a_rolling_end_extends_nothing_at_a_higher_price(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=2), duration="10 days")
+        instance_id = await rent(market, num_gpus=1)
+        assert await relist(market, machine_id, None, price_gpu=0.5) == 0
+
+        market.clock.advance(DAY_S)
+        await jobs.once(market.context)
+        assert await days_left(market, await contract_of(market, instance_id)) == 9
+        assert await relist(market, machine_id, None, price_gpu=0.4) == 1
+        assert await days_left(market, await contract_of(market, instance_id)) == 10
 
 
 async def test_cleanup_deletes_what_expired_two_days_ago_and_nothing_else(tmp_path: Path) -> None:

@@ -272,3 +272,18 @@ deposits = Table(
 )
 """Reserved contracts: `document` is a Reservation JSON. The money stays in the user's credit, from which the use is
 charged; what of it is locked is worked out."""
+
+price_increases = Table(
+    "price_increases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("contract_id", ForeignKey("contracts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("terms", Text, nullable=False),
+    Column("state", String, nullable=False, index=True),
+    Column("created_at", Float, nullable=False),
+    Column("decided_at", Float, nullable=True),
+    Column("applies_at", Float, nullable=True),
+    sqlite_autoincrement=True,
+)
+"""Dearer listings (`terms`: Listing JSON) as put to renters. `state`: pending, rejected, accepted (the prices hold from
+`applies_at` on), applied (they are written into the contract)."""

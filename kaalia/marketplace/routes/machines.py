@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.marketplace import extensions, instances, listings, liveness, machines, terms, volume_offers
+from kaalia.contracts.offer import end_of_offer
+from kaalia.marketplace import extensions, increases, instances, listings, liveness, machines, terms, volume_offers
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routes.parameters import whole_number
@@ -39,10 +40,11 @@ async def list_machine(call: Call) -> dict[str, Any]:
         listing = terms.read(call.body, machine.listing, machine.num_gpus, now)
         await machines.put_listing(tx, machine_id, listing)
         extended = await extensions.extend(tx, machine_id, listing, now)
+        asked = await increases.follow(tx, machine_id, listing, now)
         await listings.refresh_asks(tx, machine_id, now)
         await volume_offers.follow_machine(tx, replace(machine, listing=listing), call.body, now)
     call.context.machine_bells.ring(machine_id)
-    return {"success": True, "extended": extended}
+    return {"success": True, "extended": extended, "pending_price_increases": asked}
 
 
 async def unlist_machine(call: Call) -> dict[str, Any]:
@@ -50,6 +52,7 @@ async def unlist_machine(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
         await owned(call, tx, machine_id)
         await machines.put_listing(tx, machine_id, None)
+        await increases.follow(tx, machine_id, None, now)
         await volume_offers.unlist_of(tx, machine_id)
         await listings.refresh_asks(tx, machine_id, now)
     call.context.machine_bells.ring(machine_id)
@@ -81,7 +84,9 @@ async def set_min_bid(call: Call) -> dict[str, Any]:
         if machine.listing is None:
             message = f"cannot set the minimum bid of machine {machine_id}: it is not listed"
             raise ApiError(409, "not_listed", message, remedy="List it first with `vastai list machine`")
-        await machines.put_listing(tx, machine_id, replace(machine.listing, price_min_bid_per_hour=price))
+        listing = replace(machine.listing, price_min_bid_per_hour=price)
+        await machines.put_listing(tx, machine_id, listing)
+        await increases.follow(tx, machine_id, listing, call.context.clock.now())
     call.context.machine_bells.ring(machine_id)
     return {"success": True, "you_sent": {"price": float(price)}}
 
@@ -113,6 +118,7 @@ async def owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineReco
 async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) -> dict[str, Any]:
     now = context.clock.now()
     listing = machine.listing
+    end_at = None if listing is None else end_of_offer(listing, now)
     return wire_machine.encode(
         wire_machine.Machine(
             machine_id=machine.id,
@@ -125,8 +131,9 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             silence_s=None if machine.last_seen_at is None else liveness.silence_s(machine, now),
             is_online=liveness.is_online(machine, now, context.settings),
             enrolled_at=machine.enrolled_at,
-            end_at=None if listing is None else listings.end_of_offer(listing, now),
+            end_at=end_at,
             free_disk_bytes=(await listings.free(tx, machine)).disk_bytes,
+            remaining_s=None if end_at is None else max(0.0, (end_at - now).total_seconds()),
         )
     )
 

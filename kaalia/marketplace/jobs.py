@@ -1,0 +1,28 @@
+"""What the marketplace does by itself, every few seconds: ends that roll on daily, prices that come to hold.
+
+Each job looks for what is due by the clock, so one that was missed is done late, and doing it twice changes nothing.
+"""
+
+import asyncio
+
+from kaalia.marketplace import extensions, increases
+from kaalia.marketplace.context import Context
+from kaalia.service import run_forever
+
+EVERY_S = 10.0
+
+
+async def run(context: Context) -> None:
+    """Until cancelled."""
+
+    async def turn() -> None:
+        await once(context)
+        await asyncio.sleep(EVERY_S)
+
+    await run_forever("jobs", turn)
+
+
+async def once(context: Context) -> None:
+    """Everything that is due now."""
+    await increases.apply_all(context)
+    await extensions.roll(context)
