@@ -16,6 +16,8 @@ _CURVE = tuple(
 """Months and the discount for them. 0.2 for one and 0.3 for three are what the public client's help names, a half is
 the most that the public documents promise; straight lines between."""
 _HALVINGS = 64
+_MONTHS_UNIT = Decimal("1e-9")
+"""A cent at 50 $/h still pays for some time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def reserve(deposit: Decimal, on_demand_usd_per_hour: Decimal, most: Decimal) ->
             high = middle
         else:
             low = middle
-    months = high.quantize(Decimal("0.000001"))
+    months = high.quantize(_MONTHS_UNIT)
     return Reservation(deposit, months, discount(months, most), on_demand_usd_per_hour)
 
 
@@ -61,7 +63,7 @@ def repriced(one: Reservation, used_hours: Decimal, usd_per_hour: Decimal) -> Re
     """What is left of a reservation after so many hours, at another discounted price; the discount stays."""
     left = remaining(one, used_hours)
     monthly = usd_per_hour * HOURS_PER_MONTH
-    months = (left / monthly).quantize(Decimal("0.000001")) if monthly else one.months
+    months = (left / monthly).quantize(_MONTHS_UNIT) if monthly else one.months
     return Reservation(left, months, one.discount_rate, usd_per_hour / (1 - one.discount_rate))
 
 
