@@ -73,6 +73,21 @@ def choose_gpus(gpus: Sequence[Gpu], busy: Collection[str], count: int) -> tuple
     return min(choices)[1] if choices else None
 
 
+def largest_block(gpus: Sequence[Gpu], busy: Collection[str]) -> int:
+    """How many free GPUs of one model are neighbours in one PCI domain, at most."""
+    models: dict[str, list[Gpu]] = defaultdict(list)
+    for gpu in sorted(gpus, key=_place):
+        models[gpu.name].append(gpu)
+    longest = 0
+    for siblings in models.values():
+        length, domain = 0, None
+        for gpu in siblings:
+            is_next = gpu.uuid not in busy and (length == 0 or _domain(gpu) == domain)
+            length = length + 1 if is_next else int(gpu.uuid not in busy)
+            domain, longest = _domain(gpu), max(longest, length)
+    return longest
+
+
 def _choices(
     siblings: Sequence[Gpu], busy: Collection[str], count: int
 ) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:

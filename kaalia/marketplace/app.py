@@ -27,6 +27,7 @@ from kaalia.marketplace.routes import (
     offers,
     priority,
     templates,
+    upkeep,
     volumes,
 )
 from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
@@ -37,6 +38,7 @@ from kaalia.wire.error import ApiError
 ROUTES: tuple[Route, ...] = (
     *accounts.ROUTES,
     *machines.ROUTES,
+    *upkeep.ROUTES,
     *offers.ROUTES,
     *instances.ROUTES,
     *increases.ROUTES,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
-from kaalia.marketplace import billing, listings, liveness, machines, rentals, volumes
+from kaalia.marketplace import billing, listings, liveness, machines, removal, rentals, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
@@ -54,7 +54,7 @@ class Signed:
 async def authenticate(context: Context, machine_id: int, signed: Signed) -> MachineRecord:
     """The machine of the path, proven by its key to have sent this, once.
 
-    Raises ApiError 401 with `machine_unknown`, `nonce_replayed` or a code of wire/signature.
+    Raises ApiError 401 with `machine_unknown`, `machine_deleted`, `nonce_replayed` or a code of wire/signature.
     """
     async with context.engine.begin() as tx:
         machine = await machines.get(tx, machine_id)
@@ -66,6 +66,9 @@ async def authenticate(context: Context, machine_id: int, signed: Signed) -> Mac
     key = signature.load_public_key(machine.public_key)
     by = signature.verify_request(key, signed.method, signed.target, signed.headers, signed.body, now)
     context.nonces.take(machine_id, by.nonce, by.created_at, now)
+    if machine.deleted_at is not None:
+        async with context.engine.begin() as tx:
+            await removal.turn_away(tx, machine)
     return machine
 
 

@@ -6,6 +6,7 @@ machine whose answer was lost simply tries again.
 
 import logging
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.errors import KaaliaError
 from kaalia.marketplace import auth
 from kaalia.marketplace.context import Context
-from kaalia.marketplace.db.tables import enrol_tokens, machines
+from kaalia.marketplace.db.tables import deleted_machines, enrol_tokens, machines
 from kaalia.wire import signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import EnrolReply, EnrolRequest
@@ -26,7 +27,7 @@ _NEW_TOKEN = "Make a new one with `kaalia marketplace enroll-token`"  # noqa: S1
 async def enrol(context: Context, request: EnrolRequest) -> EnrolReply:
     """The machine's id. The caller has verified that the request is signed with `request.public_key`.
 
-    Raises ApiError 403 `token_invalid`, 409 `token_used` or `key_taken`.
+    Raises ApiError 403 `token_invalid`, 409 `token_used`, `key_taken` or `machine_deleted`.
     """
     now = context.clock.now()
     async with context.engine.begin() as tx:
@@ -46,6 +47,9 @@ async def _machine_id(tx: AsyncConnection, request: EnrolRequest, now: datetime)
     if token.used_by_machine_id is not None:
         if known is None or known.id != token.used_by_machine_id:
             raise ApiError(409, "token_used", "cannot enrol: another machine has used the token", remedy=_NEW_TOKEN)
+        if await _is_deleted(tx, known.id):
+            message = f"cannot enrol: machine {known.id} was deleted after it had used the token"
+            raise ApiError(409, "machine_deleted", message, remedy=_NEW_TOKEN)
         return int(known.id)
     if token.expires_at <= now.timestamp():
         raise ApiError(403, "token_invalid", "cannot enrol: the token has expired", remedy=_NEW_TOKEN)
@@ -56,7 +60,7 @@ async def _machine_id(tx: AsyncConnection, request: EnrolRequest, now: datetime)
             "cannot enrol: this machine's key belongs to a machine of another owner",
             remedy="remove identity.pem from the state directory of a machine that changed hands",
         )
-    machine_id = await _insert(tx, request, token.user_id, now) if known is None else int(known.id)
+    machine_id = await _insert(tx, request, token.user_id, now) if known is None else await _take_back(tx, known, now)
     await _use(tx, token.token_sha256, machine_id)
     return machine_id
 
@@ -70,6 +74,20 @@ async def _insert(tx: AsyncConnection, request: EnrolRequest, user_id: int, now:
     }
     machine_id: int = await tx.scalar(sa.insert(machines).values(**values).returning(machines.c.id))
     return machine_id
+
+
+async def _take_back(tx: AsyncConnection, known: sa.Row[Any], now: datetime) -> int:
+    """The machine of a key that is known. One that was deleted begins anew under its number: not listed, unverified."""
+    if await _is_deleted(tx, known.id):
+        await tx.execute(sa.delete(deleted_machines).where(deleted_machines.c.machine_id == known.id))
+        values = {"enrolled_at": now.timestamp(), "verification": "unverified"}
+        await tx.execute(sa.update(machines).where(machines.c.id == known.id).values(values))
+    return int(known.id)
+
+
+async def _is_deleted(tx: AsyncConnection, machine_id: int) -> bool:
+    query = sa.select(deleted_machines.c.machine_id).where(deleted_machines.c.machine_id == machine_id)
+    return await tx.scalar(query) is not None
 
 
 async def _use(tx: AsyncConnection, token_sha256: str, machine_id: int) -> None:

@@ -127,6 +127,15 @@ async def delete_expired(tx: AsyncConnection, machine_id: int, now: datetime) ->
     return len(old)
 
 
+async def end_all(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
+    """End every contract of a machine; how many. Ring the machine's bell after the commit."""
+    alive = sa.and_(contracts.c.machine_id == machine_id, contracts.c.ended_at.is_(None))
+    rows = (await tx.execute(sa.select(contracts).where(alive).order_by(contracts.c.id).with_for_update())).all()
+    for row in rows:
+        await _end(tx, row, now)
+    return len(rows)
+
+
 async def _end(tx: AsyncConnection, row: Row, now: datetime) -> None:
     await tx.execute(
         sa.update(contracts).where(contracts.c.id == row.id).values(ended_at=now.timestamp(), image_login=None)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace.db.tables import machines
+from kaalia.marketplace.db.tables import deleted_machines, machines
 from kaalia.model.machine import MachineReport
 
 _REPORT = TypeAdapter(MachineReport)
@@ -39,6 +39,7 @@ class MachineRecord:
     acked_seq: int
     applied_revision: int
     verification: str
+    deleted_at: datetime | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -51,19 +52,22 @@ class MachineRecord:
 
 
 async def get(tx: AsyncConnection, machine_id: int) -> MachineRecord | None:
-    row = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one_or_none()
+    """Any machine, a deleted one too: it still has to prove that its contracts are gone."""
+    row = (await tx.execute(_query().where(machines.c.id == machine_id))).one_or_none()
     return None if row is None else _from_row(row)
 
 
 async def of_user(tx: AsyncConnection, user_id: int) -> list[MachineRecord]:
     """The machines of one owner, oldest first."""
-    rows = await tx.execute(sa.select(machines).where(machines.c.user_id == user_id).order_by(machines.c.id))
+    alive = sa.and_(machines.c.user_id == user_id, deleted_machines.c.deleted_at.is_(None))
+    rows = await tx.execute(_query().where(alive).order_by(machines.c.id))
     return [_from_row(row) for row in rows]
 
 
 async def reported(tx: AsyncConnection) -> dict[int, MachineRecord]:
-    """Every machine that has said what it is, by id."""
-    rows = await tx.execute(sa.select(machines).where(machines.c.report.is_not(None)))
+    """Every machine that has said what it is and was not deleted, by id."""
+    alive = sa.and_(machines.c.report.is_not(None), deleted_machines.c.deleted_at.is_(None))
+    rows = await tx.execute(_query().where(alive))
     return {row.id: _from_row(row) for row in rows}
 
 
@@ -83,6 +87,11 @@ async def put_listing(tx: AsyncConnection, machine_id: int, listing: Listing | N
     document = None if listing is None else _LISTING.dump_json(listing).decode()
     await tx.execute(sa.update(machines).where(machines.c.id == machine_id).values(listing=document))
     await bump(tx, machine_id)
+
+
+def _query() -> sa.Select[Any]:
+    joined = machines.outerjoin(deleted_machines, deleted_machines.c.machine_id == machines.c.id)
+    return sa.select(machines, deleted_machines.c.deleted_at).select_from(joined)
 
 
 @lru_cache(maxsize=4096)
@@ -108,4 +117,5 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         acked_seq=row.acked_seq,
         applied_revision=row.applied_revision,
         verification=row.verification,
+        deleted_at=None if row.deleted_at is None else from_epoch(row.deleted_at),
     )

@@ -156,6 +156,23 @@ async def delete(context: Context, caller: Caller, volume_id: int) -> None:
     context.machine_bells.ring(row.machine_id)
 
 
+async def end_all(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
+    """End every volume of a machine; how many. Raise its revision and ring its bell as well."""
+    alive = sa.and_(volumes.c.machine_id == machine_id, volumes.c.ended_at.is_(None))
+    return (await tx.execute(sa.update(volumes).where(alive).values(ended_at=now.timestamp()))).rowcount
+
+
+async def delete_expired(tx: AsyncConnection, machine_id: int, before: datetime, now: datetime) -> int:
+    """End the volumes whose end was `before` and that no live instance mounts; how many."""
+    old = sa.and_(
+        volumes.c.machine_id == machine_id, volumes.c.ended_at.is_(None), volumes.c.end_at <= before.timestamp()
+    )
+    used = await attachments(tx, [machine_id])
+    ids = [each for each in await tx.scalars(sa.select(volumes.c.id).where(old)) if each not in used]
+    await tx.execute(sa.update(volumes).where(volumes.c.id.in_(ids)).values(ended_at=now.timestamp()))
+    return len(ids)
+
+
 async def shown(context: Context, caller: Caller) -> list[dict[str, Any]]:
     """The caller's volumes as the API shows them."""
     now = context.clock.now()

@@ -287,3 +287,25 @@ price_increases = Table(
 )
 """Dearer listings (`terms`: Listing JSON) as put to renters. `state`: pending, rejected, accepted (the prices hold from
 `applies_at` on), applied (they are written into the contract)."""
+
+deleted_machines = Table(
+    "deleted_machines",
+    metadata,
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True),
+    Column("deleted_at", Float, nullable=False),
+)
+"""Machines that their owners deleted. Their rows stay: tombstones may still have to be proven, and the books
+name them."""
+
+machine_reports = Table(
+    "machine_reports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("problem", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""What renters say of machines."""

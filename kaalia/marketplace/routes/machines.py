@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.offer import end_of_offer
-from kaalia.marketplace import extensions, increases, instances, listings, liveness, machines, terms, volume_offers
+from kaalia.marketplace import extensions, increases, listings, liveness, machines, reports, terms, volume_offers
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routes.parameters import whole_number
@@ -59,23 +59,6 @@ async def unlist_machine(call: Call) -> dict[str, Any]:
     return {"success": True, "msg": f"machine {machine_id} is not listed; running contracts go on to their end"}
 
 
-async def cleanup(call: Call) -> dict[str, Any]:
-    """Storage of renters whose contracts expired long ago is given back; nobody else deletes it for the owner."""
-    machine_id, now = call.number("id"), call.context.clock.now()
-    async with call.context.engine.begin() as tx:
-        machine = await owned(call, tx, machine_id)
-        deleted = await instances.delete_expired(tx, machine_id, now)
-    call.context.machine_bells.ring(machine_id)
-    return {
-        "success": True,
-        "ctime": now.timestamp(),
-        "machine_id": machine_id,
-        "user_id": machine.user_id,
-        "num_deleted": deleted,
-        "msg": f"{deleted} contracts deleted that expired 48 hours ago or earlier",
-    }
-
-
 async def set_min_bid(call: Call) -> dict[str, Any]:
     machine_id = call.number("id")
     price = terms.money("price", call.body.get("price"))
@@ -105,7 +88,7 @@ async def _check_ready(tx: AsyncConnection, machine: MachineRecord) -> None:
 async def owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineRecord:
     """A machine of the caller's. Raises ApiError 404 `no_such_machine`."""
     machine = await machines.get(tx, machine_id)
-    if machine is None or machine.user_id != call.caller.user_id:
+    if machine is None or machine.user_id != call.caller.user_id or machine.deleted_at is not None:
         raise ApiError(
             404,
             "no_such_machine",
@@ -133,6 +116,7 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             enrolled_at=machine.enrolled_at,
             end_at=end_at,
             free_disk_bytes=(await listings.free(tx, machine)).disk_bytes,
+            num_reports=(await reports.counts(tx, [machine.id])).get(machine.id, 0),
             remaining_s=None if end_at is None else max(0.0, (end_at - now).total_seconds()),
         )
     )
@@ -144,6 +128,5 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", r"/api/v0/machines/{id:\d+}", "machine_read", show_one),
     Route("PUT", "/api/v0/machines/create_asks", "machine_write", list_machine),
     Route("DELETE", r"/api/v0/machines/{id:\d+}/asks", "machine_write", unlist_machine),
-    Route("PUT", r"/api/v0/machines/{id:\d+}/cleanup", "machine_write", cleanup),
     Route("PUT", r"/api/v0/machines/{id:\d+}/minbid", "machine_write", set_min_bid),
 )

@@ -3,10 +3,8 @@
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from kaalia.marketplace import machines, terms, volume_offers, volumes
-from kaalia.marketplace.machines import MachineRecord
+from kaalia.marketplace import terms, volume_offers, volumes
+from kaalia.marketplace.routes.machines import owned
 from kaalia.marketplace.routes.parameters import id_list, whole_number
 from kaalia.marketplace.routing import Call, Caller, Route
 from kaalia.marketplace.volumes import Wanted
@@ -31,7 +29,7 @@ async def list_volumes(call: Call) -> dict[str, Any]:
     ids = id_list(call.body, "machine") if isinstance(wanted, list) else [whole_number("machine", wanted)]
     async with call.context.engine.begin() as tx:
         offers = [
-            await volume_offers.list_alone(tx, await _owned(call, tx, machine_id), call.body, now) for machine_id in ids
+            await volume_offers.list_alone(tx, await owned(call, tx, machine_id), call.body, now) for machine_id in ids
         ]
     return {"success": True, "offer_ids": offers, "volume_offer_id": offers[0], "msg": f"{len(offers)} listed"}
 
@@ -83,14 +81,6 @@ def _name(body: dict[str, Any]) -> str | None:
     if name is not None and not isinstance(name, str):
         raise ApiError(400, "invalid_args", f"cannot read name={str(name)[:80]!r}: it must be text", remedy="Send text")
     return name
-
-
-async def _owned(call: Call, tx: AsyncConnection, machine_id: int) -> MachineRecord:
-    machine = await machines.get(tx, machine_id)
-    if machine is None or machine.user_id != call.caller.user_id:
-        message = f"cannot find machine {machine_id} among those of this account"
-        raise ApiError(404, "no_such_machine", message, remedy="`vastai show machines` lists them")
-    return machine
 
 
 ROUTES: tuple[Route, ...] = (
