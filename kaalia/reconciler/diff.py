@@ -62,11 +62,15 @@ def diff(
     sight: Observed | Sight,
     now: datetime,
     interruptions: Sequence[Interruption] = (),
+    intended: int | None = None,
 ) -> Action:
-    """The one next action for a contract."""
+    """The one next action for a contract. `intended`: the reboots that its open intent to start carries out."""
     if sight is Sight.UNKNOWN:
         return _NOTHING
     observed = sight if isinstance(sight, Observed) else None
+    if row is not None and observed is not None and _started_unseen(row, observed):
+        # That start did the reboots that were asked before it, and none that were asked since.
+        row = replace(row, restarts_done=max(row.restarts_done, intended or 0))
     match wish.want:
         case Want.END:
             return _end(wish.contract, row, observed)
@@ -189,7 +193,7 @@ def _run(
         return Remove(contract.contract_id, observed.generation, successor=contract)
     match observed.state:
         case ObservedState.RUNNING:
-            is_asked = row is not None and _restart_asked(contract, row) and not _started_since(row, observed)
+            is_asked = row is not None and _restart_asked(contract, row) and not _started_unseen(row, observed)
             return Restart(contract, wish.gpu_uuids) if is_asked else _note(contract, row, observed, now)
         case ObservedState.CREATED:
             is_failed = row is not None and row.state is WorkloadState.FAILED
@@ -220,21 +224,19 @@ def _run_exited(
 ) -> Action:
     contract = wish.contract
     start = Start(contract, wish.gpu_uuids)
-    if row is None:
-        return Record(status.seen(contract, row, observed, now))
+    exited = Record(status.seen(contract, row, observed, now))
+    if row is None or (_started_unseen(row, observed) and not _was_interrupted(row, observed, interruptions)):
+        return exited
     if _restart_asked(contract, row):
         return start
     match row.state:
-        case WorkloadState.STOPPED | WorkloadState.STOPPING:
+        case WorkloadState.STOPPED | WorkloadState.STOPPING | WorkloadState.CREATING | WorkloadState.STARTING:
             return start
         case WorkloadState.FAILED:
             return _NOTHING
         case WorkloadState.EXITED:
             return start if _was_interrupted(row, observed, interruptions) else _NOTHING
-        case WorkloadState.CREATING | WorkloadState.STARTING if not _ran_since(row, observed):
-            return start
         case _:
-            exited = Record(status.seen(contract, row, observed, now))
             return start if _was_interrupted(row, observed, interruptions) else exited
 
 
@@ -253,10 +255,9 @@ def _note(contract: Contract, row: WorkloadStatus | None, observed: Observed, no
 
 
 def _adopted(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> WorkloadStatus:
-    """No reboot is repeated that was just done, or of which nobody knows."""
+    """Reboots of which nobody knows whether they were done are not repeated."""
     found = status.seen(contract, row, observed, now)
-    is_done = row is None or _started_since(row, observed)
-    return replace(found, restarts_done=contract.restart_count) if is_done else found
+    return found if row else replace(found, restarts_done=contract.restart_count)
 
 
 def _dead(contract: Contract, row: WorkloadStatus | None, now: datetime) -> Action:
@@ -285,15 +286,10 @@ def _restart_asked(contract: Contract, row: WorkloadStatus) -> bool:
     return contract.restart_count > row.restarts_done
 
 
-def _started_since(row: WorkloadStatus, observed: Observed) -> bool:
-    """A start was intended, and it happened, though nobody wrote that down."""
+def _started_unseen(row: WorkloadStatus, observed: Observed) -> bool:
+    """A start was intended, and it happened, though nobody wrote that down: the books name the start before it."""
     is_intended = row.state in (WorkloadState.CREATING, WorkloadState.STARTING)
-    return is_intended and observed.started_at is not None and observed.started_at > row.as_of
-
-
-def _ran_since(row: WorkloadStatus, observed: Observed) -> bool:
-    """The container ran after the start was intended: then it ended by itself."""
-    return observed.finished_at is not None and observed.finished_at > row.as_of
+    return is_intended and observed.started_at not in (None, row.started_at)
 
 
 def _was_interrupted(row: WorkloadStatus, observed: Observed, interruptions: Sequence[Interruption]) -> bool:

@@ -6,7 +6,6 @@ intent still open: the next look at reality, or `fail`, closes it.
 
 from dataclasses import replace
 
-from kaalia.contracts.contract import Contract
 from kaalia.errors import Problem, WorkloadError
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -46,7 +45,7 @@ async def execute(
         case Start():
             return await _start(tools, action, row, sight)
         case Restart():
-            return await _restart(tools, action, row)
+            return await _restart(tools, action, row, sight)
         case Stop():
             return await _stop(tools, action, row)
         case Remove():
@@ -76,17 +75,18 @@ async def fail(
 
 
 async def _start(tools: Tools, action: Start, row: WorkloadStatus | None, sight: Observed | None) -> Observed:
-    starting = _starting(tools, action.contract, row, action.gpu_uuids)
-    await tools.ledger.intend("start", starting, action.gpu_uuids, sight)
+    starting = _starting(tools, action, row, sight)
+    await tools.ledger.intend("start", starting, action.gpu_uuids, sight, action.contract.restart_count)
     tools.checkpoint("start.intended")
     async with tools.starts:
         return await start_now(tools, action.contract, starting)
 
 
-async def _restart(tools: Tools, action: Restart, row: WorkloadStatus | None) -> Observed:
-    starting = _starting(tools, action.contract, row, action.gpu_uuids)
+async def _restart(tools: Tools, action: Restart, row: WorkloadStatus | None, sight: Observed | None) -> Observed:
+    starting = _starting(tools, action, row, sight)
     starting = replace(starting, status_msg=starting.status_msg.replace("starting", "rebooting", 1))
-    await tools.ledger.intend("restart", starting, action.gpu_uuids)
+    count = action.contract.restart_count
+    await tools.ledger.intend("restart", starting, action.gpu_uuids, restart_count=count)
     tools.checkpoint("stop.intended")
     await tools.runtime.stop(action.contract.contract_id, tools.settings.stop_grace_s)
     tools.checkpoint("stop.done")
@@ -94,9 +94,10 @@ async def _restart(tools: Tools, action: Restart, row: WorkloadStatus | None) ->
 
 
 def _starting(
-    tools: Tools, contract: Contract, row: WorkloadStatus | None, gpu_uuids: tuple[str, ...]
+    tools: Tools, action: Start | Restart, row: WorkloadStatus | None, sight: Observed | None
 ) -> WorkloadStatus:
-    return status.preparing(contract, row, gpu_uuids, WorkloadState.STARTING, tools.clock.now())
+    now = tools.clock.now()
+    return status.preparing(action.contract, row, action.gpu_uuids, WorkloadState.STARTING, now, sight)
 
 
 async def _stop(tools: Tools, action: Stop, row: WorkloadStatus | None) -> Observed | None:

@@ -80,7 +80,7 @@ async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repor
     avoid = _Avoid()
     for last in (*[False] * (PLACES_MAX - 1), True):
         decide = _decision(tools, action, row, report, requests, avoid)
-        grant = await tools.ledger.grant("launch", decide)
+        grant = await tools.ledger.grant("launch", decide, action.contract.restart_count)
         try:
             return await _create_and_start(tools, action.contract, grant, report)
         except WorkloadError as error:

@@ -62,6 +62,11 @@ class Books:
     """Disk that volumes have."""
     amounts: tuple[Amount, ...] = ()
 
+    def intended_restarts(self, contract_id: int) -> int | None:
+        """The reboots that the newest open intent to start this contract carries out; None: there is none."""
+        counts = (one.restart_count for one in reversed(self.intents) if one.contract_id == contract_id)
+        return next((count for count in counts if count is not None), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
@@ -96,10 +101,12 @@ class Ledger:
         status: WorkloadStatus,
         gpu_uuids: tuple[str, ...] | None = None,
         sight: Observed | None = None,
+        restart_count: int | None = None,
     ) -> None:
         """Before a side effect: the intent, the GPUs it takes (None: leave them), and the status that says so.
 
         With GPUs come disk, CPU and memory. `sight`: the container as it was seen last.
+        `restart_count`: of the contract, when something is to be started.
 
         Raises StoreError claim_taken or claim_exceeds; then nothing is written.
         """
@@ -110,12 +117,12 @@ class Ledger:
                 claims.release(tx, status.contract_id, (ClaimKind.GPU,))
                 claims.claim(tx, gpu_claims(status.contract_id, status.generation, gpu_uuids), now)
                 _claim_amounts(tx, status, now)
-            intents.open_intent(tx, kind, status.contract_id, status.generation, now)
+            intents.open_intent(tx, kind, status.contract_id, status.generation, now, restart_count)
             self._put(tx, status, sight=sight)
 
         await self._database.transaction(work, Topic.WORKLOADS, Topic.OUTBOX)
 
-    async def grant(self, kind: str, decide: Callable[[tuple[Claim, ...]], Grant]) -> Grant:
+    async def grant(self, kind: str, decide: Callable[[tuple[Claim, ...]], Grant], restart_count: int) -> Grant:
         """As `intend`, for a contract without a container: ports and subnet are chosen from what is free right now.
 
         `decide` gets all claims and runs on the store's thread, so that no two contracts choose the same.
@@ -131,7 +138,7 @@ class Ledger:
             claims.release(tx, status.contract_id)
             claims.claim(tx, (*gpu_claims(*ids, status.gpu_uuids), *port_claims(*ids, status.ports), subnet), now)
             _claim_amounts(tx, status, now)
-            intents.open_intent(tx, kind, *ids, now)
+            intents.open_intent(tx, kind, *ids, now, restart_count)
             self._put(tx, status)
             return grant
 

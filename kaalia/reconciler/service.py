@@ -265,7 +265,8 @@ class ReconcilerService:
             return False
         row, sight = books.workloads.get(contract_id), self._sights.of(contract_id)
         booted_at = self._booted_at or (books.report.system.booted_at if books.report else None)
-        action = diff(wish, row, sight, self._clock.now(), self._outages.interruptions(booted_at))
+        interruptions, intended = self._outages.interruptions(booted_at), books.intended_restarts(contract_id)
+        action = diff(wish, row, sight, self._clock.now(), interruptions, intended)
         if isinstance(action, Nothing):
             if sight is not Sight.UNKNOWN:
                 self._retries.clear(contract_id)
@@ -316,7 +317,7 @@ class ReconcilerService:
             self._retries.clear(contract_id)
         except KaaliaError as error:
             self._sights.doubt(contract_id)
-            await self._give_way(contract_id, action, row, error)
+            await self._give_way(contract_id, action, row, before, error)
         except asyncio.CancelledError:
             self._sights.doubt(contract_id)
             self._retries.clear(contract_id)
@@ -325,7 +326,9 @@ class ReconcilerService:
             self._in_flight.pop(contract_id, None)
             self._bell.set()
 
-    async def _give_way(self, contract_id: int, action: Action, row: WorkloadStatus | None, error: KaaliaError) -> None:
+    async def _give_way(
+        self, contract_id: int, action: Action, row: WorkloadStatus | None, before: Observed | None, error: KaaliaError
+    ) -> None:
         """An action ended with an error: wait for the engine, try again later, or give up for good."""
         if isinstance(error, WorkloadError) and error.code == ENGINE_UNAVAILABLE:
             self._retries.postpone(contract_id, action, self._clock.monotonic_s())
@@ -339,7 +342,7 @@ class ReconcilerService:
                     self._retries.clear(contract_id)
                     return
                 wait_s = self._retries.failed(contract_id, action, self._clock.monotonic_s())
-                await self._ledger.tell([self._trying_again(action, row, wait_s)])
+                await self._ledger.tell([self._trying_again(action, row, before, wait_s)])
             else:
                 wait_s = self._retries.failed(contract_id, action, self._clock.monotonic_s())
             log.warning("reconciler: contract %d, next try in %.0f s: %s", contract_id, wait_s, error)
@@ -348,10 +351,10 @@ class ReconcilerService:
             log.warning("reconciler: contract %d: %s", contract_id, second)
 
     def _trying_again(
-        self, action: Launch | Start | Restart, row: WorkloadStatus | None, wait_s: float
+        self, action: Launch | Start | Restart, row: WorkloadStatus | None, before: Observed | None, wait_s: float
     ) -> WorkloadStatus:
         state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
-        waiting = status.preparing(action.contract, row, action.gpu_uuids, state, self._clock.now())
+        waiting = status.preparing(action.contract, row, action.gpu_uuids, state, self._clock.now(), before)
         return replace(waiting, status_msg=f"{waiting.status_msg}: next attempt in {wait_s:.0f} s")
 
     # Keeping the books true

@@ -33,10 +33,17 @@ def rejected(contract: Contract, row: WorkloadStatus | None, problem: Problem, n
 
 
 def preparing(
-    contract: Contract, row: WorkloadStatus | None, gpu_uuids: tuple[str, ...], state: WorkloadState, now: datetime
+    contract: Contract,
+    row: WorkloadStatus | None,
+    gpu_uuids: tuple[str, ...],
+    state: WorkloadState,
+    now: datetime,
+    before: Observed | None = None,
 ) -> WorkloadStatus:
-    """On the way to running: PULLING, CREATING or STARTING."""
+    """On the way to running: PULLING, CREATING or STARTING. `before`: what exists; a later start is another one."""
     base = blank(contract.contract_id, contract.generation, row, now)
+    if before is not None:
+        base = replace(base, started_at=before.started_at)
     words = {
         WorkloadState.PULLING: f"loading {contract.spec.image}",
         WorkloadState.CREATING: f"creating {contract.spec.image}/{contract.spec.launch_mode}",

@@ -14,7 +14,7 @@ from kaalia.model.machine import Missing
 from kaalia.model.workload import WorkloadState
 from kaalia.store import contracts, enrolment, intents, machine, outbox, tasks, workloads
 from kaalia.store.changes import Changes
-from kaalia.store.database import Database
+from kaalia.store.database import Database, Transaction
 from kaalia.store.enrolment import AcceptedSnapshot, Enrolment
 from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support.builders import build_contract, build_report, build_status
@@ -65,12 +65,13 @@ async def test_statuses_come_back_whole(store: Database, state: WorkloadState) -
 
 
 async def test_intents_are_open_until_closed(store: Database) -> None:
-    first = await store.transaction(lambda tx: intents.open_intent(tx, "launch", 51, 1, START))
-    await store.transaction(lambda tx: intents.open_intent(tx, "stop", 52, 3, LATER))
-    await store.transaction(lambda tx: intents.close_intent(tx, first, "done", LATER))
+    await store.transaction(lambda tx: intents.open_intent(tx, "launch", 51, 1, START))
+    await store.transaction(lambda tx: intents.open_intent(tx, "restart", 52, 3, LATER, restart_count=4))
+    await store.transaction(lambda tx: intents.close_all(tx, 51, "done", LATER))
 
     (still,) = await store.read(intents.open_intents)
-    assert (still.kind, still.contract_id, still.generation, still.opened_at) == ("stop", 52, 3, LATER)
+    assert (still.kind, still.contract_id, still.generation, still.opened_at) == ("restart", 52, 3, LATER)
+    assert still.restart_count == 4
 
     await store.transaction(lambda tx: intents.close_all(tx, 52, "looked at", LATER))
     assert await store.read(intents.open_intents) == ()
@@ -79,12 +80,36 @@ async def test_intents_are_open_until_closed(store: Database) -> None:
 
 
 async def test_an_intent_is_closed_once(store: Database) -> None:
-    number = await store.transaction(lambda tx: intents.open_intent(tx, "launch", 51, 1, START))
-    await store.transaction(lambda tx: intents.close_intent(tx, number, "done", START))
-    await store.transaction(lambda tx: intents.close_intent(tx, number, "again", LATER))
+    await store.transaction(lambda tx: intents.open_intent(tx, "launch", 51, 1, START))
+    await store.transaction(lambda tx: intents.close_all(tx, 51, "done", START))
+    await store.transaction(lambda tx: intents.close_all(tx, 51, "again", LATER))
 
     (step,) = await store.read(lambda tx: intents.history(tx, 51, 10))
     assert step.outcome == "done"
+
+
+async def test_old_history_makes_room_a_little_at_a_time_and_open_intents_stay(store: Database) -> None:
+    def fill(tx: Transaction) -> None:
+        intents.open_intent(tx, "launch", 99, 1, START)
+        for _ in range(3 * intents.PRUNED_AT_ONCE):
+            intents.open_intent(tx, "stop", 51, 1, START)
+        intents.close_all(tx, 51, "done", START)
+        intents.open_intent(tx, "start", 51, 1, LATER)
+        intents.close_all(tx, 51, "done", LATER)
+
+    def left(tx: Transaction) -> int:
+        return len(intents.history(tx, 51, 1000))
+
+    await store.transaction(fill)
+    week = START + intents.KEPT
+
+    await store.transaction(lambda tx: intents.open_intent(tx, "launch", 52, 1, week))
+    assert await store.read(left) == 3 * intents.PRUNED_AT_ONCE + 1
+
+    for opened in range(1, 5):
+        await store.transaction(lambda tx: intents.open_intent(tx, "launch", 52, 1, week + timedelta(seconds=1)))
+        assert await store.read(left) == max(1, (3 - opened) * intents.PRUNED_AT_ONCE + 1)
+    assert {one.contract_id for one in await store.read(intents.open_intents)} == {52, 99}
 
 
 async def test_messages_leave_in_order_when_acknowledged_and_numbers_never_return(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ async def test_daemon_logs_tell_the_story_of_the_contract(tmp_path: Path) -> Non
         now = host.clock.now()
 
         def live(tx: Transaction) -> None:
-            done = intents.open_intent(tx, "create", CONTRACT_ID, 1, now)
-            intents.close_intent(tx, done, "done", now + timedelta(seconds=1.5))
+            intents.open_intent(tx, "create", CONTRACT_ID, 1, now)
+            intents.close_all(tx, CONTRACT_ID, "done", now + timedelta(seconds=1.5))
             intents.open_intent(tx, "start", CONTRACT_ID, 1, now + timedelta(seconds=2))
             intents.open_intent(tx, "create", 99, 1, now)
 
