@@ -6,7 +6,8 @@ composed in one `transaction()` commit together or not at all.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -25,6 +26,8 @@ Transaction = sqlite3.Connection
 
 _CANNOT_WRITE = frozenset({"state_disk_full", "state_corrupt", "state_unavailable"})
 """What is wrong with the database itself; other refusals are of the work that was to be done."""
+_SWITCH_TRIES = 100
+_SWITCH_WAIT_S = 0.02
 _REMEDY_SPACE = "free space in the state directory, then the daemon goes on by itself"
 
 
@@ -104,7 +107,7 @@ class Database:
             self._path.touch(mode=0o600, exist_ok=True)
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             _check(connection, self._path)
@@ -127,6 +130,18 @@ def renew_stream_id(tx: Transaction) -> str:
     return stream_id(tx)
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log. Here SQLite does not wait for another process that is just doing the same."""
+    for is_last in (*[False] * _SWITCH_TRIES, True):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if is_last or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+        time.sleep(_SWITCH_WAIT_S)
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
@@ -140,18 +155,48 @@ def _migrations() -> list[tuple[int, str]]:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """All that is missing, in one transaction. The schema's number is read inside it: another process may be at it."""
     migrations = _migrations()
-    have = int(connection.execute("PRAGMA user_version").fetchone()[0])
     newest = migrations[-1][0]
+    if _schema(connection, path, newest) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        have = _schema(connection, path, newest)
+        for number, script in migrations:
+            if number > have:
+                for statement in _statements(script):
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={newest}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _schema(connection: sqlite3.Connection, path: Path, newest: int) -> int:
+    """The number of the last migration that the database has had. Raises StoreError `state_newer`."""
+    have = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if have > newest:
         raise StoreError(
             "state_newer",
             f"cannot use {path}: it has schema {have}, this version of kaalia knows {newest}",
             remedy="install the newer kaalia again; tenants run on meanwhile",
         )
-    for number, script in migrations:
-        if number > have:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;")
+    return have
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One by one: `executescript` would commit before it begins."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement
 
 
 def _guarded(work: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ from kaalia.errors import StoreError
 from kaalia.store import amounts, outbox
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction, stream_id
+from kaalia.store.database import _migrations as migrations
 from tests.support.clock import START
 
 TABLES = {
@@ -227,6 +228,71 @@ async def test_a_closed_database_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         await database.read(count)
     assert caught.value.code == "state_closed"
+    await database.close()
+
+
+OPENS = """
+import asyncio, sys
+from pathlib import Path
+from kaalia.store.changes import Changes
+from kaalia.store.database import Database
+
+async def main():
+    database = Database(Path(sys.argv[1]), Changes())
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await database.open()
+    await database.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_that_make_the_same_database_at_once_all_open_it(tmp_path: Path) -> None:
+    def race(path: Path) -> list[str]:
+        command, pipe = [sys.executable, "-c", OPENS, str(path)], subprocess.PIPE
+        racers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)]
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("\n")
+            racer.stdin.flush()
+        return [racer.communicate()[1] for racer in racers]
+
+    told = [word for number in range(3) for word in await asyncio.to_thread(race, tmp_path / f"{number}.db")]
+
+    assert told == [""] * 12
+
+
+async def test_threads_that_make_the_same_database_at_once_all_open_it(tmp_path: Path) -> None:
+    for number in range(10):
+        databases = [Database(tmp_path / f"{number}.db", Changes()) for _ in range(4)]
+        await asyncio.gather(*(database.open() for database in databases))
+        versions = [await one.read(lambda tx: tx.execute("PRAGMA user_version").fetchone()[0]) for one in databases]
+        assert len(set(versions)) == 1
+        await asyncio.gather(*(database.close() for database in databases))
+
+
+async def test_an_older_schema_is_brought_up_to_date_or_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    known = await asyncio.to_thread(migrations)
+    monkeypatch.setattr("kaalia.store.database._migrations", lambda: known[:2])
+    await (await opened(path)).close()
+    broken = [*known[:-1], (known[-1][0], "CREATE TABLE half (x); CREATE TABLE half (x);".replace("; ", ";\n"))]
+    monkeypatch.setattr("kaalia.store.database._migrations", lambda: broken)
+    with pytest.raises(StoreError):
+        await opened(path)
+    monkeypatch.setattr("kaalia.store.database._migrations", lambda: known)
+
+    database = await opened(path)
+
+    found = await database.read(lambda tx: tx.execute("SELECT name FROM sqlite_schema").fetchall())
+    assert {"half"}.isdisjoint({row["name"] for row in found})
+    assert {row["name"] for row in found} >= TABLES | {"journal", "conditions"}
     await database.close()
 
 
