@@ -19,7 +19,9 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`problem.code` and `scope` (`host`, the UUID of a GPU, `C.51`) name it; `clears_when`: what ends it by itself.
+    """Named by `problem.code` and `scope`: `host`, the UUID of a GPU, `C.51`, or `container NAME`.
+
+    `clears_when` says what ends it by itself.
 
     A condition is told; by itself it never stops a tenant.
     """

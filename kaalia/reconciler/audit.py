@@ -3,10 +3,12 @@
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
+from kaalia.contracts.lease import LeaseTime
+from kaalia.model.health import Condition, Severity
 from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.ledger import Books, claims_of
 from kaalia.reconciler.quantities import of_contract
-from kaalia.runtime.base import Observed
+from kaalia.runtime.base import Observed, SetApart
 from kaalia.store.amounts import Amount, OwnerKind
 from kaalia.store.claims import Claim
 from kaalia.store.enrolment import AcceptedSnapshot
@@ -40,6 +42,37 @@ def forgotten(books: Books, kept: Collection[int]) -> set[int]:
     claimed |= {amount.owner_id for amount in books.amounts if amount.owner is OwnerKind.CONTRACT}
     intended = {intent.contract_id for intent in books.intents}
     return (set(books.workloads) | claimed | intended) - agreed - set(kept)
+
+
+def hidden(books: Books, apart: Iterable[SetApart]) -> set[int]:
+    """Contracts whose container may be one of those that cannot be read: by name, by label, or as the books have it."""
+    found = tuple(apart)
+    ids = {one.container_id for one in found}
+    recorded = {number for number, row in books.workloads.items() if row.container_id in ids}
+    return recorded.union(*(one.contract_ids for one in found))
+
+
+def conditions_of(apart: Iterable[SetApart]) -> tuple[Condition, ...]:
+    """What the owner is told of them."""
+    return tuple(
+        Condition(
+            problem=one.problem,
+            severity=Severity.CRITICAL,
+            clears_when="the container can be read again, or is gone",
+            scope=f"container {one.name}",
+        )
+        for one in apart
+    )
+
+
+def closed_because(books: Books, time: LeaseTime) -> str | None:
+    """Why nothing new is admitted; None: admission is open."""
+    if books.snapshot is None:
+        return "the marketplace has not confirmed it yet"
+    if not time.is_certain:
+        return "the time of the machine is not confirmed yet"
+    is_old = time.latest_at > books.snapshot.not_after
+    return "the marketplace's last word is too old to admit anything new" if is_old else None
 
 
 class Orphans:

@@ -32,7 +32,7 @@ class EndsService:
         self._runtimes = runtimes
         self._clock = clock
         self._stop_grace_s = stop_grace_s
-        self._known: set[int] = set()
+        self._known: set[str] = set()
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
@@ -40,8 +40,11 @@ class EndsService:
     async def _turn(self) -> None:
         waits_s = [LOOK_INTERVAL_S]
         for runtime in await self._runtimes():
-            for observed in await runtime.observe():
-                self._tell(observed)
+            found = await runtime.observe()
+            for one in found.set_apart:
+                self._tell(one.container_id, f"{one.name} is never touched: {one.problem.message}")
+            for observed in found.workloads:
+                self._tell(observed.container_id, f"{observed.name}, {observed.state}, ends at {observed.end_at}")
                 waits_s += await self._enforce(runtime, observed)
         await asyncio.sleep(max(LOOK_MIN_S, min(waits_s)))
 
@@ -56,7 +59,7 @@ class EndsService:
             return []
         return [(observed.end_at - now).total_seconds()]
 
-    def _tell(self, observed: Observed) -> None:
-        if observed.contract_id not in self._known:
-            self._known.add(observed.contract_id)
-            log.warning("safe mode: found %s, %s, ends at %s", observed.name, observed.state, observed.end_at)
+    def _tell(self, container_id: str, text: str) -> None:
+        if container_id not in self._known:
+            self._known.add(container_id)
+            log.warning("safe mode: found %s", text)

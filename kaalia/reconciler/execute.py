@@ -74,6 +74,19 @@ async def fail(
     return observed
 
 
+def trying_again(
+    tools: Tools,
+    action: Launch | Start | Restart,
+    row: WorkloadStatus | None,
+    sight: Observed | None,
+    wait_s: float,
+) -> WorkloadStatus:
+    """What is told of a launch or start that did not work and waits for another try."""
+    state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
+    waiting = status.preparing(action.contract, row, action.gpu_uuids, state, tools.clock.now(), sight)
+    return replace(waiting, status_msg=f"{waiting.status_msg}: next attempt in {wait_s:.0f} s")
+
+
 async def _start(tools: Tools, action: Start, row: WorkloadStatus | None, sight: Observed | None) -> Observed:
     starting = _starting(tools, action, row, sight)
     await tools.ledger.intend("start", starting, action.gpu_uuids, sight, action.contract.restart_count)

@@ -13,6 +13,7 @@ from kaalia.clock import Clock
 from kaalia.contracts import metering
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
+from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
@@ -22,6 +23,7 @@ from kaalia.runtime.base import Observed, ObservedState
 from kaalia.store import (
     amounts,
     claims,
+    conditions,
     contracts,
     enrolment,
     images,
@@ -43,6 +45,7 @@ from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 _STATUS = TypeAdapter(WorkloadStatus)
+_CONDITIONS = "containers"
 _FREED = {Frees.NOTHING: (), Frees.GPUS: (ClaimKind.GPU,), Frees.ALL: tuple(ClaimKind)}
 _PORT_KINDS = {Protocol.TCP: ClaimKind.PORT_TCP, Protocol.UDP: ClaimKind.PORT_UDP}
 
@@ -224,11 +227,15 @@ class Ledger:
 
         await self._database.transaction(work, Topic.WORKLOADS)
 
-    async def prove_life(self) -> None:
-        """The engine has listed what runs. After a boot, what was counted until then ends where it was last seen."""
-        boot, now = self._boot, self._clock.now()
+    async def prove_life(self, wrong: Iterable[Condition] = ()) -> None:
+        """The engine has listed what runs. After a boot, what was counted until then ends where it was last seen.
+
+        `wrong`: all that the list shows to be wrong.
+        """
+        boot, now, found = self._boot, self._clock.now(), tuple(wrong)
 
         def work(tx: Transaction) -> bool:
+            conditions.replace(tx, _CONDITIONS, found, now)
             known = journal.proof_of_life(tx)
             still = journal.open_starts(tx)
             if not still and known is not None and known.boot_id == boot.boot_id:

@@ -22,15 +22,15 @@ from kaalia.log import about
 from kaalia.model.workload import Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler import crash, status
 from kaalia.reconciler.actions import Action, Launch, Nothing, Record, Restart, Start
-from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
+from kaalia.reconciler.audit import Orphans, closed_because, conditions_of, forgotten, hidden, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
-from kaalia.reconciler.execute import ALIVE, execute, fail
+from kaalia.reconciler.execute import ALIVE, execute, fail, trying_again
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.outages import Outages
 from kaalia.reconciler.retries import Retries
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import ANY_CONTRACT, BindMount, Observed, RegistryLogin, Runtime
+from kaalia.runtime.base import ANY_CONTRACT, BindMount, Observed, RegistryLogin, Runtime, SetApart
 from kaalia.service import BACKOFF_S, Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
@@ -108,6 +108,7 @@ class ReconcilerService:
         self._has_announced = False
         self._orphans = Orphans()
         self._known_conflicts: set[str] = set()
+        self._known_apart: frozenset[SetApart] = frozenset()
 
     @property
     def is_idle(self) -> bool:
@@ -172,14 +173,23 @@ class ReconcilerService:
         except WorkloadError as error:
             await self._lose_engine(error)
             return
-        await self._ledger.prove_life()
-        self._sights.complete(found, mark, busy | set(self._in_flight))
+        obscured = await self._set_apart(found.set_apart)
+        await self._ledger.prove_life(conditions_of(found.set_apart))
+        self._sights.complete(found.workloads, mark, busy | set(self._in_flight), obscured)
         self._look_at_s = self._clock.monotonic_s() + self._tools.settings.resync_s
         self._failed_looks = 0
         self._engine_answers.set()
         if self._outages.is_lost:
-            log.info("reconciler: the container engine answers again, %d workloads found", len(found))
+            log.info("reconciler: the container engine answers again, %d workloads found", len(found.workloads))
             self._outages.back(self._clock.now())
+
+    async def _set_apart(self, apart: tuple[SetApart, ...]) -> set[int]:
+        """What cannot be read is told, once, and its contract is left as it is; the others go on."""
+        for one in apart:
+            if one not in self._known_apart:
+                log.error("reconciler: container %s is set apart and never touched: %s", one.name, one.problem.message)
+        self._known_apart = frozenset(apart)
+        return hidden(await self._ledger.books(), apart) if apart else set()
 
     async def _lose_engine(self, error: WorkloadError) -> None:
         """Nothing is known, so nothing is done. What ran is told to be unknown; said once."""
@@ -236,7 +246,7 @@ class ReconcilerService:
     # Deciding
 
     def _plan(self, books: Books) -> Plan:
-        present = {one.contract_id for one in self._sights.present()}
+        present = {one.contract_id for one in self._sights.present()} | self._sights.apart
         held = [
             Held(
                 contract=stored.contract,
@@ -253,7 +263,7 @@ class ReconcilerService:
                 owners |= dict.fromkeys(action.gpu_uuids, contract_id)
         time = self._lease_time()
         latest_at = None if time.is_certain else time.latest_at
-        closed = _closed_because(books, time)
+        closed = closed_because(books, time)
         machine = Machine(books.report, books.listing, owners, closed, latest_at, books.volume_bytes)
         return plan(held, machine, time.earliest_at)
 
@@ -342,7 +352,7 @@ class ReconcilerService:
                     self._retries.clear(contract_id)
                     return
                 wait_s = self._retries.failed(contract_id, action, self._clock.monotonic_s())
-                await self._ledger.tell([self._trying_again(action, row, before, wait_s)])
+                await self._ledger.tell([trying_again(self._tools, action, row, before, wait_s)])
             else:
                 wait_s = self._retries.failed(contract_id, action, self._clock.monotonic_s())
             log.warning("reconciler: contract %d, next try in %.0f s: %s", contract_id, wait_s, error)
@@ -350,18 +360,11 @@ class ReconcilerService:
             self._retries.failed(contract_id, action, self._clock.monotonic_s())
             log.warning("reconciler: contract %d: %s", contract_id, second)
 
-    def _trying_again(
-        self, action: Launch | Start | Restart, row: WorkloadStatus | None, before: Observed | None, wait_s: float
-    ) -> WorkloadStatus:
-        state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
-        waiting = status.preparing(action.contract, row, action.gpu_uuids, state, self._clock.now(), before)
-        return replace(waiting, status_msg=f"{waiting.status_msg}: next attempt in {wait_s:.0f} s")
-
     # Keeping the books true
 
     async def _audit(self, books: Books) -> bool:
         """Claims for all that exists, nothing for what is gone. True: the books changed."""
-        unsure = {*self._in_flight, *self._sights.doubted}
+        unsure = {*self._in_flight, *self._sights.doubted, *self._sights.apart}
         present = self._sights.present()
         missing, sizes, conflicts = unclaimed(books, [one for one in present if one.contract_id not in unsure])
         for conflict in set(conflicts) - self._known_conflicts:
@@ -389,12 +392,3 @@ class ReconcilerService:
         running = {one.contract_id for one in self._sights.present() if one.state in ALIVE} - set(self._in_flight)
         rows = [row for row in books.workloads.values() if row.contract_id in running]
         await self._ledger.tell(replace(row, as_of=now) for row in rows if row.state is WorkloadState.RUNNING)
-
-
-def _closed_because(books: Books, time: LeaseTime) -> str | None:
-    if books.snapshot is None:
-        return "the marketplace has not confirmed it yet"
-    if not time.is_certain:
-        return "the time of the machine is not confirmed yet"
-    is_old = time.latest_at > books.snapshot.not_after
-    return "the marketplace's last word is too old to admit anything new" if is_old else None

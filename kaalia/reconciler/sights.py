@@ -19,6 +19,7 @@ class Sights:
         self._is_complete = False
         self._doubted: dict[int, int] = {}
         self._changed: dict[int, int] = {}
+        self._apart: frozenset[int] = frozenset()
         self._count = 0
 
     @property
@@ -28,10 +29,15 @@ class Sights:
     @property
     def doubted(self) -> frozenset[int]:
         """Changed since the last look: inspect them."""
-        return frozenset(self._doubted)
+        return frozenset(self._doubted) - self._apart
+
+    @property
+    def apart(self) -> frozenset[int]:
+        """Contracts behind which something stands that cannot be read: nothing is known of them."""
+        return self._apart
 
     def of(self, contract_id: int) -> Observed | Sight:
-        if not self._is_complete or contract_id in self._doubted:
+        if not self._is_complete or contract_id in self._doubted or contract_id in self._apart:
             return Sight.UNKNOWN
         return self._seen.get(contract_id, Sight.ABSENT)
 
@@ -43,8 +49,13 @@ class Sights:
         """Taken before a look begins."""
         return self._count
 
-    def complete(self, found: Iterable[Observed], mark: int, busy: Collection[int]) -> None:
-        """A whole list came. Of `busy` contracts, and of those that changed since the mark, it may be outdated."""
+    def complete(
+        self, found: Iterable[Observed], mark: int, busy: Collection[int], apart: Collection[int] = ()
+    ) -> None:
+        """A whole list came. Of `busy` contracts, and of those that changed since the mark, it may be outdated.
+
+        `apart`: contracts whose container may be one that cannot be read; one that can be read is known all the same.
+        """
         newer = {*busy, *(contract_id for contract_id, at in self._changed.items() if at > mark)}
         fresh = {one.contract_id: self._remember(one) for one in found}
         self._doubted = {contract_id: at for contract_id, at in self._doubted.items() if contract_id in newer}
@@ -53,6 +64,7 @@ class Sights:
             if contract_id in self._seen:
                 fresh[contract_id] = self._seen[contract_id]
         self._seen = fresh
+        self._apart = frozenset(apart) - set(fresh)
         self._changed.clear()
         self._is_complete = True
         for one in fresh.values():

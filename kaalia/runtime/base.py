@@ -12,6 +12,7 @@ from typing import Protocol
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.slicing import Share
 from kaalia.contracts.volume import Volume
+from kaalia.errors import Problem
 from kaalia.model.machine import Engine
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import PortBinding, PortRequest
@@ -94,6 +95,25 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
+class SetApart:
+    """A container that names our machine but cannot be taken for a workload. It may be a tenant's: never touched."""
+
+    name: str
+    container_id: str
+    contract_ids: frozenset[int]
+    """Whose it may be, by its name and its labels."""
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that bears the labels of our machine."""
+
+    workloads: tuple[Observed, ...] = ()
+    set_apart: tuple[SetApart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What an image says of itself."""
 
@@ -160,12 +180,12 @@ class Runtime(Protocol):
         """Remove container and network. Absent is success."""
         ...
 
-    async def observe(self) -> tuple[Observed, ...]:
-        """Every workload of this machine: a complete list, or an error, never a part."""
+    async def observe(self) -> Found:
+        """Everything of this machine: a complete list, or an error, never a part."""
         ...
 
     async def inspect(self, contract_id: int) -> Observed | None:
-        """One workload, None when it is proven absent."""
+        """One workload, None when it is proven absent. Raises `labels_unreadable` for what `observe` sets apart."""
         ...
 
     async def logs(self, contract_id: int, tail: int) -> str:

@@ -89,8 +89,10 @@ def owner(raw: Mapping[str, str] | None, machine: str) -> int | None:
     """The contract id that an object of this machine belongs to; None: not ours."""
     if not raw or raw.get(_MACHINE) != machine:
         return None
-    contract = raw.get(_CONTRACT, "")
-    return int(contract) if contract.isascii() and contract.isdigit() else None
+    try:
+        return _number(raw.get(_CONTRACT, ""))
+    except ValueError:
+        return None
 
 
 def decode(raw: Mapping[str, str] | None, machine: str) -> Labels | None:
@@ -106,12 +108,12 @@ def decode(raw: Mapping[str, str] | None, machine: str) -> Labels | None:
     try:
         return Labels(
             machine=machine,
-            contract_id=int(raw[_CONTRACT]),
-            generation=int(raw[_GENERATION]),
+            contract_id=_number(raw[_CONTRACT]),
+            generation=_number(raw[_GENERATION]),
             spec_sha256=raw[_SPEC_SHA256],
             gpu_uuids=tuple(_items(raw[_GPUS])),
             ports=tuple(_decode_port(item) for item in _items(raw[_PORTS])),
-            end_at=datetime.fromisoformat(raw[_END_AT]) if raw[_END_AT] else None,
+            end_at=_decode_time(raw[_END_AT]) if raw[_END_AT] else None,
         )
     except (KeyError, ValueError) as error:
         raise _unreadable(raw, f"{type(error).__name__} {error}") from error
@@ -124,7 +126,21 @@ def _encode_port(port: PortBinding) -> str:
 def _decode_port(text: str) -> PortBinding:
     numbers, protocol = text.split("/")
     requested, container_port, host_port = numbers.split(":")
-    return PortBinding(int(requested), int(container_port), int(host_port), Protocol(protocol))
+    return PortBinding(_number(requested), _number(container_port), _number(host_port, 65535), Protocol(protocol))
+
+
+def _decode_time(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return at
+
+
+def _number(text: str, most: int = 2**63 - 1) -> int:
+    """A count from 1, in plain digits: `int` alone takes signs, blanks and other scripts."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
+        raise ValueError(f"{text[:40]!r} is not a number from 1 to {most}")
+    return int(text)
 
 
 def _items(text: str) -> list[str]:

@@ -59,7 +59,12 @@ def test_unlabelled_is_not_ours(raw: dict[str, str] | None) -> None:
         {"io.kaalia.schema": "2"},
         {"io.kaalia.generation": "first"},
         {"io.kaalia.ports": "8080"},
+        {"io.kaalia.ports": "8080:8080:99999/tcp"},
         {"io.kaalia.end_at": "tomorrow"},
+        {"io.kaalia.end_at": "2026-01-01T00:00:00"},
+        {"io.kaalia.contract": "-5"},
+        {"io.kaalia.contract": "\u0665"},
+        {"io.kaalia.contract": "9" * 40},
     ],
 )
 def test_unreadable_labels_of_this_machine_are_an_error_not_an_absence(change: dict[str, str]) -> None:

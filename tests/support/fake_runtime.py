@@ -15,6 +15,7 @@ from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
     ANY_CONTRACT,
+    Found,
     ImageFacts,
     Observed,
     ObservedState,
@@ -22,6 +23,7 @@ from kaalia.runtime.base import (
     Present,
     Progress,
     RegistryLogin,
+    SetApart,
 )
 from tests.support.clock import FakeClock
 
@@ -60,6 +62,8 @@ class FakeRuntime:
         self.containers: dict[int, Observed] = {}
         self.placements: dict[int, Placement] = {}
         self.networks: dict[int, str] = {}
+        self.unreadable: set[int] = set()
+        """Containers whose labels somebody has spoilt, by contract."""
         self.faults = Faults()
         self.calls: list[tuple[str, int]] = []
         self.logins: list[RegistryLogin | None] = []
@@ -165,14 +169,17 @@ class FakeRuntime:
         self.networks.pop(contract_id, None)
         self._answer("remove", None)
 
-    async def observe(self) -> tuple[Observed, ...]:
+    async def observe(self) -> Found:
         await self._answering("observe")
-        found = tuple(self.containers.values())
+        readable = tuple(one for number, one in self.containers.items() if number not in self.unreadable)
+        found = Found(readable, tuple(self._apart(number) for number in self.unreadable if number in self.containers))
         await asyncio.sleep(0)
         return found
 
     async def inspect(self, contract_id: int) -> Observed | None:
         await self._answering("inspect", contract_id)
+        if contract_id in self.containers and contract_id in self.unreadable:
+            raise _unreadable(contract_id)
         return self.containers.get(contract_id)
 
     async def inventory(self) -> tuple[Present, ...]:
@@ -308,6 +315,11 @@ class FakeRuntime:
             if ports:
                 self._broken(f"{starting.name} and {other.name} run with ports {sorted(ports)}")
 
+    def _apart(self, contract_id: int) -> SetApart:
+        container = self.containers[contract_id]
+        whose = frozenset({contract_id})
+        return SetApart(container.name, container.container_id, whose, _unreadable(contract_id).problem)
+
     def _broken(self, sentence: str) -> None:
         self.violations.append(sentence)
         raise AssertionError(sentence)
@@ -319,3 +331,7 @@ class FakeRuntime:
 
 def _unavailable(verb: str) -> WorkloadError:
     return WorkloadError("engine_unavailable", f"cannot {verb}: the container engine does not answer")
+
+
+def _unreadable(contract_id: int) -> WorkloadError:
+    return WorkloadError("labels_unreadable", f"cannot read the kaalia labels of C.{contract_id}")

@@ -153,10 +153,10 @@ class DockerEngine:
 
     # Containers
 
-    async def containers(self, label_filter: str) -> list[Document]:
-        """One entry for each container with the label, running or not."""
+    async def containers(self, *label_filters: str) -> list[Document]:
+        """One entry for each container with all of the labels, running or not."""
         return await self._look(
-            "list containers", lambda client: client.containers(all=True, filters={"label": label_filter})
+            "list containers", lambda client: client.containers(all=True, filters={"label": list(label_filters)})
         )
 
     async def usage(self) -> Document:

@@ -4,18 +4,20 @@ Touches only containers and networks whose labels carry this machine's id, and n
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
-from kaalia.errors import WorkloadError
+from kaalia.errors import Problem, WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.model.workload import Protocol
 from kaalia.runtime.base import (
     ANY_CONTRACT,
     EngineUsage,
+    Found,
     ImageFacts,
     Observed,
     ObservedState,
@@ -23,11 +25,12 @@ from kaalia.runtime.base import (
     Present,
     Progress,
     RegistryLogin,
+    SetApart,
 )
 from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
-from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
+from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body, network_name
 from kaalia.runtime.labels import (
     Labels,
     any_machine_filter,
@@ -45,6 +48,7 @@ _REMOVAL_CHECKS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits while another removal of the same container is under way."""
 _MAX_TAIL_LINES = 10_000
 _NEVER = "0001-01-01T00:00:00Z"
+_OWN_NAME = re.compile(r"C\.[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +142,19 @@ class ContainerRuntime:
         for network in await self._own_networks(contract_id):
             await self._remove_network(network)
 
-    async def observe(self) -> tuple[Observed, ...]:
-        """One call for the list; details are asked for only where a line of the list is new."""
-        seen: dict[str, _Seen] = {}
+    async def observe(self) -> Found:
+        """One call for the list; details are asked for, all at once, only where a line of the list is new."""
+        mine: list[tuple[dict[str, Any], Labels]] = []
+        apart: list[SetApart] = []
         for entry in await self._engine.containers(machine_filter(self._machine)):
-            labels = decode(entry.get("Labels"), self._machine)
-            if labels is None:
-                continue
-            container_id, line = str(entry["Id"]), _line(entry)
-            known = self._seen.get(container_id)
-            if known is None or known.line != line:
-                document = await self._engine.inspect_container(container_id)
-                if document is None:
-                    continue
-                known = _Seen(line, _observed(document, labels))
-            seen[container_id] = known
-        self._seen = seen
-        return tuple(known.observed for known in seen.values())
+            try:
+                if labels := _read_labels(entry, self._machine):
+                    mine.append((entry, labels))
+            except WorkloadError as error:
+                apart.append(_set_apart(entry, self._machine, error.problem))
+        looked = await asyncio.gather(*(self._look(*one) for one in mine))
+        self._seen = {one.observed.container_id: one for one in looked if one is not None}
+        return Found(tuple(one.observed for one in self._seen.values()), tuple(apart))
 
     async def inventory(self) -> tuple[Present, ...]:
         """Every container and network of this machine, from two lists. Raises WorkloadError."""
@@ -172,7 +172,10 @@ class ContainerRuntime:
 
     async def inspect(self, contract_id: int) -> Observed | None:
         found = await self._find(contract_id)
-        return None if found is None else _observed(*found)
+        if found is None:
+            await self._prove_absent(contract_id)
+            return None
+        return _observed(*found)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         document, _ = await self._own(contract_id)
@@ -189,6 +192,21 @@ class ContainerRuntime:
                 yield contract_id
 
     # Containers
+
+    async def _look(self, entry: dict[str, Any], labels: Labels) -> _Seen | None:
+        """The details for a line of the list, as known if the line is; None: it is gone meanwhile."""
+        container_id, line = str(entry["Id"]), _line(entry)
+        known = self._seen.get(container_id)
+        if known is not None and known.line == line:
+            return known
+        document = await self._engine.inspect_container(container_id)
+        return None if document is None else _Seen(line, _observed(document, labels))
+
+    async def _prove_absent(self, contract_id: int) -> None:
+        """No container has the contract's name; is it there under another one? Then raises WorkloadError."""
+        for entry in await self._engine.containers(machine_filter(self._machine), contract_filter(contract_id)):
+            if _has_network_of(entry, contract_id):
+                raise _renamed(entry, contract_id)
 
     async def _find(self, contract_id: int) -> tuple[dict[str, Any], Labels] | None:
         """Inspection and labels of the contract's container; None when there is none, or it is not ours."""
@@ -294,6 +312,47 @@ async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
     """The machine names of this key that containers bear: for when the books that know the id are lost."""
     names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
     return tuple(sorted(name for name in names if is_name_of(name, key_id)))
+
+
+def _read_labels(entry: Mapping[str, Any], machine: str) -> Labels | None:
+    """The labels of a line of the list; None: not ours. Raises WorkloadError `labels_unreadable`.
+
+    A container keeps the name that it was created with. Under another one it is a copy that inherited the labels (an
+    image made of a workload has them), or somebody renamed the workload.
+    """
+    labels = decode(entry.get("Labels"), machine)
+    names = _names(entry)
+    if labels is not None and names and container_name(labels.contract_id) not in names:
+        raise _renamed(entry, labels.contract_id)
+    return labels
+
+
+def _renamed(entry: Mapping[str, Any], contract_id: int) -> WorkloadError:
+    name, own = next(iter(_names(entry)), str(entry["Id"])[:12]), container_name(contract_id)
+    return WorkloadError(
+        "labels_unreadable",
+        f"cannot take container {name} for contract {contract_id}: it has the labels of {own} under another name",
+        remedy=f"if it is the instance itself: docker rename {name} {own}; if it is a copy of it, remove it",
+        evidence=str(entry["Id"]),
+    )
+
+
+def _set_apart(entry: Mapping[str, Any], machine: str, problem: Problem) -> SetApart:
+    names = _names(entry)
+    named = {int(name[2:]) for name in names if _OWN_NAME.fullmatch(name)}
+    labelled = owner(entry.get("Labels"), machine)
+    container_id = str(entry["Id"])
+    whose = named | {labelled} if labelled and _has_network_of(entry, labelled) else named
+    return SetApart(next(iter(names), container_id[:12]), container_id, frozenset(whose), problem)
+
+
+def _has_network_of(entry: Mapping[str, Any], contract_id: int) -> bool:
+    """A workload keeps its network when it is renamed; a copy of it has another one."""
+    return bool((entry.get("HostConfig") or {}).get("NetworkMode") == network_name(contract_id))
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    return [str(name).lstrip("/") for name in entry.get("Names") or []]
 
 
 def _image_name(document: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kaalia.errors import WorkloadError
 from kaalia.model.workload import PortRequest, Protocol
-from kaalia.runtime.base import ANY_CONTRACT, ObservedState
+from kaalia.runtime.base import ANY_CONTRACT, Found, ObservedState
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
@@ -70,7 +70,7 @@ async def test_observe_is_complete_and_asks_details_once(
     assert len(asked) == 3
     second = await runtime.observe()
 
-    assert {(seen.contract_id, seen.state) for seen in first} == {
+    assert {(seen.contract_id, seen.state) for seen in first.workloads} == {
         (71, ObservedState.RUNNING),
         (72, ObservedState.CREATED),
         (73, ObservedState.CREATED),
@@ -82,11 +82,11 @@ async def test_observe_is_complete_and_asks_details_once(
 async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRuntime) -> None:
     await runtime.create(build_placement(74))
     await runtime.start(74)
-    (before,) = await runtime.observe()
+    (before,) = (await runtime.observe()).workloads
 
     await runtime.stop(74, 0)
     await runtime.start(74)
-    (after,) = await runtime.observe()
+    (after,) = (await runtime.observe()).workloads
 
     assert after.state is before.state
     assert after.pid != before.pid
@@ -158,7 +158,7 @@ async def test_killed_engine_is_unknown_not_absent_and_comes_back(
         await asyncio.wait_for(anext(events), 10)
     again = runtime.events()
     assert await asyncio.wait_for(anext(again), 30) == ANY_CONTRACT
-    assert await runtime.observe() == (before,)
+    assert await runtime.observe() == Found((before,))
     await again.aclose()  # type: ignore[attr-defined]
 
 
@@ -184,5 +184,6 @@ async def test_hung_engine_is_unavailable_until_it_wakes(runtime: ContainerRunti
         os.kill(docker_host.pid, signal.SIGCONT)
 
     assert error.code == "engine_unavailable"
-    assert [seen.contract_id for seen in await ContainerRuntime(impatient, MACHINE).observe()] == [78]
+    found = await ContainerRuntime(impatient, MACHINE).observe()
+    assert [seen.contract_id for seen in found.workloads] == [78]
     impatient.close()

@@ -10,7 +10,7 @@ import pytest
 from kaalia.errors import WorkloadError
 from kaalia.host import system
 from kaalia.model.workload import LaunchMode, PortBinding, Protocol
-from kaalia.runtime.base import ObservedState, Present
+from kaalia.runtime.base import Found, ObservedState, Present
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
@@ -196,7 +196,7 @@ async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
     engine.close()
 
     assert second == first
-    assert seen == (before,)
+    assert seen == Found((before,))
 
 
 async def test_newer_generation_replaces_and_an_older_one_is_refused(runtime: ContainerRuntime) -> None:
@@ -250,7 +250,7 @@ async def test_foreign_container_is_never_touched(
     await runtime.remove(63)
 
     assert await runtime.inspect(63) is None
-    assert await runtime.observe() == ()
+    assert await runtime.observe() == Found()
     assert docker_host.inspect("C.63")["State"] == before["State"]
     assert "kaalia-63" not in {network["Name"] for network in docker_host.request("GET", "/networks")}
 
