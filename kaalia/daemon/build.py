@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from kaalia.api import status
@@ -23,7 +24,7 @@ from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime, machines_of_key
 from kaalia.service import Service
-from kaalia.store import folder
+from kaalia.store import ends, folder
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
@@ -61,7 +62,8 @@ async def safe_mode(config: Config, clock: Clock, systemd: Systemd, why: Problem
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
     services = [*_local_services(config, systemd, context), ReopenService(config)]
     if config.identity_path.exists():
-        services.append(EndsService(lambda: _runtimes_of_key(config, clock, engine), clock))
+        runtimes = partial(_runtimes_of_key, config, clock, engine)
+        services.append(EndsService(runtimes, partial(ends.recorded, config.database_path), clock))
     try:
         yield services
     finally:

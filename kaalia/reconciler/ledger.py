@@ -25,6 +25,7 @@ from kaalia.store import (
     claims,
     conditions,
     contracts,
+    ends,
     enrolment,
     images,
     intents,
@@ -39,6 +40,7 @@ from kaalia.store.changes import Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
+from kaalia.store.ends import Ends
 from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.store.intents import Intent
 from kaalia.wire import document
@@ -97,6 +99,10 @@ class Ledger:
 
     async def books(self) -> Books:
         return await self._database.read(_read)
+
+    async def recorded_ends(self) -> Ends:
+        """For containers that the books do not know: the ends that were written down beside them."""
+        return await self._database.read(ends.recorded_here)
 
     async def intend(
         self,

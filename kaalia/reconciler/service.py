@@ -36,6 +36,7 @@ from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import ClaimKind
 from kaalia.store.database import Database
+from kaalia.store.ends import at_the_latest
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class ReconcilerService:
         planned = self._plan(books)
         self._next_change_at = planned.next_change_at
         settled = [wish for wish in planned.wishes if self._pursue(wish, books)]
-        self._pursue_orphans(books)
+        await self._pursue_orphans(books)
         await self._close_settled(settled, books)
         await self._announce(books)
         await self._inspect_doubted()
@@ -292,13 +293,16 @@ class ReconcilerService:
         if is_unwanted and wish.contract.contract_id in self._tools.pulling:
             self._actions.cancel(wish.contract.contract_id)
 
-    def _pursue_orphans(self, books: Books) -> None:
+    async def _pursue_orphans(self, books: Books) -> None:
         known = {stored.contract.contract_id for stored in books.contracts}
         orphans = [one for one in self._sights.present() if one.contract_id not in known]
         word, now = books.snapshot, self._lease_time().earliest_at
         self._orphans.keep_only({one.contract_id for one in orphans})
+        recorded = await self._ledger.recorded_ends() if orphans else {}
         for observed in orphans:
-            action = diff_orphan(observed, *self._orphans.missing(observed, word, now), now)
+            end_at = at_the_latest(observed.end_at, observed.contract_id, recorded)
+            missing = self._orphans.missing(observed, word, now)
+            action = diff_orphan(replace(observed, end_at=end_at), *missing, now)
             if observed.contract_id not in self._in_flight and not isinstance(action, Nothing):
                 self._begin(observed.contract_id, action, books)
 

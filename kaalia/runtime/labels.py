@@ -25,7 +25,7 @@ _END_AT = _PREFIX + "end_at"
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the labels of one container say. `end_at` is the end agreed at creation; the store knows extensions."""
+    """What the labels of one container say. `end_at` is the end agreed at creation; the store knows later ones."""
 
     machine: str
     contract_id: int

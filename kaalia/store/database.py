@@ -5,6 +5,7 @@ composed in one `transaction()` commit together or not at all.
 """
 
 import asyncio
+import errno
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -211,6 +212,8 @@ def _guarded(work: Callable[[], T]) -> T:
             raise StoreError("state_corrupt", f"cannot read the state: {text}", remedy=_remedy_corrupt()) from error
         raise StoreError("state_unavailable", f"cannot use the state database: {text}") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError("state_disk_full", f"cannot write the state: {error}", remedy=_REMEDY_SPACE) from error
         raise StoreError("state_unavailable", f"cannot use the state database: {error}") from error
 
 

@@ -8,6 +8,7 @@ decision, by rule.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
@@ -16,7 +17,7 @@ from kaalia.contracts.volume import Volume
 from kaalia.errors import KaaliaError, MarketplaceError
 from kaalia.model.volume import VolumeState
 from kaalia.model.workload import WorkloadState
-from kaalia.store import contracts, enrolment, machine, tasks, volumes, workloads
+from kaalia.store import contracts, ends, enrolment, machine, tasks, volumes, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
@@ -85,6 +86,7 @@ def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime) -> 
             unheard.discard(contract.contract_id)
     for contract_id in unheard:
         _miss(tx, contract_id, now)
+    ends.keep(tx, now, have_moved=any(_is_moved(contract, known) for contract in snapshot.contracts))
     _put_volumes(tx, snapshot.volumes)
     machine.put_listing(tx, snapshot.listing)
     for task in snapshot.tasks:
@@ -147,6 +149,12 @@ def _put(tx: Transaction, contract: Contract, known: StoredContract | None, now:
             return False
     contracts.upsert(tx, contract, now)
     return True
+
+
+def _is_moved(contract: Contract, known: Mapping[int, StoredContract]) -> bool:
+    """A known contract got another end."""
+    stored = known.get(contract.contract_id)
+    return stored is not None and stored.contract.end_at != contract.end_at
 
 
 def _put_volumes(tx: Transaction, told: tuple[Volume, ...]) -> None:
