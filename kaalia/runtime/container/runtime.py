@@ -4,33 +4,30 @@ Touches only containers and networks whose labels carry this machine's id, and n
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
-from kaalia.errors import Problem, WorkloadError
+from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
-from kaalia.model.workload import Protocol
 from kaalia.runtime.base import (
     ANY_CONTRACT,
     EngineUsage,
     Found,
     ImageFacts,
     Observed,
-    ObservedState,
     Placement,
     Present,
     Progress,
     RegistryLogin,
     SetApart,
 )
+from kaalia.runtime.container import reading
 from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
-from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body, network_name
+from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import (
     Labels,
     any_machine_filter,
@@ -47,8 +44,6 @@ _NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
 _REMOVAL_CHECKS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits while another removal of the same container is under way."""
 _MAX_TAIL_LINES = 10_000
-_NEVER = "0001-01-01T00:00:00Z"
-_OWN_NAME = re.compile(r"C\.[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ class ContainerRuntime:
         document, _ = await self._own(contract_id)
         await self._engine.start(document["Id"], container_name(contract_id))
         document, labels = await self._own(contract_id)
-        return _observed(document, labels)
+        return reading.observed(document, labels)
 
     async def stop(self, contract_id: int, grace_s: float) -> None:
         found = await self._find(contract_id)
@@ -144,25 +139,20 @@ class ContainerRuntime:
 
     async def observe(self) -> Found:
         """One call for the list; details are asked for, all at once, only where a line of the list is new."""
-        mine: list[tuple[dict[str, Any], Labels]] = []
-        apart: list[SetApart] = []
-        for entry in await self._engine.containers(machine_filter(self._machine)):
-            try:
-                if labels := _read_labels(entry, self._machine):
-                    mine.append((entry, labels))
-            except WorkloadError as error:
-                apart.append(_set_apart(entry, self._machine, error.problem))
+        mine, apart = await self._listed()
         looked = await asyncio.gather(*(self._look(*one) for one in mine))
         self._seen = {one.observed.container_id: one for one in looked if one is not None}
         return Found(tuple(one.observed for one in self._seen.values()), tuple(apart))
 
     async def inventory(self) -> tuple[Present, ...]:
-        """Every container and network of this machine, from two lists. Raises WorkloadError."""
+        """Every container and network of this machine, from two lists. Raises WorkloadError.
+
+        Of a container that cannot be read no more is known than that it is there.
+        """
         networks = await self._engine.networks([machine_filter(self._machine)])
-        found: dict[int, Present] = {}
-        for entry in await self._engine.containers(machine_filter(self._machine)):
-            if labels := decode(entry.get("Labels"), self._machine):
-                found[labels.contract_id] = _present(entry, labels)
+        mine, apart = await self._listed()
+        found = {number: Present(number, one.container_id) for one in apart for number in one.contract_ids}
+        found |= {labels.contract_id: reading.present(entry, labels) for entry, labels in mine}
         for network in networks:
             contract_id = owner(network.get("Labels"), self._machine)
             if contract_id is not None:
@@ -175,7 +165,7 @@ class ContainerRuntime:
         if found is None:
             await self._prove_absent(contract_id)
             return None
-        return _observed(*found)
+        return reading.observed(*found)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         document, _ = await self._own(contract_id)
@@ -193,20 +183,32 @@ class ContainerRuntime:
 
     # Containers
 
+    async def _listed(self) -> tuple[list[tuple[dict[str, Any], Labels]], list[SetApart]]:
+        """The lines of all that names this machine: those that can be read, with their labels, and the others."""
+        mine: list[tuple[dict[str, Any], Labels]] = []
+        apart: list[SetApart] = []
+        for entry in await self._engine.containers(machine_filter(self._machine)):
+            try:
+                if labels := reading.read_labels(entry, self._machine):
+                    mine.append((entry, labels))
+            except WorkloadError as error:
+                apart.append(reading.set_apart(entry, self._machine, error.problem))
+        return mine, apart
+
     async def _look(self, entry: dict[str, Any], labels: Labels) -> _Seen | None:
         """The details for a line of the list, as known if the line is; None: it is gone meanwhile."""
-        container_id, line = str(entry["Id"]), _line(entry)
+        container_id, line = str(entry["Id"]), reading.line_of(entry)
         known = self._seen.get(container_id)
         if known is not None and known.line == line:
             return known
         document = await self._engine.inspect_container(container_id)
-        return None if document is None else _Seen(line, _observed(document, labels))
+        return None if document is None else _Seen(line, reading.observed(document, labels))
 
     async def _prove_absent(self, contract_id: int) -> None:
         """No container has the contract's name; is it there under another one? Then raises WorkloadError."""
         for entry in await self._engine.containers(machine_filter(self._machine), contract_filter(contract_id)):
-            if _has_network_of(entry, contract_id):
-                raise _renamed(entry, contract_id)
+            if reading.has_network_of(entry, contract_id):
+                raise reading.renamed(entry, contract_id)
 
     async def _find(self, contract_id: int) -> tuple[dict[str, Any], Labels] | None:
         """Inspection and labels of the contract's container; None when there is none, or it is not ours."""
@@ -247,7 +249,7 @@ class ContainerRuntime:
                 f"cannot create generation {wanted.generation} of {name}: generation {found.generation} exists",
                 remedy="take the newer contract from the marketplace",
             )
-        was_started = _time(document["State"].get("StartedAt")) is not None
+        was_started = reading.time_of(document["State"].get("StartedAt")) is not None
         container_id = str(document["Id"])
         if found.generation == wanted.generation and found.spec_sha256 == wanted.spec_sha256:
             tar = archive(placement.contract.spec, contract_id)
@@ -314,99 +316,8 @@ async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if is_name_of(name, key_id)))
 
 
-def _read_labels(entry: Mapping[str, Any], machine: str) -> Labels | None:
-    """The labels of a line of the list; None: not ours. Raises WorkloadError `labels_unreadable`.
-
-    A container keeps the name that it was created with. Under another one it is a copy that inherited the labels (an
-    image made of a workload has them), or somebody renamed the workload.
-    """
-    labels = decode(entry.get("Labels"), machine)
-    names = _names(entry)
-    if labels is not None and names and container_name(labels.contract_id) not in names:
-        raise _renamed(entry, labels.contract_id)
-    return labels
-
-
-def _renamed(entry: Mapping[str, Any], contract_id: int) -> WorkloadError:
-    name, own = next(iter(_names(entry)), str(entry["Id"])[:12]), container_name(contract_id)
-    return WorkloadError(
-        "labels_unreadable",
-        f"cannot take container {name} for contract {contract_id}: it has the labels of {own} under another name",
-        remedy=f"if it is the instance itself: docker rename {name} {own}; if it is a copy of it, remove it",
-        evidence=str(entry["Id"]),
-    )
-
-
-def _set_apart(entry: Mapping[str, Any], machine: str, problem: Problem) -> SetApart:
-    names = _names(entry)
-    named = {int(name[2:]) for name in names if _OWN_NAME.fullmatch(name)}
-    labelled = owner(entry.get("Labels"), machine)
-    container_id = str(entry["Id"])
-    whose = named | {labelled} if labelled and _has_network_of(entry, labelled) else named
-    return SetApart(next(iter(names), container_id[:12]), container_id, frozenset(whose), problem)
-
-
-def _has_network_of(entry: Mapping[str, Any], contract_id: int) -> bool:
-    """A workload keeps its network when it is renamed; a copy of it has another one."""
-    return bool((entry.get("HostConfig") or {}).get("NetworkMode") == network_name(contract_id))
-
-
-def _names(entry: Mapping[str, Any]) -> list[str]:
-    return [str(name).lstrip("/") for name in entry.get("Names") or []]
-
-
 def _image_name(document: Mapping[str, Any]) -> str:
     return next(iter(document.get("RepoTags") or []), str(document.get("Id", ""))[:19])
-
-
-def _line(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What changes in a container's line of the list when it started, ended or ran anew in between.
-
-    Each start makes a new network endpoint; the status text holds exit code and age.
-    """
-    networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
-    endpoints = ",".join(str(network.get("EndpointID", "")) for network in networks)
-    return str(entry["State"]), str(entry["Status"]), endpoints
-
-
-def _present(entry: Mapping[str, Any], labels: Labels) -> Present:
-    """A container's line of the list. Its ports there are those that the engine publishes, not those it was asked."""
-    lines = [port for port in entry.get("Ports") or [] if port.get("PublicPort") and port["Type"] in tuple(Protocol)]
-    return Present(
-        contract_id=labels.contract_id,
-        container_id=str(entry["Id"]),
-        generation=labels.generation,
-        state=ObservedState(entry["State"]),
-        gpu_uuids=labels.gpu_uuids,
-        promised=frozenset((port.host_port, port.protocol) for port in labels.ports),
-        published=frozenset((int(port["PublicPort"]), Protocol(port["Type"])) for port in lines),
-    )
-
-
-def _observed(document: Mapping[str, Any], labels: Labels) -> Observed:
-    state = document["State"]
-    finished_at = _time(state.get("FinishedAt"))
-    return Observed(
-        contract_id=labels.contract_id,
-        generation=labels.generation,
-        name=str(document["Name"]).lstrip("/"),
-        container_id=str(document["Id"]),
-        state=ObservedState(state["Status"]),
-        gpu_uuids=labels.gpu_uuids,
-        ports=labels.ports,
-        end_at=labels.end_at,
-        pid=int(state.get("Pid") or 0) or None,
-        started_at=_time(state.get("StartedAt")),
-        finished_at=finished_at,
-        exit_code=None if finished_at is None or state.get("Running") else int(state.get("ExitCode", 0)),
-        oom_killed=bool(state.get("OOMKilled", False)),
-        error=str(state.get("Error", "")),
-    )
-
-
-def _time(text: str | None) -> datetime | None:
-    """Docker's time has nanoseconds, which `fromisoformat` of Python 3.11 cuts to microseconds."""
-    return None if not text or text == _NEVER else datetime.fromisoformat(text)
 
 
 def _subnets(network: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.runtime.base import ObservedState
+from kaalia.runtime.base import ObservedState, Present
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.labels import Labels, encode
 from tests.support.containers import refused
@@ -30,8 +30,11 @@ async def test_spoilt_labels_are_set_apart_and_the_rest_is_seen(
     before = run_foreign(docker_host, "C.82", labels)
 
     found = await runtime.observe()
+    inventory = {one.contract_id: one for one in await runtime.inventory()}
 
     assert [one.contract_id for one in found.workloads] == [81]
+    assert set(inventory) == {81, 82}
+    assert inventory[82] == Present(82, before["Id"])
     (apart,) = found.set_apart
     assert (apart.name, apart.contract_ids, apart.container_id) == ("C.82", frozenset({82}), before["Id"])
     assert apart.problem.code == "labels_unreadable"

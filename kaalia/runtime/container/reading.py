@@ -1,0 +1,106 @@
+"""What a line of the engine's list, or an inspection, says of a workload: pure readings."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from kaalia.errors import Problem, WorkloadError
+from kaalia.model.workload import Protocol
+from kaalia.runtime.base import Observed, ObservedState, Present, SetApart
+from kaalia.runtime.container.spec import container_name, network_name
+from kaalia.runtime.labels import Labels, decode, owner
+
+_NEVER = "0001-01-01T00:00:00Z"
+_OWN_NAME = re.compile(r"C\.[0-9]{1,18}")
+
+
+def read_labels(entry: Mapping[str, Any], machine: str) -> Labels | None:
+    """The labels of a line of the list; None: not ours. Raises WorkloadError `labels_unreadable`.
+
+    A container keeps the name that it was created with. Under another one it is a copy that inherited the labels (an
+    image made of a workload has them), or somebody renamed the workload.
+    """
+    labels = decode(entry.get("Labels"), machine)
+    names = _names(entry)
+    if labels is not None and names and container_name(labels.contract_id) not in names:
+        raise renamed(entry, labels.contract_id)
+    return labels
+
+
+def renamed(entry: Mapping[str, Any], contract_id: int) -> WorkloadError:
+    name, own = next(iter(_names(entry)), str(entry["Id"])[:12]), container_name(contract_id)
+    return WorkloadError(
+        "labels_unreadable",
+        f"cannot take container {name} for contract {contract_id}: it has the labels of {own} under another name",
+        remedy=f"if it is the instance itself: docker rename {name} {own}; if it is a copy of it, remove it",
+        evidence=str(entry["Id"]),
+    )
+
+
+def set_apart(entry: Mapping[str, Any], machine: str, problem: Problem) -> SetApart:
+    names = _names(entry)
+    named = {int(name[2:]) for name in names if _OWN_NAME.fullmatch(name)}
+    labelled = owner(entry.get("Labels"), machine)
+    container_id = str(entry["Id"])
+    whose = named | {labelled} if labelled and has_network_of(entry, labelled) else named
+    return SetApart(next(iter(names), container_id[:12]), container_id, frozenset(whose), problem)
+
+
+def has_network_of(entry: Mapping[str, Any], contract_id: int) -> bool:
+    """A workload keeps its network when it is renamed; a copy of it has another one."""
+    return bool((entry.get("HostConfig") or {}).get("NetworkMode") == network_name(contract_id))
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    return [str(name).lstrip("/") for name in entry.get("Names") or []]
+
+
+def line_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What changes in a container's line of the list when it started, ended or ran anew in between.
+
+    Each start makes a new network endpoint; the status text holds exit code and age.
+    """
+    networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
+    endpoints = ",".join(str(network.get("EndpointID", "")) for network in networks)
+    return str(entry["State"]), str(entry["Status"]), endpoints
+
+
+def present(entry: Mapping[str, Any], labels: Labels) -> Present:
+    """A container's line of the list. Its ports there are those that the engine publishes, not those it was asked."""
+    lines = [port for port in entry.get("Ports") or [] if port.get("PublicPort") and port["Type"] in tuple(Protocol)]
+    return Present(
+        contract_id=labels.contract_id,
+        container_id=str(entry["Id"]),
+        generation=labels.generation,
+        state=ObservedState(entry["State"]),
+        gpu_uuids=labels.gpu_uuids,
+        promised=frozenset((port.host_port, port.protocol) for port in labels.ports),
+        published=frozenset((int(port["PublicPort"]), Protocol(port["Type"])) for port in lines),
+    )
+
+
+def observed(document: Mapping[str, Any], labels: Labels) -> Observed:
+    state = document["State"]
+    finished_at = time_of(state.get("FinishedAt"))
+    return Observed(
+        contract_id=labels.contract_id,
+        generation=labels.generation,
+        name=str(document["Name"]).lstrip("/"),
+        container_id=str(document["Id"]),
+        state=ObservedState(state["Status"]),
+        gpu_uuids=labels.gpu_uuids,
+        ports=labels.ports,
+        end_at=labels.end_at,
+        pid=int(state.get("Pid") or 0) or None,
+        started_at=time_of(state.get("StartedAt")),
+        finished_at=finished_at,
+        exit_code=None if finished_at is None or state.get("Running") else int(state.get("ExitCode", 0)),
+        oom_killed=bool(state.get("OOMKilled", False)),
+        error=str(state.get("Error", "")),
+    )
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Docker's time has nanoseconds, which `fromisoformat` of Python 3.11 cuts to microseconds."""
+    return None if not text or text == _NEVER else datetime.fromisoformat(text)
