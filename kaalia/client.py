@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
+from kaalia.wire.ledger import LedgerDocument
 from kaalia.wire.local import ContractView, DaemonStatus, DiskLedger, DiskOrder
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ _STATUS = TypeAdapter(DaemonStatus)
 _REPORT = TypeAdapter(MachineReport)
 _CONTRACT = TypeAdapter(ContractView)
 _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
+_LEDGER = TypeAdapter(LedgerDocument)
 _DISK = TypeAdapter(DiskLedger)
 _ORDERED = TypeAdapter(dict[str, str])
 _PROBLEM = TypeAdapter(Problem)
@@ -50,6 +52,9 @@ class LocalClient:
 
     def contract(self, contract_id: int) -> ContractView:
         return self._get(f"/v1/contracts/{contract_id}", _CONTRACT)
+
+    def ledger(self) -> LedgerDocument:
+        return self._get("/v1/ledger", _LEDGER)
 
     def disk(self) -> DiskLedger:
         return self._get("/v1/disk", _DISK)

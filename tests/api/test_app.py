@@ -60,12 +60,15 @@ async def test_in_safe_mode_the_status_answers_and_the_rest_says_why_not(tmp_pat
 
     async with serving(tmp_path / "s", context):
         status = await asyncio.to_thread(client.status)
-        with pytest.raises(LocalError) as caught:
-            await asyncio.to_thread(client.contracts)
+        refused = []
+        for question in (client.contracts, client.ledger, client.disk):
+            with pytest.raises(LocalError) as caught:
+                await asyncio.to_thread(question)
+            refused.append(caught.value.problem)
 
     assert status.safe_mode
     assert status.problems == (why,)
-    assert caught.value.problem == why
+    assert refused == [why, why, why]
 
 
 async def test_the_socket_goes_with_the_daemon(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kaalia import __version__
 from tests.cli.conftest import Run
 
-ALL = ["status", "report", "contracts", "daemon", "enroll", "marketplace"]
+ALL = ["status", "report", "contracts", "ledger", "daemon", "enroll", "marketplace"]
 
 
 def test_version(run: Run) -> None:
@@ -22,7 +22,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert "Exit codes" in result.out
 
 
-@pytest.mark.parametrize("name", ["status", "report", "contracts", "daemon"])
+@pytest.mark.parametrize("name", ["status", "report", "contracts", "ledger", "daemon"])
 def test_help_of_a_command_has_an_example(run: Run, name: str) -> None:
     result = run(name, "--help")
 
