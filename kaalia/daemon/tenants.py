@@ -68,7 +68,8 @@ class TenantsService:
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         disk = DiskService(self._database, self._changes, hands, runtime.usage, volumes, self._clock)
         ledger = Ledger(self._database, self._clock)
-        audit = AuditService(self._database, ledger, runtime.inventory, self._clock)
+        audit_s = self._config.intervals.resync_s
+        audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
