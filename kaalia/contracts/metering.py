@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from kaalia.model.metering import Edge, Entry, Interval, Meter
+from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GB, HOURS_PER_MONTH
 
@@ -67,6 +68,20 @@ def edges(
     return (*_disk_edges(disk, status, disk_bytes), *_run_edges(run, status, seen, proof))
 
 
+def volume_edges(kept: Standing, status: VolumeStatus, size_bytes: int) -> tuple[Entry, ...]:
+    """The journal lines that a volume's new status adds. `size_bytes`: what was agreed."""
+    if status.state is VolumeState.REMOVING:
+        return ()
+    is_kept = status.state is VolumeState.READY and status.problem is None
+    if is_kept and not kept.is_open:
+        at = _after(kept, status.as_of)
+        return (Entry(status.volume_id, 1, Meter.VOLUME, Edge.START, at, size_bytes, status.state),)
+    if not is_kept and kept.start is not None and kept.is_open:
+        reason = status.problem.code if status.problem else status.state
+        return (replace(kept.start, edge=Edge.END, at=max(status.as_of, kept.start.at), reason=reason),)
+    return ()
+
+
 def closing(open_starts: Iterable[Entry], at: datetime, reason: str) -> tuple[Entry, ...]:
     """Ends for what runs, at one time."""
     return tuple(replace(start, edge=Edge.END, at=max(at, start.at), reason=reason) for start in open_starts)
@@ -80,7 +95,7 @@ def boot_edges(open_starts: Iterable[Entry], proven_at: datetime | None, booted_
 def _outage(start: Entry, proven_at: datetime | None, booted_at: datetime) -> Iterator[Entry]:
     down_at = max(start.at, min(proven_at or start.at, booted_at))
     yield replace(start, edge=Edge.END, at=down_at, reason="machine_down")
-    if start.meter is Meter.DISK:
+    if start.meter is not Meter.RUN:
         yield replace(start, at=max(down_at, booted_at), reason="machine_up")
 
 
@@ -210,7 +225,7 @@ def _begun(entry: Entry, at: datetime) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sums of one contract, exact to the microsecond."""
+    """Sums of one contract, or of one volume, exact to the microsecond."""
 
     run_s: Decimal = Decimal(0)
     gpu_s: Decimal = Decimal(0)
@@ -232,7 +247,7 @@ def usage(spent: Iterable[Interval], until: datetime) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """US dollars from `valid_from` on: the whole contract's run by the hour, its disk by GB and month."""
+    """US dollars from `valid_from` on: the whole contract's run by the hour, its disk or volume by GB and month."""
 
     valid_from: datetime
     run_usd_per_hour: Decimal
@@ -274,7 +289,7 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 def _line(spent: Interval, rate: Rate, begins: datetime, ends: datetime) -> Line:
     per_hour = rate.run_usd_per_hour
-    if spent.meter is Meter.DISK:
+    if spent.meter is not Meter.RUN:
         per_hour = rate.disk_usd_per_gb_month * spent.amount / GB / HOURS_PER_MONTH
     exact = per_hour * _microseconds(begins, ends) / _MICROSECONDS_PER_HOUR
     amount = exact.quantize(NANO_USD, ROUND_HALF_EVEN)

@@ -3,7 +3,9 @@
 Volume offers and instances draw on one pool: an offer takes nothing from the pool until some of it is rented.
 """
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -33,6 +35,8 @@ class Volume:
     desired: VolumeDesired
     copy_of: int | None = None
     """Begins as a copy of this volume of the same machine."""
+    end_at: datetime | None = None
+    """No contract that begins later may mount it; the data stay until the tombstone. None: no end."""
 
 
 def offer_space(listed_bytes: int, rented_bytes: int, free_bytes: int) -> int:
@@ -62,9 +66,19 @@ def check_size(size_gb: Decimal, space_bytes: int) -> None:
 
 def check_name(name: str | None) -> str | None:
     """The name, None when blank. Raises ContractError `volume_name_invalid`."""
-    if name is None or not name.strip():
+    name = None if name is None else name.strip()
+    if not name:
         return None
-    if len(name) > NAME_MAX_CHARS or not name.isprintable():
-        message = f"cannot call a volume {name[:80]!r}: {NAME_MAX_CHARS} printable characters at most"
-        raise ContractError("volume_name_invalid", message, remedy="shorten the name")
-    return name.strip()
+    if not re.fullmatch(rf"[A-Za-z0-9_]{{1,{NAME_MAX_CHARS}}}", name):
+        message = f"cannot call a volume name={name[:80]!r}: letters, digits and _ only, {NAME_MAX_CHARS} at most"
+        raise ContractError("volume_name_invalid", message, remedy="choose another name, or leave it out")
+    return name
+
+
+def check_mount(volume: Volume, start_at: datetime) -> None:
+    """Raises ContractError `volume_expired` when a contract that began at `start_at` must not mount the volume."""
+    if volume.end_at is None or start_at < volume.end_at:
+        return
+    message = f"cannot mount volume {volume.volume_id}: its contract ended at {volume.end_at:%Y-%m-%d %H:%M} UTC"
+    remedy = "rent another volume; instances that had this one before its end still reach the data"
+    raise ContractError("volume_expired", message, remedy=remedy)

@@ -22,7 +22,7 @@ from kaalia.contracts.increase import Agreement
 from kaalia.contracts.metering import Line, Rate
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import agreements
-from kaalia.marketplace.db.tables import charges, contracts, invoices, machines, rates, users
+from kaalia.marketplace.db.tables import charges, contracts, invoices, machines, rates, users, volumes
 from kaalia.model.metering import Entry, Interval, Meter
 from kaalia.wire import document
 from kaalia.wire.protocol import MAX_CLOCK_SKEW_S
@@ -32,6 +32,21 @@ log = logging.getLogger(__name__)
 SKEW = timedelta(seconds=MAX_CLOCK_SKEW_S)
 _FREE = (ContractKind.DEFAULT_JOB, ContractKind.SELFTEST)
 """The owner's own work on his own machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What the renter of a contract, or of a volume, owes at most: the prices, and what bounds the counts."""
+
+    machine_id: int
+    user_id: int
+    start_at: datetime
+    rates: tuple[Rate, ...]
+    disk_bytes: int
+    end_at: datetime | None
+    """Of the right to run."""
+    ended_at: datetime | None
+    """The renter's destroy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +66,27 @@ async def take(tx: AsyncConnection, machine_id: int, entries: Iterable[Entry], n
     machine = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one()
     heard_at = from_epoch(machine.last_seen_at) if machine.last_seen_at is not None else now
     for entry in entries:
-        query = sa.select(contracts).where(contracts.c.id == entry.contract_id, contracts.c.machine_id == machine_id)
-        contract = (await tx.execute(query)).one_or_none()
-        if contract is None:
-            log.warning("foreign_contract: machine %d counted of contract %d", machine_id, entry.contract_id)
+        agreed = await _agreed(tx, entry.meter, entry.contract_id)
+        if agreed is None or agreed.machine_id != machine_id:
+            log.warning("foreign_contract: machine %d counted %s of %d", machine_id, entry.meter, entry.contract_id)
             continue
-        begun_at = from_epoch(contract.start_date)
-        believed = replace(entry, at=min(max(entry.at, begun_at - SKEW), now + SKEW))
-        await _follow(tx, contract, machine.user_id, believed, heard_at)
+        believed = replace(entry, at=min(max(entry.at, agreed.start_at - SKEW), now + SKEW))
+        await _follow(tx, agreed, machine.user_id, believed, heard_at)
 
 
-async def _follow(tx: AsyncConnection, contract: sa.Row[Any], host_id: int, entry: Entry, heard_at: datetime) -> None:
+async def _follow(tx: AsyncConnection, agreed: Agreed, host_id: int, entry: Entry, heard_at: datetime) -> None:
     query = sa.select(charges).where(charges.c.contract_id == entry.contract_id, charges.c.meter == entry.meter)
     row = (await tx.execute(query.order_by(charges.c.id.desc()).limit(1))).one_or_none()
     last = None if row is None else _interval(row)
     for interval in metering.follow(last, entry, heard_at):
         if row is not None and last is not None and interval.started_at == last.started_at:
-            await _close(tx, row.id, contract, interval)
+            await _close(tx, row.id, agreed, interval)
         else:
             await tx.execute(
                 sa.insert(charges).values(
                     contract_id=entry.contract_id,
-                    machine_id=contract.machine_id,
-                    user_id=contract.user_id,
+                    machine_id=agreed.machine_id,
+                    user_id=agreed.user_id,
                     host_id=host_id,
                     meter=entry.meter,
                     quantity=interval.amount,
@@ -82,11 +95,10 @@ async def _follow(tx: AsyncConnection, contract: sa.Row[Any], host_id: int, entr
             )
 
 
-async def _close(tx: AsyncConnection, charge_id: int, contract: sa.Row[Any], interval: Interval) -> None:
+async def _close(tx: AsyncConnection, charge_id: int, agreed: Agreed, interval: Interval) -> None:
     if interval.ended_at is None:
         return
-    prices = await _rates(tx, contract)
-    owed = metering.lines(_owed(interval, contract), prices, interval.started_at, interval.ended_at)
+    owed = metering.lines(_owed(interval, agreed), agreed.rates, interval.started_at, interval.ended_at)
     await tx.execute(
         sa.update(charges)
         .where(charges.c.id == charge_id)
@@ -116,14 +128,14 @@ async def lines(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datet
         .order_by(charges.c.started_at, charges.c.id)
     )
     rows = (await tx.execute(query)).all()
-    agreed = await _agreed(tx, {row.contract_id for row in rows})
+    known = {key: await _agreed(tx, *key) for key in {(Meter(row.meter), row.contract_id) for row in rows}}
     found = []
     for row in rows:
-        if row.contract_id not in agreed:
+        agreed = known[Meter(row.meter), row.contract_id]
+        if agreed is None:
             continue
-        contract, prices = agreed[row.contract_id]
         horizon = until if row.ended_at is not None else min(until, from_epoch(row.last_seen_at or row.started_at))
-        for line in metering.lines(_owed(_interval(row), contract), prices, since, horizon):
+        for line in metering.lines(_owed(_interval(row), agreed), agreed.rates, since, horizon):
             found.append(Charge(row.id, line, row.quantity, row.machine_id, row.user_id, row.host_id))
     return found
 
@@ -163,15 +175,46 @@ async def invoices_of(tx: AsyncConnection, user_id: int) -> Sequence[sa.Row[Any]
     return (await tx.execute(sa.select(invoices).where(invoices.c.user_id == user_id).order_by(invoices.c.id))).all()
 
 
-async def intervals(tx: AsyncConnection, contract_id: int) -> tuple[Interval, ...]:
-    """What was counted of a contract, as its machine said it."""
-    query = sa.select(charges).where(charges.c.contract_id == contract_id).order_by(charges.c.started_at, charges.c.id)
+async def intervals(tx: AsyncConnection, contract_id: int, *meters: Meter) -> tuple[Interval, ...]:
+    """What was counted of a contract, as its machine said it; with Meter.VOLUME of the volume of that number."""
+    mine = sa.and_(charges.c.contract_id == contract_id, charges.c.meter.in_(meters or (Meter.RUN, Meter.DISK)))
+    query = sa.select(charges).where(mine).order_by(charges.c.started_at, charges.c.id)
     return tuple(_interval(row) for row in await tx.execute(query))
 
 
-async def _agreed(tx: AsyncConnection, contract_ids: set[int]) -> dict[int, tuple[sa.Row[Any], tuple[Rate, ...]]]:
-    rows = await tx.execute(sa.select(contracts).where(contracts.c.id.in_(contract_ids)))
-    return {row.id: (row, await _rates(tx, row)) for row in rows.all()}
+async def _agreed(tx: AsyncConnection, meter: Meter, number: int) -> Agreed | None:
+    """None: there is no such contract, or volume when `meter` is VOLUME."""
+    if meter is Meter.VOLUME:
+        return await _agreed_volume(tx, number)
+    row = (await tx.execute(sa.select(contracts).where(contracts.c.id == number))).one_or_none()
+    if row is None:
+        return None
+    contract = document.decode(Contract, row.document)
+    return Agreed(
+        machine_id=row.machine_id,
+        user_id=row.user_id,
+        start_at=from_epoch(row.start_date),
+        rates=await _rates(tx, row),
+        disk_bytes=contract.spec.disk_bytes,
+        end_at=contract.end_at,
+        ended_at=None if row.ended_at is None else from_epoch(row.ended_at),
+    )
+
+
+async def _agreed_volume(tx: AsyncConnection, volume_id: int) -> Agreed | None:
+    row = (await tx.execute(sa.select(volumes).where(volumes.c.id == volume_id))).one_or_none()
+    if row is None:
+        return None
+    start_at = from_epoch(row.start_date)
+    return Agreed(
+        machine_id=row.machine_id,
+        user_id=row.user_id,
+        start_at=start_at,
+        rates=(Rate(start_at, Decimal(0), Decimal(row.price_per_gb_month)),),
+        disk_bytes=row.size_bytes,
+        end_at=None,
+        ended_at=None if row.ended_at is None else from_epoch(row.ended_at),
+    )
 
 
 async def _rates(tx: AsyncConnection, row: sa.Row[Any]) -> tuple[Rate, ...]:
@@ -194,15 +237,11 @@ def _rate(at: datetime, agreed: Agreement) -> Rate:
     return Rate(at, agreed.contract.price_usd_per_hour, agreed.terms.price_disk_per_gb_month)
 
 
-def _owed(interval: Interval, row: sa.Row[Any]) -> Interval:
+def _owed(interval: Interval, agreed: Agreed) -> Interval:
     """The part of what was counted that the renter agreed to."""
-    contract = document.decode(Contract, row.document)
-    ends = [] if row.ended_at is None else [from_epoch(row.ended_at)]
-    if interval.meter is Meter.RUN and contract.end_at is not None:
-        ends.append(contract.end_at)
-    amount = interval.amount if interval.meter is Meter.RUN else min(interval.amount, contract.spec.disk_bytes)
-    if interval.ended_at is not None:
-        ends.append(interval.ended_at)
+    bounds = [interval.ended_at, agreed.ended_at, agreed.end_at if interval.meter is Meter.RUN else None]
+    ends = [one for one in bounds if one is not None]
+    amount = interval.amount if interval.meter is Meter.RUN else min(interval.amount, agreed.disk_bytes)
     ended_at = max(min(ends), interval.started_at) if ends else None
     return replace(interval, ended_at=ended_at, amount=amount)
 

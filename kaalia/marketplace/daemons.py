@@ -18,6 +18,7 @@ from kaalia.marketplace import billing, listings, liveness, machines, removal, r
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.metering import Meter
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, facts, signature
 from kaalia.wire.error import ApiError
@@ -129,7 +130,8 @@ def _in_words(message: StatusMessage) -> str:
     if message.volume is not None:
         return f"volume {message.volume.volume_id} is {message.volume.state}"
     if message.meter is not None:
-        return f"contract {message.meter.contract_id}: {message.meter.meter} {message.meter.edge}"
+        what = "volume" if message.meter.meter is Meter.VOLUME else "contract"
+        return f"{what} {message.meter.contract_id}: {message.meter.meter} {message.meter.edge}"
     if message.workload is None:
         return str(message.kind)
     return f"contract {message.workload.contract_id} is {message.workload.state}"

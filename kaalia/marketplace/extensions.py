@@ -3,6 +3,7 @@
 A rolling duration is a re-listing that happens by itself, once a day.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import increase, offer
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import agreements, increases, machines
+from kaalia.marketplace import agreements, increases, machines, volume_leases
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 
@@ -46,9 +47,10 @@ async def _roll_one(context: Context, machine_id: int) -> bool:
         await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
         machine = await machines.get(tx, machine_id)
         listing = offer.rolled(machine.listing, now) if machine is not None and machine.listing is not None else None
-        if listing is None:
+        if machine is None or listing is None:
             return False
         await machines.put_listing(tx, machine_id, listing)
         await extend(tx, machine_id, listing, now)
+        await volume_leases.extend(tx, replace(machine, listing=listing), now)
         await increases.follow(tx, machine_id, listing, now)
     return True

@@ -13,28 +13,31 @@ from kaalia.model.metering import Meter
 from kaalia.units import GB
 
 DAY = timedelta(days=1)
-_WORDS = {Meter.RUN: "GPU", Meter.DISK: "storage"}
-_TYPES = {Meter.RUN: "gpu", Meter.DISK: "storage"}
-_EARNED = {Meter.RUN: "gpu_earn", Meter.DISK: "sto_earn"}
+_WORDS = {Meter.RUN: "GPU", Meter.DISK: "storage", Meter.VOLUME: "storage"}
+_TYPES = {Meter.RUN: "gpu", Meter.DISK: "storage", Meter.VOLUME: "storage"}
 
 
 def charge_rows(found: Sequence[Charge]) -> list[dict[str, Any]]:
-    """One result for each instance, with its lines as items; oldest first."""
-    by_contract: dict[int, list[Charge]] = defaultdict(list)
+    """One result for each instance and each volume, with its lines as items; oldest first."""
+    by_whom: dict[tuple[str, int], list[Charge]] = defaultdict(list)
     for charge in found:
-        by_contract[charge.line.contract_id].append(charge)
-    return [_instance_row(contract_id, charges) for contract_id, charges in by_contract.items()]
+        by_whom[_kind(charge), charge.line.contract_id].append(charge)
+    return [_row(kind, number, charges) for (kind, number), charges in by_whom.items()]
 
 
-def _instance_row(contract_id: int, found: Sequence[Charge]) -> dict[str, Any]:
+def _kind(charge: Charge) -> str:
+    return "volume" if charge.line.meter is Meter.VOLUME else "instance"
+
+
+def _row(kind: str, number: int, found: Sequence[Charge]) -> dict[str, Any]:
     return {
-        "type": "instance",
-        "source": f"instance-{contract_id}",
+        "type": kind,
+        "source": f"{kind}-{number}",
         "amount": _sum(found),
         "start": min(charge.line.started_at for charge in found).timestamp(),
         "end": max(charge.line.ended_at for charge in found).timestamp(),
-        "description": f"Instance {contract_id} on machine {found[0].machine_id}",
-        "metadata": {"instance_id": contract_id, "machine_id": found[0].machine_id},
+        "description": f"{kind.capitalize()} {number} on machine {found[0].machine_id}",
+        "metadata": {f"{kind}_id": number, "machine_id": found[0].machine_id},
         "items": [_item(charge) for charge in found],
     }
 
@@ -62,10 +65,10 @@ def old_charge_rows(found: Iterable[Charge]) -> list[dict[str, Any]]:
     return [
         {
             "id": charge.charge_id,
-            "instance_id": charge.line.contract_id,
+            "instance_id": None if charge.line.meter is Meter.VOLUME else charge.line.contract_id,
             "machine_id": charge.machine_id,
             "type": "charge",
-            "description": f"Instance {charge.line.contract_id} {_WORDS[charge.line.meter]}",
+            "description": f"{_kind(charge).capitalize()} {charge.line.contract_id} {_WORDS[charge.line.meter]}",
             "quantity": f"{charge.line.hours:.6f}",
             "rate": f"{charge.line.usd_per_hour:.6f}",
             "amount": float(charge.line.amount_usd),
@@ -135,7 +138,7 @@ def earnings(found: Sequence[Charge], first: datetime, last: datetime) -> dict[s
     return {
         "summary": {
             "total_gpu": float(total[Meter.RUN]),
-            "total_stor": float(total[Meter.DISK]),
+            "total_stor": float(total[Meter.DISK] + total[Meter.VOLUME]),
             "total_bwu": 0.0,
             "total_bwd": 0.0,
         },
@@ -158,7 +161,8 @@ def start_of_day(at: datetime) -> datetime:
 
 
 def _earned(sums: dict[Meter, Decimal]) -> dict[str, float]:
-    return {**{_EARNED[meter]: float(sums.get(meter, Decimal(0))) for meter in Meter}, "bwu_earn": 0.0, "bwd_earn": 0.0}
+    run, disk, volume = (sums.get(meter, Decimal(0)) for meter in (Meter.RUN, Meter.DISK, Meter.VOLUME))
+    return {"gpu_earn": float(run), "sto_earn": float(disk + volume), "bwu_earn": 0.0, "bwd_earn": 0.0}
 
 
 def _sum(found: Iterable[Charge]) -> float:

@@ -1,10 +1,11 @@
 """Volume offers: one a machine at most, listed with the machine or by itself, searched, and what is left of each.
 
-A machine's volume offer ends when the machine's own offer does; an end of its own counts only without such an offer.
+A machine's volume offer ends when the machine's own offer does; an end of its own counts only without such an offer,
+and is three months away when the owner names none.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +25,7 @@ from kaalia.wire.error import ApiError
 
 SIZE_GB_MAX = 10_000_000
 ROWS_MAX = 1000
+LIFE = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +227,9 @@ def _check_fits(machine: MachineRecord, size_gb: int, name: str) -> None:
         raise ApiError(400, "invalid_args", message, remedy=f"List {total_gb} GB or less")
 
 
-def _end_at(end_date: Any, now: datetime) -> float | None:
+def _end_at(end_date: Any, now: datetime) -> float:
     if end_date is None:
-        return None
+        return (now + LIFE).timestamp()
     epoch = float(terms.money("end_date", end_date, 32503680000))  # the year 3000
     if epoch <= now.timestamp():
         message = f"cannot list with end_date={end_date}: it is past"

@@ -1,6 +1,7 @@
 """Rented volumes: create, show, mount, copy, delete; and what their machine says of them until they are proven gone.
 
 A volume is local to its machine. It cannot be deleted while an instance mounts it; somebody else's is not there.
+Its price and its end are those of the offer at rental (`volume_leases` moves the end).
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from kaalia.errors import ContractError
 from kaalia.marketplace import liveness, machines, volume_offers
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.create_request import CreateRequest
-from kaalia.marketplace.db.tables import contracts, volumes
+from kaalia.marketplace.db.tables import contracts, users, volumes
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
 from kaalia.model.volume import VolumeState, VolumeStatus
@@ -82,6 +83,7 @@ async def create(
         name = rules.check_name(wanted.name)
     except ContractError as error:
         raise ApiError(400, error.code, error.problem.message, remedy=error.problem.remedy) from error
+    await _refuse_second(tx, caller.user_id, name)
     row = {
         "machine_id": offer.machine.id,
         "user_id": caller.user_id,
@@ -99,8 +101,21 @@ async def create(
     return int(volume_id), offer.machine.id
 
 
+async def _refuse_second(tx: AsyncConnection, user_id: int, name: str | None) -> None:
+    """A name tells a renter's volumes apart. Raises ApiError 409 `volume_name_taken`."""
+    if name is None:
+        return
+    await tx.execute(sa.select(users.c.id).where(users.c.id == user_id).with_for_update())
+    same = sa.select(volumes.c.id).where(
+        volumes.c.user_id == user_id, volumes.c.name == name, volumes.c.ended_at.is_(None)
+    )
+    if (other := await tx.scalar(same)) is not None:
+        message = f"cannot call a volume name={name!r}: your volume {other} has this name"
+        raise ApiError(409, "volume_name_taken", message, remedy="Choose another name, or leave it out")
+
+
 async def clone(context: Context, caller: Caller, source_id: int, offer_id: int, size_gb: Decimal | None) -> int:
-    """A volume that begins as a copy. Raises ApiError 400 `clone_elsewhere`, `volume_size_invalid`, 404."""
+    """A nameless volume that begins as a copy. Raises ApiError 400 `clone_elsewhere`, `volume_size_invalid`, 404."""
     now = context.clock.now()
     async with context.engine.begin() as tx:
         source = await _owned(tx, caller, source_id)
@@ -113,7 +128,7 @@ async def clone(context: Context, caller: Caller, source_id: int, offer_id: int,
     if size_gb * GB < source.size_bytes:
         message = f"cannot clone volume {source_id} to size={size_gb} GB: it has {source.size_bytes / GB:g} GB"
         raise ApiError(400, "volume_size_invalid", message, remedy="Give a size that is not smaller, or none")
-    return await rent(context, caller, Wanted(offer_id, size_gb, source.name, source_id))
+    return await rent(context, caller, Wanted(offer_id, size_gb, None, source_id))
 
 
 async def grant(
@@ -121,7 +136,7 @@ async def grant(
 ) -> tuple[VolumeMount, ...]:
     """What a new instance mounts: volumes of the renter's on this machine, and the one it makes.
 
-    Raises ApiError 404 `no_such_volume`, 400 `volume_elsewhere` and those of `create`.
+    Raises ApiError 404 `no_such_volume`, 400 `volume_elsewhere` or `volume_expired`, and those of `create`.
     """
     for mount in request.options.volumes:
         row = await _owned(tx, caller, mount.volume_id)
@@ -129,9 +144,10 @@ async def grant(
             message = f"cannot mount volume {row.id}: it is on machine {row.machine_id}, the offer on {machine.id}"
             remedy = f"Rent an offer of that machine: search with machine_id={row.machine_id}"
             raise ApiError(400, "volume_elsewhere", message, remedy=remedy)
-        if row.end_at is not None and row.end_at <= now.timestamp():
-            message = f"cannot mount volume {row.id}: its contract ended at {from_epoch(row.end_at):%Y-%m-%d %H:%M} UTC"
-            raise ApiError(400, "contract_expired", message, remedy="Rent another volume")
+        try:
+            rules.check_mount(_volume(row), now)
+        except ContractError as error:
+            raise ApiError(400, error.code, error.problem.message, remedy=error.problem.remedy) from error
     new = request.new_volume
     if new is None:
         return request.options.volumes
@@ -148,8 +164,8 @@ async def delete(context: Context, caller: Caller, volume_id: int) -> None:
     async with context.engine.begin() as tx:
         row = await _owned(tx, caller, volume_id)
         await machines.bump(tx, row.machine_id)
-        if users := (await attachments(tx, [row.machine_id])).get(volume_id):
-            names = ", ".join(map(str, users))
+        if mounted_by := (await attachments(tx, [row.machine_id])).get(volume_id):
+            names = ", ".join(map(str, mounted_by))
             message = f"cannot delete volume {volume_id}: instance {names} mounts it"
             raise ApiError(409, "volume_in_use", message, remedy="Destroy the instance first")
         await tx.execute(sa.update(volumes).where(volumes.c.id == volume_id).values(ended_at=now.timestamp()))
@@ -180,8 +196,11 @@ async def shown(context: Context, caller: Caller) -> list[dict[str, Any]]:
     async with context.engine.begin() as tx:
         found = list(await tx.execute(mine.order_by(volumes.c.id)))
         owners = {row.machine_id: await machines.get(tx, row.machine_id) for row in found}
-        users = await attachments(tx, owners)
-    return [wire.encode(_rented(context, row, owners[row.machine_id], users.get(row.id, []), now)) for row in found]
+        mounted_by = await attachments(tx, owners)
+    return [
+        wire.encode(_rented(context, row, owners[row.machine_id], mounted_by.get(row.id, []), now), now)
+        for row in found
+    ]
 
 
 async def mounts(tx: AsyncConnection, wanted: Mapping[int, Contract]) -> dict[int, list[dict[str, Any]]]:
@@ -206,11 +225,11 @@ async def attachments(tx: AsyncConnection, machine_ids: Mapping[int, Any] | list
             contracts.c.machine_id.in_(list(machine_ids)), contracts.c.ended_at.is_(None)
         )
     )
-    users: dict[int, list[int]] = defaultdict(list)
+    mounted_by: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         for mount in document.decode(Contract, row.document).spec.volumes:
-            users[mount.volume_id].append(row.id)
-    return users
+            mounted_by[mount.volume_id].append(row.id)
+    return mounted_by
 
 
 # The machine's side
@@ -254,7 +273,8 @@ async def _owned(tx: AsyncConnection, caller: Caller, volume_id: int) -> sa.Row[
 
 def _volume(row: sa.Row[Any]) -> Volume:
     desired = VolumeDesired.PRESENT if row.ended_at is None else VolumeDesired.ENDED
-    return Volume(row.id, row.key, row.size_bytes, desired, row.copy_of)
+    end_at = None if row.end_at is None else from_epoch(row.end_at)
+    return Volume(row.id, row.key, row.size_bytes, desired, row.copy_of, end_at)
 
 
 def _status(row: sa.Row[Any]) -> VolumeStatus | None:
@@ -262,7 +282,7 @@ def _status(row: sa.Row[Any]) -> VolumeStatus | None:
 
 
 def _rented(
-    context: Context, row: sa.Row[Any], machine: MachineRecord | None, users: list[int], now: datetime
+    context: Context, row: sa.Row[Any], machine: MachineRecord | None, mounted_by: list[int], now: datetime
 ) -> wire.RentedVolume:
     if machine is None or machine.report is None:
         raise RuntimeError(f"volume {row.id} is on a machine that never reported")
@@ -279,6 +299,5 @@ def _rented(
         verification=machine.verification,
         online=liveness.is_online(machine, now, context.settings),
         start_at=from_epoch(row.start_date),
-        end_at=None if row.end_at is None else from_epoch(row.end_at),
-        instances=tuple(users),
+        instances=tuple(mounted_by),
     )

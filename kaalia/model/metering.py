@@ -6,10 +6,14 @@ from enum import StrEnum
 
 
 class Meter(StrEnum):
-    """RUN counts the time in which the container ran, with its GPUs; DISK the time in which its disk was kept."""
+    """RUN counts the time in which the container ran, with its GPUs; DISK the time in which its disk was kept.
+
+    VOLUME counts the time in which a volume was kept, with its bytes: a volume is a contract with a number of its own.
+    """
 
     RUN = "run"
     DISK = "disk"
+    VOLUME = "volume"
 
 
 class Edge(StrEnum):
@@ -22,15 +26,16 @@ class Entry:
     """One line of the machine's journal, never changed. Edges of a meter alternate and never go back in time."""
 
     contract_id: int
+    """The volume's number when the meter is VOLUME: these are counted apart."""
     generation: int
     meter: Meter
     edge: Edge
     at: datetime
     """The exact moment: the container engine's own, where it is known."""
     amount: int
-    """GPUs of RUN, bytes of DISK; an END repeats that of its START."""
+    """GPUs of RUN, bytes of the others; an END repeats that of its START."""
     reason: str = ""
-    """The state of the workload that made it, or why an end was inferred."""
+    """The state of the workload or volume that made it, or why an end was inferred."""
 
 
 @dataclass(frozen=True, slots=True)

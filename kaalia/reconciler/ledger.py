@@ -15,7 +15,7 @@ from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
-from kaalia.model.metering import Edge, Entry, Meter
+from kaalia.model.metering import Edge, Meter
 from kaalia.model.workload import PortBinding, Protocol, WorkloadStatus
 from kaalia.reconciler import quantities
 from kaalia.reconciler.actions import Frees
@@ -43,7 +43,6 @@ from kaalia.store.database import Database, Transaction
 from kaalia.store.ends import Ends
 from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.store.intents import Intent
-from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 _STATUS = TypeAdapter(WorkloadStatus)
@@ -228,8 +227,9 @@ class Ledger:
                 amounts.release(tx, OwnerKind.CONTRACT, contract_id)
                 intents.close_all(tx, contract_id, "contract forgotten", self._clock.now())
                 workloads.delete(tx, contract_id)
-            left = [start for start in journal.open_starts(tx) if start.contract_id in gone]
-            self._count(tx, metering.closing(left, self._clock.now(), "forgotten"))
+            still = [start for start in journal.open_starts(tx) if start.meter is not Meter.VOLUME]
+            left = [start for start in still if start.contract_id in gone]
+            journal.count(tx, metering.closing(left, self._clock.now(), "forgotten"), self._clock.now())
 
         await self._database.transaction(work, Topic.WORKLOADS)
 
@@ -248,7 +248,7 @@ class Ledger:
                 return False
             is_new = known is not None and boot.boot_id not in ("", known.boot_id)
             if is_new and known is not None and boot.booted_at is not None:
-                self._count(tx, metering.boot_edges(still, known.proven_at, min(boot.booted_at, now)))
+                journal.count(tx, metering.boot_edges(still, known.proven_at, min(boot.booted_at, now)), now)
             journal.prove_life(tx, now, boot.boot_id)
             return is_new
 
@@ -272,13 +272,7 @@ class Ledger:
         disk_bytes = 0 if agreed is None else agreed.spec.disk_bytes
         found = metering.edges(run, disk, status, seen, disk_bytes, proof)
         # Without a contract nothing is owed: then only what was begun ends.
-        self._count(tx, found if agreed else [one for one in found if one.edge is Edge.END])
-
-    def _count(self, tx: Transaction, entries: Iterable[Entry]) -> None:
-        found, now = tuple(entries), self._clock.now()
-        journal.add(tx, found, now)
-        for entry in found:
-            outbox.add(tx, MessageKind.METER, document.encode(entry), now)
+        journal.count(tx, found if agreed else [one for one in found if one.edge is Edge.END], self._clock.now())
 
 
 def _seen(observed: Observed) -> Seen:

@@ -11,15 +11,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kaalia.clock import Clock
+from kaalia.contracts import metering
+from kaalia.contracts import volume as rules
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.volume import VolumeDesired
-from kaalia.errors import HostError, KaaliaError, Problem, WorkloadError
+from kaalia.errors import ContractError, HostError, KaaliaError, Problem, WorkloadError
+from kaalia.model.metering import Meter
 from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import BindMount, Volumes
 from kaalia.service import run_forever
-from kaalia.store import amounts, contracts, machine, volumes, workloads
+from kaalia.store import amounts, contracts, journal, machine, volumes, workloads
 from kaalia.store import changes as bells
 from kaalia.store.amounts import AmountKind
 from kaalia.store.changes import Changes, Topic
@@ -67,10 +70,19 @@ class VolumesService:
         """Where a contract's volumes are, made and mounted. Raises WorkloadError or HostError."""
         return tuple(
             [
-                BindMount(mount.volume_id, await self._ensure(mount.volume_id), mount.path)
+                BindMount(mount.volume_id, await self._mounted(contract, mount.volume_id), mount.path)
                 for mount in contract.spec.volumes
             ]
         )
+
+    async def _mounted(self, contract: Contract, volume_id: int) -> str:
+        stored = await self._database.read(lambda tx: volumes.get(tx, volume_id))
+        if stored is not None:
+            try:
+                rules.check_mount(stored.volume, contract.start_at)
+            except ContractError as error:
+                raise WorkloadError(error.code, error.problem.message, remedy=error.problem.remedy) from error
+        return await self._ensure(volume_id)
 
     async def remove_orphan(self, volume_id: int) -> None:
         """Remove data without a row in the books, at the owner's word. Raises WorkloadError or HostError."""
@@ -136,7 +148,7 @@ class VolumesService:
                     f"{max(left, 0)} of the disk are not promised yet",
                     remedy="rent a smaller volume, or on another machine",
                 )
-        volumes.put_status(tx, creating, self._clock.now())
+        self._tell(tx, creating)
 
     async def _ready(self, stored: StoredVolume) -> str:
         """The checked folder. What is missing is told once, and so is what came back."""
@@ -166,7 +178,9 @@ class VolumesService:
                 return
             await self._hands.open()
             if stored.status is not None and stored.status.state is not VolumeState.REMOVING:
-                await self._put(replace(stored.status, state=VolumeState.REMOVING, as_of=self._clock.now()))
+                removing = replace(stored.status, state=VolumeState.REMOVING, as_of=self._clock.now())
+                await self._put(removing)
+                stored = replace(stored, status=removing)
             self._checkpoint("volume.remove.intended")
             await self._remove(stored)
             self._checkpoint("volume.remove.done")
@@ -182,10 +196,15 @@ class VolumesService:
             raise
 
     async def _put(self, status: VolumeStatus, place: str | None = None) -> None:
-        now = self._clock.now()
-        await self._database.transaction(
-            lambda tx: volumes.put_status(tx, status, now, place), Topic.OUTBOX, Topic.WORKLOADS
-        )
+        await self._database.transaction(lambda tx: self._tell(tx, status, place), Topic.OUTBOX, Topic.WORKLOADS)
+
+    def _tell(self, tx: Transaction, status: VolumeStatus, place: str | None = None) -> None:
+        """The status, and what it adds to the journal."""
+        now, stored = self._clock.now(), volumes.get(tx, status.volume_id)
+        kept = journal.standing(tx, status.volume_id, Meter.VOLUME)
+        size_bytes = stored.volume.size_bytes if stored else 0
+        journal.count(tx, metering.volume_edges(kept, status, size_bytes), now)
+        volumes.put_status(tx, status, now, place)
 
     def _status(self, stored: StoredVolume, state: VolumeState, backend: VolumeBackend) -> VolumeStatus:
         return VolumeStatus(stored.volume.volume_id, state, self._clock.now(), backend)

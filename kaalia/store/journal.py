@@ -8,7 +8,10 @@ from typing import Any
 from kaalia.clock import from_epoch
 from kaalia.contracts.metering import Standing
 from kaalia.model.metering import Edge, Entry, Meter
+from kaalia.store import outbox
 from kaalia.store.database import Transaction
+from kaalia.wire import document
+from kaalia.wire.protocol import MessageKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,14 @@ def add(tx: Transaction, entries: Iterable[Entry], now: datetime) -> None:
             )
 
 
+def count(tx: Transaction, entries: Iterable[Entry], now: datetime) -> None:
+    """As `add`, and the messages that tell the marketplace."""
+    found = tuple(entries)
+    add(tx, found, now)
+    for entry in found:
+        outbox.add(tx, MessageKind.METER, document.encode(entry), now)
+
+
 def standing(tx: Transaction, contract_id: int, meter: Meter) -> Standing:
     row = tx.execute(
         "SELECT start_entry, end_entry FROM meters WHERE contract_id = ? AND meter = ?", (contract_id, meter)
@@ -66,11 +77,19 @@ def open_starts(tx: Transaction) -> tuple[Entry, ...]:
 
 
 def all_entries(tx: Transaction, contract_id: int | None = None) -> tuple[Entry, ...]:
-    """In the order in which they were written."""
+    """In the order in which they were written. Of one contract: none of the volume with the same number."""
     rows = tx.execute(
-        "SELECT * FROM journal WHERE ?1 IS NULL OR contract_id = ?1 ORDER BY entry_id", (contract_id,)
+        """SELECT * FROM journal WHERE ?1 IS NULL OR (contract_id = ?1 AND meter IN ('run', 'disk'))
+           ORDER BY entry_id""",
+        (contract_id,),
     ).fetchall()
     return tuple(_from_row(row) for row in rows)
+
+
+def of_volume(tx: Transaction, volume_id: int) -> tuple[Entry, ...]:
+    """In the order in which they were written."""
+    query = "SELECT * FROM journal WHERE contract_id = ? AND meter = 'volume' ORDER BY entry_id"
+    return tuple(_from_row(row) for row in tx.execute(query, (volume_id,)).fetchall())
 
 
 def prove_life(tx: Transaction, now: datetime, boot_id: str) -> None:

@@ -45,7 +45,6 @@ class RentedVolume:
     verification: str
     online: bool
     start_at: datetime
-    end_at: datetime | None
     instances: tuple[int, ...]
 
 
@@ -78,10 +77,10 @@ def encode_offer(offer: VolumeOffer, storage_gb: Decimal, now: datetime) -> dict
     }
 
 
-def encode(rented: RentedVolume) -> dict[str, Any]:
+def encode(rented: RentedVolume, now: datetime) -> dict[str, Any]:
     """One row of `show volumes`."""
     size_gb = rented.volume.size_bytes / GB
-    status = rented.status
+    status, end_at = rented.status, rented.volume.end_at
     return {
         **_hardware(rented.report),
         "id": rented.volume.volume_id,
@@ -95,7 +94,7 @@ def encode(rented: RentedVolume) -> dict[str, Any]:
         "host_id": rented.host_id,
         "disk_space": size_gb,
         "disk_usage": None if status is None or status.used_bytes is None else status.used_bytes / GB,
-        "status": _status(rented),
+        "status": _status(rented, now),
         "status_msg": status.problem.message if status and status.problem else "",
         "backend": None if status is None else status.backend,
         "storage_cost": float(rented.price_per_gb_month),
@@ -104,7 +103,7 @@ def encode(rented: RentedVolume) -> dict[str, Any]:
         "reliability2": rented.reliability,
         "verification": rented.verification,
         "start_date": rented.start_at.timestamp(),
-        "end_date": None if rented.end_at is None else rented.end_at.timestamp(),
+        "end_date": None if end_at is None else end_at.timestamp(),
         "instances": list(rented.instances),
     }
 
@@ -120,9 +119,11 @@ def encode_mount(volume_id: int, path: str, size_bytes: int, used_bytes: int | N
     }
 
 
-def _status(rented: RentedVolume) -> str:
+def _status(rented: RentedVolume, now: datetime) -> str:
     if not rented.online:
         return "offline"
+    if rented.volume.end_at is not None and rented.volume.end_at <= now:
+        return "expired"
     return str(VolumeState.CREATING if rented.status is None else rented.status.state)
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from kaalia.contracts import metering
 from kaalia.contracts.metering import Proof, Rate, Seen, Standing
+from kaalia.errors import Problem
 from kaalia.model.metering import Edge, Entry, Interval, Meter
+from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GB
 from tests.support.clock import START
@@ -228,3 +230,59 @@ def test_days_add_up_to_the_whole(cuts: list[int], price: Decimal) -> None:
     total = sum((metering.total_usd(part) for part in parts), Decimal(0))
 
     assert abs(total - price * 24) <= metering.NANO_USD * len(parts)
+
+
+LOST = Problem("volume_missing", "cannot find volume 5")
+
+
+@pytest.mark.parametrize(
+    ("state", "problem", "opens", "ends"),
+    [
+        (VolumeState.CREATING, None, False, True),
+        (VolumeState.READY, None, True, False),
+        (VolumeState.READY, LOST, False, True),
+        (VolumeState.FAILED, LOST, False, True),
+        (VolumeState.REMOVING, None, False, False),
+        (VolumeState.REMOVING, LOST, False, False),
+        (VolumeState.ENDED, None, False, True),
+    ],
+)
+def test_a_volume_is_counted_while_its_data_are_there(
+    state: VolumeState, problem: Problem | None, opens: bool, ends: bool
+) -> None:
+    told = VolumeStatus(5, state, at(10), problem=problem)
+    start = Entry(5, 1, Meter.VOLUME, Edge.START, at(0), 3 * GB, "ready")
+
+    opened = metering.volume_edges(Standing(), told, 3 * GB)
+    ended = metering.volume_edges(Standing(start), told, 3 * GB)
+
+    assert opened == ((Entry(5, 1, Meter.VOLUME, Edge.START, at(10), 3 * GB, "ready"),) if opens else ())
+    reason = LOST.code if problem else state
+    assert ended == ((replace(start, edge=Edge.END, at=at(10), reason=reason),) if ends else ())
+
+
+def test_a_volume_that_came_back_is_counted_from_then_on_even_by_a_clock_that_was_set_back() -> None:
+    start = Entry(5, 1, Meter.VOLUME, Edge.START, at(0), GB)
+    gone = Standing(start, replace(start, edge=Edge.END, at=at(100)))
+
+    [again] = metering.volume_edges(gone, VolumeStatus(5, VolumeState.READY, at(50)), GB)
+
+    assert (again.edge, again.at) == (Edge.START, at(100))
+
+
+def test_a_boot_counts_no_volume_while_the_machine_was_down() -> None:
+    start = Entry(5, 1, Meter.VOLUME, Edge.START, at(0), GB)
+
+    found = metering.boot_edges([start], at(100), at(1000))
+
+    assert [(one.edge, one.at) for one in found] == [(Edge.END, at(100)), (Edge.START, at(1000))]
+
+
+def test_a_volume_costs_its_price_by_gb_and_month() -> None:
+    month = timedelta(hours=730).total_seconds()
+    kept = Interval(5, Meter.VOLUME, 20 * GB, at(0), at(month))
+
+    [line] = metering.lines(kept, (Rate(at(0), Decimal(9), Decimal("0.2")),), at(0), at(2 * month))
+
+    assert line.amount_usd == Decimal(4)
+    assert metering.usage([kept], at(2 * month)).disk_byte_s == 20 * GB * Decimal(month)

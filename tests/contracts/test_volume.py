@@ -1,14 +1,24 @@
 """The split of one disk between volumes and instances, and what makes a volume's size and name."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaalia.contracts.volume import check_name, check_size, default_size_gb, offer_space
+from kaalia.contracts.volume import (
+    Volume,
+    VolumeDesired,
+    check_mount,
+    check_name,
+    check_size,
+    default_size_gb,
+    offer_space,
+)
 from kaalia.errors import ContractError
 from kaalia.units import GB
+from tests.support.clock import START
 
 sizes = st.integers(0, 10**15)
 
@@ -45,7 +55,8 @@ def test_sizes_within_the_offer_pass() -> None:
 
 def test_names() -> None:
     assert (check_name(None), check_name("  "), check_name(" lab ")) == (None, None, "lab")
-    for name in ("x" * 65, "a\nb"):
+    assert check_name("x" * 64) == "x" * 64
+    for name in ("x" * 65, "a\nb", "a b", "a-b", "V.5", "labö"):
         with pytest.raises(ContractError) as refused:
             check_name(name)
         assert refused.value.code == "volume_name_invalid"
@@ -53,3 +64,15 @@ def test_names() -> None:
 
 def test_half_of_the_free_disk_in_whole_gb() -> None:
     assert (default_size_gb(1001 * GB), default_size_gb(GB), default_size_gb(0)) == (500, 0, 0)
+
+
+def test_only_a_contract_of_before_its_end_mounts_a_volume() -> None:
+    volume = Volume(5, "k" * 32, GB, VolumeDesired.PRESENT, end_at=START)
+    check_mount(volume, START - timedelta(seconds=1))
+    check_mount(Volume(5, "k" * 32, GB, VolumeDesired.PRESENT), START)
+
+    with pytest.raises(ContractError, match="cannot mount volume 5: its contract ended at") as refused:
+        check_mount(volume, START)
+
+    assert refused.value.code == "volume_expired"
+    assert refused.value.problem.remedy

@@ -193,10 +193,10 @@ async def test_a_read_only_file_is_unavailable_for_writing(tmp_path: Path) -> No
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 200 kB: what a full disk looks like to SQLite."""
+    """No file may grow beyond 1 MB: what a full disk looks like to SQLite."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
@@ -207,7 +207,7 @@ async def test_a_full_disk_is_said_and_goes_on_by_itself(tmp_path: Path, small_f
     await database.transaction(note)
 
     with pytest.raises(StoreError) as caught:
-        await database.transaction(lambda tx: note(tx, "x" * 400_000))
+        await database.transaction(lambda tx: note(tx, "x" * 2_000_000))
     assert caught.value.code == "state_disk_full"
     assert "free space" in caught.value.problem.remedy
 

@@ -34,8 +34,8 @@ async def show_charges(call: Call) -> dict[str, Any]:
     types = _one_of(filters, "type", {"instance", "volume", "serverless"})
     async with call.context.engine.begin() as tx:
         found = await billing.lines(tx, charges.c.user_id == call.caller.user_id, first, min(after, _now(call)))
-    rows = statements.charge_rows(found) if not types or "instance" in types else []
-    return _page(call, rows)
+    rows = statements.charge_rows(found)
+    return _page(call, [row for row in rows if not types or row["type"] in types])
 
 
 async def show_invoices(call: Call) -> dict[str, Any]:

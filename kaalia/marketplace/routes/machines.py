@@ -6,7 +6,17 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.offer import end_of_offer
-from kaalia.marketplace import extensions, increases, listings, liveness, machines, reports, terms, volume_offers
+from kaalia.marketplace import (
+    extensions,
+    increases,
+    listings,
+    liveness,
+    machines,
+    reports,
+    terms,
+    volume_leases,
+    volume_offers,
+)
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routes.parameters import whole_number
@@ -42,7 +52,9 @@ async def list_machine(call: Call) -> dict[str, Any]:
         extended = await extensions.extend(tx, machine_id, listing, now)
         asked = await increases.follow(tx, machine_id, listing, now)
         await listings.refresh_asks(tx, machine_id, now)
-        await volume_offers.follow_machine(tx, replace(machine, listing=listing), call.body, now)
+        machine = replace(machine, listing=listing)
+        await volume_offers.follow_machine(tx, machine, call.body, now)
+        extended += await volume_leases.extend(tx, machine, now)
     call.context.machine_bells.ring(machine_id)
     return {"success": True, "extended": extended, "pending_price_increases": asked}
 

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from kaalia.marketplace import terms, volume_offers, volumes
+from kaalia.marketplace import terms, volume_leases, volume_offers, volumes
 from kaalia.marketplace.routes.machines import owned
 from kaalia.marketplace.routes.parameters import id_list, whole_number
 from kaalia.marketplace.routing import Call, Caller, Route
@@ -28,10 +28,19 @@ async def list_volumes(call: Call) -> dict[str, Any]:
     wanted, now = call.body.get("machine"), call.context.clock.now()
     ids = id_list(call.body, "machine") if isinstance(wanted, list) else [whole_number("machine", wanted)]
     async with call.context.engine.begin() as tx:
-        offers = [
-            await volume_offers.list_alone(tx, await owned(call, tx, machine_id), call.body, now) for machine_id in ids
-        ]
-    return {"success": True, "offer_ids": offers, "volume_offer_id": offers[0], "msg": f"{len(offers)} listed"}
+        chosen = [await owned(call, tx, machine_id) for machine_id in ids]
+        offers = [await volume_offers.list_alone(tx, machine, call.body, now) for machine in chosen]
+        extended = {machine.id: await volume_leases.extend(tx, machine, now) for machine in chosen}
+    for machine_id, count in extended.items():
+        if count:
+            call.context.machine_bells.ring(machine_id)
+    return {
+        "success": True,
+        "offer_ids": offers,
+        "volume_offer_id": offers[0],
+        "extended": sum(extended.values()),
+        "msg": f"{len(offers)} listed",
+    }
 
 
 async def unlist_volume(call: Call) -> dict[str, Any]:
