@@ -76,6 +76,11 @@ def test_a_volume_lives_from_offer_to_deletion(stack: Stack, docker_host: Privat
     wait_until("the space to be free", lambda: space(stack) == 3.0, 30)
     folder = docker_host.data_root / "kaalia-volumes"
     assert not [path for path in folder.rglob("V.*")], "its data are gone"
+    charged = stack.renter.json("show", "invoices-v1", "-c", "-ct", "volume")["results"]
+    [row] = [one for one in charged if one["source"] == f"volume-{number}"]
+    seconds = row["end"] - row["start"]
+    assert 1 < seconds < 170
+    assert row["amount"] == pytest.approx(0.2 * seconds / 3600 / 730, abs=1e-9)
 
 
 def space(stack: Stack) -> float:

@@ -9,7 +9,7 @@ from kaalia.marketplace import billing, daemons
 from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.wire.protocol import MessageKind, StatusMessage, StatusPost
 from tests.marketplace.renting import rent, rented_market
-from tests.marketplace.support import Market
+from tests.marketplace.support import Market, add_machine
 
 HOUR = timedelta(hours=1)
 
@@ -125,6 +125,101 @@ async def test_show_earnings_by_machine_and_day(tmp_path: Path) -> None:
     assert rows["current"]["total"] == pytest.approx(24 * 0.8 + 24 / 730)
     assert other["per_machine"] == nothing["per_machine"] == []
     assert '"per_day"' in printed.stdout
+
+
+async def kept(market: Market, hours: float = 2) -> int:
+    """A volume of 50 GB at 0.2 $/GB/month that is kept since so long."""
+    await market.host.call("POST", "/api/v0/volumes/", {"machine": 1, "size": 100, "price_disk": 0.2})
+    answer = await market.renter.call("PUT", "/api/v0/volumes/", {"id": 1, "size": 50})
+    assert answer.status == 200, answer.body
+    volume_id = int(answer.body["volume_id"])
+    market.clock.advance(hours * 3600)
+    start = edge(market, volume_id, Meter.VOLUME, Edge.START, 50 * 1000**3, timedelta(hours=hours))
+    await post(market, start, stream=f"of volume {volume_id}")
+    return volume_id
+
+
+async def test_a_volume_is_charged_to_its_renter_and_earned_by_its_host(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        # The instance has the volume's number: neither shows up in the other's charges.
+        instance_id, volume_id = await used(market), await kept(market)
+        assert instance_id == volume_id
+        host, renter = market.client(market.host), market.client(market.renter)
+        window = ("-s", "2025-12-30", "-e", "2026-01-02")
+        page = await renter.json("show", "invoices-v1", "-c", *window)
+        volumes = await renter.json("show", "invoices-v1", "-c", "-ct", "volume", *window)
+        table = await renter.run("show", "invoices-v1", "-c", "-ct", "v", *window, "--no-color")
+        old = await renter.json("show", "invoices", *window)
+        labelled = await renter.json("show", "invoices", *window, "--instance_label", "mine")
+        earned = await host.json("show", "earnings", "-s", "2026-01-01", "-e", "2026-01-01")
+        user = await renter.json("show", "user")
+
+    usd, disk_usd = 2 * 50 * 0.2 / 730, 4 * 10 * 0.1 / 730
+    rows = {row["source"]: row for row in page["results"]}
+    assert set(rows) == {f"instance-{instance_id}", f"volume-{volume_id}"}
+    assert rows[f"volume-{volume_id}"]["amount"] == pytest.approx(usd)
+    assert volumes["results"] == [rows[f"volume-{volume_id}"]]
+    assert volumes["results"][0]["type"] == "volume"
+    assert "storage (50 GB): 2.0000 h" in volumes["results"][0]["items"][0]["description"]
+    assert f"║ Volume │ {volume_id}  │ $0.027 │" in table.stdout, table.stdout + table.stderr
+    [line] = [row for row in old if row["description"] == f"Volume {volume_id} storage"]
+    assert (line["instance_id"], line["amount"]) == (None, pytest.approx(usd))
+    assert all(row["instance_id"] == instance_id for row in labelled)
+    assert earned["summary"]["total_stor"] == pytest.approx(usd + disk_usd)
+    assert earned["per_machine"][0]["sto_earn"] == earned["per_day"][0]["sto_earn"] == pytest.approx(usd + disk_usd)
+    assert earned["current"]["total"] == pytest.approx(1000 - user["credit"])
+
+
+async def test_a_volume_costs_nothing_after_its_delete_and_no_more_than_was_rented(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        volume_id = await kept(market)
+        renter = market.client(market.renter)
+        assert "Deleted" in (await renter.run("delete", "volume", str(volume_id))).stdout
+        market.clock.advance(10 * 3600)  # the machine was away
+        await post(
+            market,
+            edge(market, volume_id, Meter.VOLUME, Edge.END, 50 * 1000**3, timedelta(0)),
+            edge(market, volume_id, Meter.VOLUME, Edge.START, 10**15, timedelta(0)),
+            stream=f"of volume {volume_id}",
+            seq=2,
+        )
+        market.clock.advance(3600)
+        await post(market, seq=9, stream="b")
+        spent = 1000 - (await renter.json("show", "user"))["credit"]
+        async with market.context.engine.begin() as tx:
+            counted = await billing.intervals(tx, volume_id, Meter.VOLUME)
+            none = await billing.intervals(tx, volume_id)
+
+    assert spent == pytest.approx(2 * 50 * 0.2 / 730)
+    assert [one.ended_at is None for one in counted] == [False, True]
+    assert none == ()
+
+
+async def test_the_price_of_a_volume_is_that_of_its_rental(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        await kept(market)
+        await market.client(market.host).run("list", "volume", "1", "-p", "7", "-s", "100")
+        spent = 1000 - (await market.client(market.renter).json("show", "user"))["credit"]
+
+    assert spent == pytest.approx(2 * 50 * 0.2 / 730)
+
+
+async def test_a_machine_counts_no_volume_of_another_one(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        volume_id = await kept(market)
+        async with market.context.engine.begin() as tx:
+            before = await billing.intervals(tx, volume_id, Meter.VOLUME)
+            stray = edge(market, volume_id, Meter.VOLUME, Edge.END, 1, timedelta(0))
+            unknown = edge(market, 77, Meter.VOLUME, Edge.START, 1, timedelta(0))
+        other = await add_machine(market.context)
+        now = market.context.clock.now()
+        messages = tuple(StatusMessage(at, MessageKind.METER, meter=one) for at, one in enumerate((stray, unknown), 1))
+        reply = await daemons.take_status(market.context, other, StatusPost("x", 1, 1, now, messages))
+        async with market.context.engine.begin() as tx:
+            assert await billing.intervals(tx, volume_id, Meter.VOLUME) == before
+            assert await billing.intervals(tx, 77, Meter.VOLUME) == ()
+
+    assert reply.acked_seq == 2
 
 
 async def test_charges_come_off_the_credit(tmp_path: Path) -> None:

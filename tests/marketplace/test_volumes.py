@@ -57,6 +57,7 @@ async def refused(market: Market, method: str, path: str, body: Any = None, as_h
     answer = await (market.host if as_host else market.renter).call(method, path, body)
     assert answer.body["success"] is False
     assert answer.body["msg"].startswith("cannot "), answer.body
+    assert ". " in answer.body["msg"], "a remedy follows the sentence"
     return answer.status, answer.body["error"]
 
 
@@ -179,7 +180,10 @@ async def test_a_repeated_request_makes_one_volume(market: Market) -> None:
         ("PUT", "/api/v0/volumes/", {"id": 1, "size": 501}, False, (400, "volume_size_invalid")),
         ("PUT", "/api/v0/volumes/", {"id": 1, "size": 0.5}, False, (400, "volume_size_invalid")),
         ("PUT", "/api/v0/volumes/", {"id": 1, "size": "much"}, False, (400, "invalid_args")),
+        ("PUT", "/api/v0/volumes/", {"id": 1, "size": 5000}, False, (400, "volume_size_invalid")),
         ("PUT", "/api/v0/volumes/", {"id": 1, "size": 9, "name": "x" * 65}, False, (400, "volume_name_invalid")),
+        ("PUT", "/api/v0/volumes/", {"id": 1, "size": 9, "name": "my lab"}, False, (400, "volume_name_invalid")),
+        ("PUT", "/api/v0/volumes/", {"id": 1, "size": 9, "name": 7}, False, (400, "invalid_args")),
         ("PUT", "/api/v0/volumes/", {"id": 77, "size": 9}, False, (404, "no_such_offer")),
         ("DELETE", "/api/v0/volumes/?id=5", {}, False, (404, "no_such_volume")),
         ("POST", "/api/v0/volumes/copy/", {"src_id": 5, "dst_id": 1}, False, (404, "no_such_volume")),
@@ -248,3 +252,101 @@ async def test_the_contract_names_the_mounts(market: Market) -> None:
 
     assert row.id == answer.body["new_contract"]
     assert [(mount.volume_id, mount.path) for mount in contract.spec.volumes] == [(volume_id, "/data")]
+
+
+async def test_the_real_client_is_told_why_and_what_to_do(market: Market) -> None:
+    renter, host = market.client(market.renter), market.client(market.host)
+    made = await renter.json("create", "volume", "1", "-s", "20", "-n", "lab")
+    number, ask = str(made["volume_id"]), str(await ask_of(market.context))
+    foreign = await host.json("create", "volume", "1", "-s", "20")
+    instance = ("create", "instance", ask, "--image", "ubuntu:22.04", "--disk", "10")
+
+    for command, word in (
+        (("create", "volume", "1", "-s", "30", "-n", "lab"), f"your volume {number} has this name"),
+        (("create", "volume", "1", "-s", "30", "-n", "x" * 65), "letters, digits and _ only, 64 at most"),
+        (("create", "volume", "1", "-s", "5000"), "the offer has 460.0 GB left"),
+        (("delete", "volume", str(foreign["volume_id"])), "no such volume of yours"),
+        (("clone", "volume", str(foreign["volume_id"]), "1"), "no such volume of yours"),
+        ((*instance, "--env", f"-v V.{number}:/"), "cannot mount"),
+        ((*instance, "--env", f"-v V.{number}:data"), "cannot mount"),
+        ((*instance, "--env", f"-v V.{foreign['volume_id']}:/data"), "no such volume of yours"),
+        ((*instance, "--create-volume", "1", "--volume-size", "900", "--mount-path", "/data"), "GB left"),
+    ):
+        done = await renter.run(*command)
+        told = " ".join((done.stdout + done.stderr).split())
+        assert word in told, (command, told)
+    async with market.context.engine.begin() as tx:
+        assert (await tx.execute(tables.contracts.select())).all() == []
+        assert len((await tx.execute(tables.volumes.select())).all()) == 2
+
+
+async def test_a_name_is_free_again_after_the_delete_and_a_copy_has_none(market: Market) -> None:
+    first = await create(market, 20, name="lab")
+    copied = await market.renter.call("POST", "/api/v0/volumes/copy/", {"src_id": first, "dst_id": 1})
+    assert await refused(market, "PUT", "/api/v0/volumes/", {"id": 1, "size": 21, "name": "lab"}) == (
+        409,
+        "volume_name_taken",
+    )
+    assert (await market.renter.call("DELETE", f"/api/v0/volumes/?id={first}", {})).status == 200
+
+    assert await create(market, 22, name="lab") > int(copied.body["volume_id"])
+    rows = await market.client(market.renter).json("show", "volumes")
+    assert [row["label"] for row in rows] == [None, "lab"]
+
+
+async def test_show_volumes_has_every_column_that_the_client_prints(market: Market) -> None:
+    volume_id = await create(market, 20, name="lab")
+    rented = await accept(market, env={f"-v V.{volume_id}:/data": "1"})
+    instance_id = rented.body["new_contract"]
+    renter = market.client(market.renter)
+
+    (row,) = await renter.json("show", "volumes")
+    table = await renter.run("show", "volumes", "-t", "local")
+    network = await renter.json("show", "volumes", "-t", "network")
+
+    printed = {
+        *("id", "cluster_id", "label", "disk_space", "status", "disk_name", "driver_version", "inet_up", "inet_down"),
+        *("reliability2", "duration", "machine_id", "verification", "host_id", "geolocation", "instances"),
+    }
+    assert printed <= set(row)
+    assert (row["id"], row["status"], row["machine_id"], row["instances"]) == (volume_id, "creating", 1, [instance_id])
+    assert (row["storage_cost"], row["disk_space"], row["volume_name"]) == (0.1, 20.0, f"V.{volume_id}")
+    shown = table.stdout.splitlines()[1].split()
+    # In the order of the client's columns; first come colours and its own count.
+    assert shown[2:7] == [str(volume_id), "-", "lab", "20", "creating"], table.stdout + table.stderr
+    assert f"[{instance_id}]" in shown
+    assert network == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "mounted"),
+    [
+        (("--create-volume", "1", "--volume-size", "30", "--volume-label", "lab"), (30.0, "lab")),
+        (("--create-volume", "1"), (15.0, None)),
+    ],
+)
+async def test_an_instance_makes_a_volume_of_the_size_and_name_it_asks_for(
+    market: Market, flags: tuple[str, ...], mounted: tuple[float, str | None]
+) -> None:
+    renter = market.client(market.renter)
+    ask = str(await ask_of(market.context))
+    common = ("--image", "ubuntu:22.04", "--disk", "10", "--mount-path", "/root/volume")
+    made = await renter.json("create", "instance", ask, *common, *flags)
+
+    (row,) = await renter.json("show", "volumes")
+    assert (row["disk_space"], row["label"], row["instances"]) == (*mounted, [made["new_contract"]])
+    (info,) = (await show(market, made["new_contract"]))["volume_info"]
+    assert (info["id"], info["mount_path"], info["total_space"]) == (row["id"], "/root/volume", mounted[0])
+    instances = await renter.run("show", "instances")
+    assert str(made["new_contract"]) in instances.stdout, instances.stderr
+
+
+@pytest.mark.parametrize("path", ["/", "data", "/proc/x", "/data/../etc"])
+async def test_a_path_that_cannot_be_mounted_makes_no_volume(market: Market, path: str) -> None:
+    for info in ({"create_new": True, "volume_id": 1, "size": 5}, {"volume_id": await create(market, 20)}):
+        answer = await accept(market, volume_info={**info, "mount_path": path})
+        assert answer.status == 400
+        assert answer.body["reason"] == "volume_invalid"
+        assert answer.body["msg"].startswith("cannot mount")
+    async with market.context.engine.begin() as tx:
+        assert len((await tx.execute(tables.volumes.select())).all()) == 1
