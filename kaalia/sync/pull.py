@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.volume import Volume
-from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedError
+from kaalia.model.health import Condition, Severity
 from kaalia.model.volume import VolumeState
 from kaalia.model.workload import WorkloadState
-from kaalia.store import contracts, ends, enrolment, machine, tasks, volumes, workloads
+from kaalia.store import conditions, contracts, ends, enrolment, machine, tasks, volumes, workloads
 from kaalia.store.changes import Topic
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
@@ -34,6 +35,8 @@ RENEW_BEFORE = timedelta(minutes=30)
 TASKS_KEPT = timedelta(days=1)
 _ORIGIN = "marketplace"
 _QUICK_S = 1.0
+_SOURCE = "sync"
+"""Of the conditions that are found here."""
 
 
 class Pull:
@@ -49,7 +52,25 @@ class Pull:
         self._backoff = backoff
 
     async def turn(self) -> None:
-        await self._backoff.guard("desired state", self.once)
+        await self._backoff.guard("desired state", self.poll)
+
+    async def poll(self) -> None:
+        """A refusal that trying again does not heal, such as `machine_deleted`, is for a person to see."""
+        try:
+            await self.once()
+        except UnauthorizedError as error:
+            await self._tell(error.problem)
+            raise
+        await self._tell(None)
+
+    async def _tell(self, problem: Problem | None) -> None:
+        known = await self._database.read(conditions.all_open)
+        told = [one.condition.problem for one in known if one.source == _SOURCE]
+        found = [] if problem is None else [problem]
+        if [one.code for one in told] != [one.code for one in found]:
+            wrong = [Condition(one, Severity.CRITICAL, "the marketplace answers this machine again") for one in found]
+            now = self._clock.now()
+            await self._database.transaction(lambda tx: conditions.replace(tx, _SOURCE, wrong, now))
 
     async def once(self, wait_s: float = LONG_POLL_S) -> None:
         """One long-poll, and its snapshot accepted. Raises MarketplaceError."""

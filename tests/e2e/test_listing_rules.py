@@ -99,7 +99,12 @@ def test_a_deleted_machine_removes_its_tenants_and_is_turned_away_until_it_enrol
     assert any(state(stack, number)["Running"] for number in tenants)
 
     stack.start_daemon()
-    wait_until("the containers to go", lambda: not any(stack.engine.has_container(f"C.{number}") for number in tenants), 60, 0.2)
+    wait_until(
+        "the containers to go",
+        lambda: not any(stack.engine.has_container(f"C.{number}") for number in tenants),
+        60,
+        0.2,
+    )
     wait_until("the machine to be turned away", lambda: "machine_deleted" in stack.log_text("daemon"), 90, 0.5)
     stack.kill_daemon(signal.SIGTERM)
     (stack.folder / "state" / "state.db").rename(stack.folder / "old.db")

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,17 @@ async def test_cleanup_deletes_what_expired_two_days_ago_and_nothing_else(tmp_pa
         assert (await contract_of(market, running)).desired is Desired.RUNNING
         assert await revision_of(market) > revision
         assert stranger.status == 404
+
+
+async def test_the_jobs_run_by_themselves(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        await market.list_machine(machine_report(gpus=1), duration="10 days")
+        revision = await revision_of(market)
+        market.clock.advance(DAY_S)
+        running = asyncio.create_task(jobs.run(market.context))
+        while await revision_of(market) == revision:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        [row] = (await market.host.call("GET", "/api/v0/machines")).body["machines"]
+        assert row["duration"] == 10 * DAY_S
