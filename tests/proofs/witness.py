@@ -20,9 +20,10 @@ ALIVE = ("running", "paused", "restarting")
 
 @dataclass(frozen=True)
 class Books:
-    """Claims of the exclusive kinds as (kind, key) -> contract, and the contracts with an open intent."""
+    """Claims of exclusive kinds as (kind, key) -> contract, amounts as (kind, contract) -> size, open intents."""
 
     owners: dict[tuple[str, str], int]
+    amounts: dict[tuple[str, int], int]
     intents: tuple[int, ...]
 
 
@@ -58,10 +59,12 @@ class Witness:
     def books(self) -> Books:
         with sqlite3.connect(f"file:{self._stack.folder / 'state' / 'state.db'}?mode=ro", uri=True) as db:
             claims = db.execute("SELECT kind, key, contract_id FROM claims").fetchall()
+            amounts = db.execute("SELECT kind, owner_id, amount FROM amounts WHERE owner = 'contract'").fetchall()
             intents = db.execute("SELECT contract_id FROM intents WHERE closed_at IS NULL").fetchall()
         db.close()
         owners = {(kind, key): contract for kind, key, contract in claims if kind in EXCLUSIVE}
-        return Books(owners, tuple(row[0] for row in intents))
+        counted = {(kind, contract): amount for kind, contract, amount in amounts}
+        return Books(owners, counted, tuple(row[0] for row in intents))
 
     # I1
 
@@ -84,8 +87,18 @@ class Witness:
 
     def check_owners(self, after: str) -> None:
         """Nothing has two owners in Docker, and the books name the owner of all that is in use."""
-        used = _used(self.containers(), self.networks())
-        owners = self.books().owners
+        containers = self.containers()
+        used = _used(containers, self.networks())
+        books = self.books()
+        owners = books.owners
+        for number, document in containers.items():
+            is_counted = books.amounts.get(("disk", number), 0) > 0
+            self._report.check(f"I2 the books count the disk of C.{number} after {after}", is_counted, books.amounts)
+            if document["State"]["Status"] in ALIVE:
+                is_shared = {("cpu", number), ("ram", number)} <= books.amounts.keys()
+                self._report.check(
+                    f"I2 the books count the shares of C.{number} after {after}", is_shared, books.amounts
+                )
         for thing, users in used.items():
             self._report.check(f"I2 {thing} has one user after {after}", len(set(users)) == 1, users)
             self._report.check(
@@ -97,7 +110,7 @@ class Witness:
     def unsettled(self, wished: Mapping[int, str]) -> list[str]:
         """What is not yet as wished (`running` or `stopped`, by instance; all others are gone): in words."""
         containers, networks, books = self.containers(), self.networks(), self.books()
-        claimed = Counter(books.owners.values())
+        claimed = Counter([*books.owners.values(), *(number for _, number in books.amounts)])
         words = [f"C.{number} has an open intent" for number in set(books.intents)]
         for number in {*containers, *networks, *claimed} - set(wished):
             left = f"{number in containers} container, {number in networks} network, {claimed[number]} claims"
@@ -115,6 +128,7 @@ def _mismatch(
     seen = container["State"]["Status"] if container else "absent"
     wanted = ("running",) if state == "running" else ("exited", "created")
     gpus = [key for (kind, key), owner in books.owners.items() if kind == "gpu" and owner == number]
+    gpus += [kind for kind, owner in books.amounts if kind != "disk" and owner == number]
     words = [] if seen in wanted else [f"C.{number} is {seen}, wished {state}"]
     if state == "stopped" and gpus:
         words.append(f"C.{number} is stopped and still holds {gpus}")

@@ -61,7 +61,15 @@ DOORS: dict[str, tuple[str, ...]] = {
 TYPES = frozenset({"cryptography.hazmat.primitives.asymmetric.ed25519.Ed25519PrivateKey"})
 """Names that may be imported anywhere, as types: a key is handed from the one who loads it to the one who signs."""
 
-PURE = ("kaalia.model", "kaalia.contracts", "kaalia.wire", "kaalia.reconciler.diff", "kaalia.runtime.container.spec")
+PURE = (
+    "kaalia.model",
+    "kaalia.contracts",
+    "kaalia.wire",
+    "kaalia.reconciler.diff",
+    "kaalia.reconciler.findings",
+    "kaalia.reconciler.quantities",
+    "kaalia.runtime.container.spec",
+)
 IMPURE = frozenset(
     {
         *("asyncio", "concurrent", "threading", "multiprocessing", "signal", "subprocess"),
