@@ -39,3 +39,14 @@ def test_a_deposit_pays_exactly_its_months(deposit: Decimal, price: Decimal, mos
     assert abs(one.months * 720 * one.usd_per_hour - deposit) <= deposit / 1000 + price / 100
     assert reserved.refund(one, Decimal(0)) == deposit
     assert reserved.refund(one, one.months * 720 * 2) == 0
+
+
+def test_another_price_keeps_discount_and_what_is_left() -> None:
+    """Half of the 576 $ are used: what is left lasts half as long at twice the price."""
+    one = reserved.reserve(Decimal(576), Decimal(1), MOST)
+    after = reserved.repriced(one, Decimal(15 * HOURS), 2 * one.usd_per_hour)
+
+    assert round(after.deposit, 2) == 288
+    assert (after.discount_rate, after.usd_per_hour) == (one.discount_rate, 2 * one.usd_per_hour)
+    assert round(after.months, 3) == Decimal("0.25")
+    assert reserved.repriced(one, Decimal(99_999), one.usd_per_hour).deposit == 0

@@ -249,6 +249,35 @@ async def test_a_bid_follows_the_floor_that_was_accepted(tmp_path: Path) -> None
         assert (await contract_of(market, instance_id)).price_usd_per_hour == Decimal("0.3")
 
 
+async def test_a_reserved_instance_keeps_its_discount_and_its_deposit(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        instance_id = await rented(market)
+        await relist(market, 20, price_gpu=0.8)
+        await answer(market, "accept", (await pending(market))[0]["pending_price_increase_id"])
+        # Prepaid after the consent: the discount is on the old price until the old end, then on the new one.
+        done = await market.renter.call("PUT", f"/api/v0/instances/prepay/{instance_id}/", {"amount": 100})
+        assert done.status == 200, done.body
+        share = Decimal(1) - Decimal(str(done.body["discount_rate"]))
+        early = await contract_of(market, instance_id)
+        await post(market, edge(market, instance_id, Meter.RUN, Edge.START, 1, timedelta(0)))
+        market.clock.advance(10 * DAY_S)
+        await post(market, seq=2)
+        await jobs.once(market.context)
+        late = await contract_of(market, instance_id)
+        left = await market.renter.call("GET", f"/api/v0/instances/balance/{instance_id}/")
+        market.clock.advance(3600)
+        await post(market, seq=2)
+        rows = [row for row in await charges(market) if row["type"] == "gpu"]
+
+    assert float(early.price_usd_per_hour) == pytest.approx(0.4 * float(share))
+    assert float(late.price_usd_per_hour) == pytest.approx(0.8 * float(share))
+    assert left.body["balance"] == pytest.approx(100 - 240 * 0.4 * float(share))
+    assert [row["amount"] for row in rows] == [
+        pytest.approx(240 * 0.4 * float(share)),
+        pytest.approx(0.8 * float(share)),
+    ]
+
+
 async def test_a_contract_without_an_end_and_one_that_ended_are_not_asked(tmp_path: Path) -> None:
     async with open_market(tmp_path) as market:
         await market.list_machine(machine_report(gpus=2))
