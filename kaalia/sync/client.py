@@ -8,6 +8,7 @@ import io
 import ipaddress
 import json
 import secrets
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp import AddrInfoType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
@@ -45,6 +47,17 @@ REPLY_TIMEOUT_S = 20.0
 """From sending to the end of the answer; a long-poll gets its own wait on top."""
 KEEPALIVE_S = 65.0
 """Longer than a heartbeat's pause, so that one TLS handshake serves for hours."""
+_PROBES = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+"""A network that swallows packets ends no connection: without these a long-poll would wait out its 70 s in vain.
+
+Silence of 10 s is probed, and 20 s without an answer of the peer's kernel end the connection (tcp(7)).
+"""
 _TRY_AGAIN = frozenset({408, 425, 429})
 _TRY_AGAIN_CODES = frozenset({"nonce_replayed", "clock_skew"})
 """aiohttp itself sends a request again when a kept connection turns out to be closed; the next one has a new nonce.
@@ -150,7 +163,9 @@ class MarketplaceClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(keepalive_timeout=KEEPALIVE_S, limit=16, ssl=self._tls or True)
+            connector = aiohttp.TCPConnector(
+                keepalive_timeout=KEEPALIVE_S, limit=16, ssl=self._tls or True, socket_factory=_probed
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 headers={"Accept-Encoding": "identity"},
@@ -158,6 +173,15 @@ class MarketplaceClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def _probed(address: AddrInfoType) -> socket.socket:
+    """A socket that notices when its peer is gone."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _PROBES:
+        made.setsockopt(level, option, value)
+    return made
 
 
 def check_url(url: str) -> str:

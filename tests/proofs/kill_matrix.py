@@ -99,12 +99,19 @@ class World:
             api.call("DELETE", f"/api/v0/instances/{number}/", {})
             del self.wished[number]
         elif work == REBOOT:
-            if found := self.witness.containers().get(number):  # what was never made is only launched
+            # What was never made is only launched; a reboot under way takes a further request in.
+            found = self.witness.containers().get(number)
+            if found and not self.is_rebooting(number):
                 self.reboots[number] = found["State"]["StartedAt"]
             api.call("PUT", f"/api/v0/instances/reboot/{number}/", {})
         else:
             self.wished[number] = "running" if work == START else "stopped"
             api.call("PUT", f"/api/v0/instances/{number}/", {"state": self.wished[number]})
+
+    def is_rebooting(self, number: int) -> bool:
+        """So the marketplace says: an earlier request is not known to be done."""
+        row = self.stack.instance(number)
+        return row is not None and row["actual_status"] == "rebooting"
 
     def rent(self, image: str, has_ssh: bool = False) -> int:
         offer = wait_until("an offer", lambda: self.stack.rentable_offer(1), 30)
@@ -124,6 +131,7 @@ class World:
         wanted = "stopped" if work == START else "running"
         found = [number for number, state in self.wished.items() if state == wanted and number not in self.keepers]
         if found:
+            wait_until("earlier reboots to be told", lambda: not self.is_rebooting(found[0]), SETTLE_S)
             return found[0]
         number = self.rent(self.image) if wanted == "running" else self._ready(STOP)
         if wanted == "stopped":
