@@ -18,6 +18,8 @@ from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 INTERVAL_S = 60.0
+AFTER_S = 3.0
+"""With a stored report a restarted daemon finds its tenants first: the probe of the GPUs is a process of its own."""
 RESEND_S = 300.0
 """Free space, memory and temperatures may be this old at the marketplace."""
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class CapabilityService:
-    """Collects at start and every `interval_s`. Refuses to decide anything: a GPU that vanished is only reported."""
+    """Collects soon after the start and every `interval_s`. Refuses to decide anything: a GPU that vanished is only reported."""
 
     name = "capability"
 
@@ -46,6 +48,8 @@ class CapabilityService:
         self._sent_at_s = 0.0
 
     async def run(self) -> None:
+        if await self._database.read(machine.get_report) is not None:
+            await asyncio.sleep(AFTER_S)
         await run_forever(self.name, self._turn)
 
     async def refresh(self) -> MachineReport:

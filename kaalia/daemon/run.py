@@ -1,4 +1,4 @@
-"""The daemon's process: `python -m kaalia.daemon.run --config FILE`. Arguments, lock, signals, start and stop.
+"""The daemon's process: `python -m kaalia.daemon --config FILE`. Arguments, lock, signals, start and stop.
 
 Stopping means detaching: tenants run on, and what was under way is found again from intents and labels.
 Exit status: 0 stopped as asked, 1 failed (worth a restart), 2 cannot run like this (a restart would not help).

@@ -23,12 +23,14 @@ from kaalia.wire.local import ByteOwner, DiskEntry, DiskLedger, DiskOrder
 
 log = logging.getLogger(__name__)
 
+FIRST_S = 20.0
+"""After a start the engine first has to answer for what runs; an order is obeyed at once."""
 MEASURE_S = 600.0
 """The engine walks every container's files for its answer."""
 
 
 class DiskService:
-    """Measures every ten minutes and when asked."""
+    """Measures soon after the start, every ten minutes, and when asked."""
 
     name = "disk"
 
@@ -49,6 +51,7 @@ class DiskService:
         self._bell = changes.subscribe(Topic.DISK)
 
     async def run(self) -> None:
+        await bells.wait(self._bell, FIRST_S)
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:

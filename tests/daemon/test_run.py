@@ -41,7 +41,7 @@ class Home:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kaalia.daemon.run", "--config", str(self.config), *args],
+            [sys.executable, "-m", "kaalia.daemon", "--config", str(self.config), *args],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

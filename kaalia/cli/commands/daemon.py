@@ -17,4 +17,4 @@ def daemon(
 ) -> None:
     """Run the host daemon in the foreground, until SIGTERM. Tenants run on when it stops."""
     args = ["--config", str(config)] if config else []
-    output.become("kaalia.daemon.run", [*args, "--check"] if check else args)
+    output.become("kaalia.daemon", [*args, "--check"] if check else args)
