@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class CapabilityService:
-    """Collects soon after the start and every `interval_s`. Refuses to decide anything: a GPU that vanished is only reported."""
+    """Collects soon after the start and every `interval_s`. Decides nothing: a GPU that vanished is only reported."""
 
     name = "capability"
 

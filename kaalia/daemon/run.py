@@ -6,6 +6,7 @@ Exit status: 0 stopped as asked, 1 failed (worth a restart), 2 cannot run like t
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,8 @@ DETACH_DEADLINE_S = 2.0
 def main(argv: list[str] | None = None, clock: MachineClock | None = None) -> int:
     """`clock`: for tests that start the daemon by a program of their own; nothing outside the process can give one."""
     args = _arguments(argv)
+    gc.freeze()  # all that was imported stays
+    gc.enable()
     try:
         config = load(args.config, os.environ)
         if args.check:

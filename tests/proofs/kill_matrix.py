@@ -324,11 +324,13 @@ def act(world: World, chance: random.Random) -> None:
     """One wish of a renter, or of nobody."""
     mine = sorted(set(world.wished) - world.keepers)
     offered = world.stack.rentable_offer(1)
-    works = [LAUNCH] * 2 if offered and len(mine) < GPUS else []
+    # More than there are GPUs would wait for each other: then nothing could be expected of them.
+    has_room = sum(state == "running" for state in world.wished.values()) < GPUS
+    works = [LAUNCH] * 2 if offered and has_room and len(mine) < GPUS else []
     running = [number for number in mine if world.wished[number] == "running"]
     stopped = [number for number in mine if world.wished[number] == "stopped"]
     works += [STOP, REBOOT] if running else []
-    works += [START] * 2 if stopped else []
+    works += [START] * 2 if stopped and has_room else []
     works += [DESTROY] if mine else []
     work = chance.choice([*works, "nothing"])
     world.report.counts[f"random_{work}"] += 1

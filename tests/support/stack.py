@@ -235,7 +235,7 @@ class Stack:
     def _spawn(self, name: str, args: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *self._program(name), *args],
+                [sys.executable, *self._program(name, args)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -243,9 +243,13 @@ class Stack:
                 start_new_session=True,
             )
 
-    def _program(self, name: str) -> list[str]:
+    def _program(self, name: str, args: list[str]) -> list[str]:
         clocks = self.options.clocks or {}
-        return ["-m", "tests.support.clocked", str(clocks[name])] if name in clocks else ["-m", "kaalia.cli.main"]
+        if name in clocks:
+            return ["-m", "tests.support.clocked", str(clocks[name]), *args]
+        if name == "daemon":  # as systemd/kaalia.service does
+            return ["-m", "kaalia.daemon", *args[1:]]
+        return ["-m", "kaalia.cli.main", *args]
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes] | None, number: int) -> None:
