@@ -19,9 +19,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-from kaalia.contracts import arbitration
+from kaalia.contracts import arbitration, maintenance
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
 from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing, sizes
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
@@ -97,6 +98,12 @@ class Machine:
     """While the time is in doubt: how late it may be. None: the time of planning is certain."""
     volume_bytes: int = 0
     """Disk that volumes were promised."""
+    windows: tuple[Window, ...] = ()
+    """Maintenance that the owner announced."""
+    is_cordoned: bool = False
+    """The owner drains it (`closed_because` says so): his own jobs give way too."""
+    reopens_at: datetime | None = None
+    """When `closed_because` ends by itself, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +139,10 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
         decided.append((one, wish))
     verdicts = _verdicts(decided, machine)
     wishes = [wish or _judged(one.contract, verdicts[one.contract.contract_id]) for one, wish in decided]
-    changes = [at for one in contracts for at in _changes(one) if at > now]
-    return Plan(tuple(_one_at_a_time(contracts, wishes)), min(changes, default=None))
+    changes = [at for one in contracts for at in _changes(one)]
+    changes += [one.end_at for one in machine.windows] + ([machine.reopens_at] if machine.reopens_at else [])
+    next_change_at = min((at for at in changes if at > now), default=None)
+    return Plan(tuple(_one_at_a_time(contracts, wishes)), next_change_at)
 
 
 def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish | None:
@@ -151,8 +160,10 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
         return Wish(contract, Want.STOP, reason="stopped")
     if machine.latest_at is not None and is_expired(contract, machine.latest_at):
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
-    if one.is_new and (reason := _not_admitted(one, machine)):
+    if one.is_new and (reason := _not_admitted(one, machine, now)):
         return Wish(contract, Want.WAIT, reason=reason)
+    if machine.is_cordoned and contract.kind is ContractKind.DEFAULT_JOB:
+        return Wish(contract, Want.YIELD, reason=_DRAINED)
     return Wish(contract, Want.RUN) if _has_given_up(one) else None
 
 
@@ -169,7 +180,7 @@ def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> 
     for one, wish in decided:
         if wish is None:
             claimants.append(Claimant(one.contract, _made_with(one)))
-        elif wish.want in (Want.STOP, Want.END):
+        elif wish.want in (Want.STOP, Want.YIELD, Want.END):
             leaving.add(one.contract.contract_id)
     gpus = machine.report.gpus if machine.report else ()
     return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving)
@@ -190,6 +201,9 @@ _LOST_TO = {
     Rank.OWNER_JOB: "paused: a job of the owner has the GPUs; resumes by itself when they are free",
     Rank.IDLE: "paused: a test of the machine has the GPUs; resumes by itself when they are free",
 }
+
+
+_DRAINED = "paused: the owner drains the machine; resumes by itself when he no longer does"
 
 
 def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterable[Wish]:
@@ -226,9 +240,12 @@ def _changes(one: Held) -> Iterable[datetime]:
         yield one.missing_since + MISSING_GRACE
 
 
-def _not_admitted(one: Held, machine: Machine) -> str | None:
+def _not_admitted(one: Held, machine: Machine, now: datetime) -> str | None:
     if machine.report is None:
         return "scheduling: the machine is still being looked at"
+    window = maintenance.current(machine.windows, now)
+    if window is not None and one.contract.kind is not ContractKind.SELFTEST:
+        return f"scheduling: the owner works on the machine {maintenance.words(window)}"
     if one.contract.kind in OWN_KINDS:
         return None
     if one.missing_since is not None:
@@ -244,6 +261,8 @@ def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
         return status.problem
     if is_expired(contract, now):
         return Problem("contract_expired", f"cannot start: the contract ended at {contract.end_at}")
+    if overlap := maintenance.overlap(contract, machine.windows, now):
+        return overlap
     if contract.kind in OWN_KINDS or machine.report is None:
         return None
     if machine.listing is None:
