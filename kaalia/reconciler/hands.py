@@ -44,6 +44,11 @@ class Hands:
         """Contracts with an action in flight."""
         return self._in_flight.keys()
 
+    @property
+    def launching(self) -> Collection[int]:
+        """Of these, the ones that are being launched."""
+        return {number for number, one in self._in_flight.items() if isinstance(one, Launch)}
+
     def granted(self) -> dict[str, int]:
         """GPUs by UUID that actions in flight are about to claim, and for which contract."""
         starting = (Launch, Start, Restart)

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from kaalia.clock import Clock
 from kaalia.contracts import metering
+from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
 from kaalia.model.health import Condition
@@ -31,6 +33,7 @@ from kaalia.store import (
     intents,
     journal,
     machine,
+    maintenance,
     outbox,
     volumes,
     workloads,
@@ -43,6 +46,7 @@ from kaalia.store.database import Database, Transaction
 from kaalia.store.ends import Ends
 from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.store.intents import Intent
+from kaalia.store.maintenance import StoredCordon
 from kaalia.wire.protocol import MessageKind
 
 _STATUS = TypeAdapter(WorkloadStatus)
@@ -65,6 +69,8 @@ class Books:
     volume_bytes: int = 0
     """Disk that volumes have."""
     amounts: tuple[Amount, ...] = ()
+    windows: tuple[Window, ...] = ()
+    cordon: StoredCordon | None = None
 
     def intended_restarts(self, contract_id: int) -> int | None:
         """The reboots that the newest open intent to start this contract carries out; None: there is none."""
@@ -102,6 +108,11 @@ class Ledger:
     async def recorded_ends(self) -> Ends:
         """For containers that the books do not know: the ends that were written down beside them."""
         return await self._database.read(ends.recorded_here)
+
+    async def obey(self, cordon: Cordon) -> None:
+        """Nothing new is begun from now on, and what was begun stands in the books."""
+        now = self._clock.now()
+        await self._database.transaction(lambda tx: maintenance.obey_cordon(tx, cordon, now))
 
     async def intend(
         self,
@@ -322,4 +333,6 @@ def _read(tx: Transaction) -> Books:
         snapshot=enrolment.get_snapshot(tx),
         volume_bytes=volumes.held_bytes(tx),
         amounts=amounts.all_amounts(tx),
+        windows=maintenance.windows(tx),
+        cordon=maintenance.get_cordon(tx),
     )

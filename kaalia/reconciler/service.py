@@ -16,11 +16,11 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.lease import LeaseTime, certain
-from kaalia.contracts.placement import Held, Machine, Plan, Wish, plan
+from kaalia.contracts.placement import Held, Plan, Wish, plan
 from kaalia.model.workload import Protocol, WorkloadState
-from kaalia.reconciler import crash
+from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing
-from kaalia.reconciler.audit import Orphans, closed_because, forgotten, unclaimed
+from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
 from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.eyes import Eyes
@@ -140,6 +140,8 @@ class ReconcilerService:
         settled = [wish for wish in planned.wishes if self._pursue(wish, books)]
         await self._pursue_orphans(books)
         await self._close_settled(settled, books)
+        if (cordon := admission.to_obey(books, self._hands.launching)) is not None:
+            await self._ledger.obey(cordon)
         await self._announce(books)
         await self._eyes.inspect_doubted()
 
@@ -169,10 +171,7 @@ class ReconcilerService:
         owners = {claim.key: claim.contract_id for claim in books.claims if claim.kind is ClaimKind.GPU}
         owners |= self._hands.granted()
         time = self._lease_time()
-        latest_at = None if time.is_certain else time.latest_at
-        closed = closed_because(books, time)
-        machine = Machine(books.report, books.listing, owners, closed, latest_at, books.volume_bytes)
-        return plan(held, machine, time.earliest_at)
+        return plan(held, admission.machine(books, owners, time), time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:
         """Begin what the contract needs next. True: it is known to need nothing."""

@@ -18,7 +18,17 @@ from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedEr
 from kaalia.model.health import Condition, Severity
 from kaalia.model.volume import VolumeState
 from kaalia.model.workload import WorkloadState
-from kaalia.store import conditions, contracts, ends, enrolment, machine, tasks, volumes, workloads
+from kaalia.store import (
+    conditions,
+    contracts,
+    ends,
+    enrolment,
+    machine,
+    maintenance,
+    tasks,
+    volumes,
+    workloads,
+)
 from kaalia.store.changes import Topic
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
@@ -110,6 +120,7 @@ def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime) -> 
     ends.keep(tx, now, have_moved=any(_is_moved(contract, known) for contract in snapshot.contracts))
     _put_volumes(tx, snapshot.volumes)
     machine.put_listing(tx, snapshot.listing)
+    maintenance.put_windows(tx, snapshot.maintenances)
     for task in snapshot.tasks:
         tasks.add_new(tx, task, now)
     tasks.forget_older(tx, now - TASKS_KEPT)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.clock import Clock
+from kaalia.contracts import cordon
+from kaalia.contracts.cordon import Cordon
 from kaalia.errors import KaaliaError
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import database as state
-from kaalia.store import enrolment, outbox, volumes, workloads
+from kaalia.store import enrolment, maintenance, outbox, volumes, workloads
 from kaalia.store.changes import wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
@@ -114,8 +116,14 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         messages=_messages(rows),
         workloads=full,
         volumes=None if full is None else volumes.all_statuses(tx),
+        cordon=_cordon(tx, now),
     )
     return Batch(post, rows[-1].seq if rows else 0, has_more)
+
+
+def _cordon(tx: Transaction, now: datetime) -> Cordon | None:
+    stored = maintenance.get_cordon(tx)
+    return stored.cordon if stored and cordon.is_up(stored.cordon, now) else None
 
 
 def _messages(rows: tuple[Message, ...]) -> tuple[StatusMessage, ...]:

@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
@@ -100,6 +102,8 @@ class Snapshot:
     """Becomes VAST_URL inside containers."""
     volumes: tuple[Volume, ...] = ()
     """Rented disk space. One that is not mentioned stays as it is: only a tombstone removes data."""
+    maintenances: tuple[Window, ...] = ()
+    """When the owner works on the machine; those that are not over. All there are, as with the listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ class StatusPost:
     messages: tuple[StatusMessage, ...]
     workloads: tuple[WorkloadStatus, ...] | None = None
     volumes: tuple[VolumeStatus, ...] | None = None
+    cordon: Cordon | None = None
+    """The owner drains the machine: it admits nothing new. In every post for as long as it is so."""
 
 
 @dataclass(frozen=True, slots=True)
