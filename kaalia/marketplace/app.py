@@ -24,6 +24,7 @@ from kaalia.marketplace.routes import (
     increases,
     instances,
     machines,
+    maintenance,
     offers,
     priority,
     templates,
@@ -37,6 +38,7 @@ from kaalia.wire.error import ApiError
 
 ROUTES: tuple[Route, ...] = (
     *accounts.ROUTES,
+    *maintenance.ROUTES,
     *machines.ROUTES,
     *upkeep.ROUTES,
     *offers.ROUTES,

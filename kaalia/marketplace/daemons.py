@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.maintenance import open_windows
 from kaalia.marketplace import billing, listings, liveness, machines, removal, rentals, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
@@ -112,6 +113,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         stored = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
         are_gone = [await volumes.record(tx, machine_id, status, now) for status in stored]
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
+        if post.cordon != machine.cordon:
+            await machines.put_cordon(tx, machine_id, post.cordon)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
         await tx.execute(
@@ -211,6 +214,7 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
         complete=True,
         marketplace_url=context.settings.public_url,
         volumes=await volumes.of_machine(tx, machine.id),
+        maintenances=open_windows(machine.windows, now),
     )
 
 

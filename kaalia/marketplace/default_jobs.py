@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import environment, image
+from kaalia.contracts import environment, image, maintenance
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.offer import Listing
@@ -65,11 +65,17 @@ def read(body: dict[str, Any]) -> Job:
 
 
 async def put(context: Context, tx: AsyncConnection, machine: MachineRecord, job: Job) -> list[int]:
-    """One contract a GPU in place of those before; returns their ids. Ring the machine's bell after the commit."""
+    """One contract a GPU in place of those before; returns their ids. Ring the machine's bell after the commit.
+
+    They end when the next maintenance begins. Raises ApiError 409.
+    """
     if machine.report is None:
         message = f"cannot set the default job of machine {machine.id}: its daemon has not reported yet"
         raise ApiError(409, "machine_not_ready", message, remedy="Start the daemon and see `kaalia status`")
     now = context.clock.now()
+    if closed := listings.why_closed(machine, None, now):
+        message = closed.message.replace("cannot use", "cannot set the default job of", 1)
+        raise ApiError(409, closed.code, message, remedy="Set it afterwards")
     await _end(tx, machine.id, now)
     count = max(machine.num_gpus, 1)
     made = [await _create(context, tx, machine, job, now) for _ in range(count)]
@@ -129,7 +135,8 @@ async def _create(context: Context, tx: AsyncConnection, machine: MachineRecord,
         env=environment.compose({}, (), identity, Launch(LaunchMode.ARGS)),
     )
     price = job.terms.price_gpu_per_hour
-    made = Contract(contract_id, 1, ContractKind.DEFAULT_JOB, Desired.RUNNING, spec, price, start_at=now)
+    end_at = maintenance.cut(None, machine.windows, now)
+    made = Contract(contract_id, 1, ContractKind.DEFAULT_JOB, Desired.RUNNING, spec, price, start_at=now, end_at=end_at)
     await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=document.encode(made)))
     return int(contract_id)
 

@@ -9,18 +9,20 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import increase, offer
+from kaalia.contracts import increase, maintenance, offer
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import agreements, increases, machines, volume_leases
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
+from kaalia.marketplace.machines import MachineRecord
 
 
-async def extend(tx: AsyncConnection, machine_id: int, listing: Listing, now: datetime) -> int:
+async def extend(tx: AsyncConnection, machine: MachineRecord, listing: Listing, now: datetime) -> int:
     """Move the end of each contract that the new terms do not make dearer; returns how many. Prices stay as agreed."""
-    end_at = offer.end_of_offer(listing, now)
+    offered = offer.end_of_offer(listing, now)
     extended = 0
-    for one in await agreements.of_machine(tx, machine_id):
+    for one in await agreements.of_machine(tx, machine.id):
+        end_at = maintenance.extended(offered, one.agreed.contract.end_at, machine.windows)
         if offer.is_later(end_at, one.agreed.contract.end_at) and not increase.is_dearer(one.latest, listing):
             await agreements.put_end(tx, one, end_at)
             extended += 1
@@ -50,7 +52,7 @@ async def _roll_one(context: Context, machine_id: int) -> bool:
         if machine is None or listing is None:
             return False
         await machines.put_listing(tx, machine_id, listing)
-        await extend(tx, machine_id, listing, now)
+        await extend(tx, machine, listing, now)
         await volume_leases.extend(tx, replace(machine, listing=listing), now)
         await increases.follow(tx, machine_id, listing, now)
     return True

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import increase, offer, reserved
+from kaalia.contracts import increase, maintenance, offer, reserved
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
@@ -80,7 +80,7 @@ async def pending(context: Context, caller: Caller) -> tuple[list[dict[str, Any]
                         old=increase.paid(one.latest),
                         new=increase.asked(one.latest, terms),
                         contract_end_at=one.latest.contract.end_at,
-                        offer_end_at=offer.end_of_offer(terms, now),
+                        offer_end_at=await _new_end(tx, row.machine_id, one, terms, now),
                         created_at=from_epoch(row.created_at),
                     )
                 )
@@ -99,7 +99,7 @@ async def accept(context: Context, caller: Caller, increase_id: int) -> int:
             raise _stale(increase_id)
         values = {"state": "accepted", "decided_at": now.timestamp(), "applies_at": starts_at.timestamp()}
         await tx.execute(sa.update(price_increases).where(price_increases.c.id == row.id).values(values))
-        end_at = offer.end_of_offer(terms, now)
+        end_at = await _new_end(tx, row.machine_id, one, terms, now)
         if offer.is_later(end_at, one.agreed.contract.end_at):
             await agreements.put_end(tx, one, end_at)
         await apply_due(tx, row.contract_id, now)
@@ -155,6 +155,15 @@ async def _apply(tx: AsyncConnection, one: Standing, step: Step) -> None:
     await tx.execute(sa.update(contracts).where(contracts.c.id == one.contract_id).values(values))
     done = sa.update(price_increases).where(price_increases.c.id == step.increase_id)
     await tx.execute(done.values(state="applied"))
+
+
+async def _new_end(
+    tx: AsyncConnection, machine_id: int, one: Standing, terms: Listing, now: datetime
+) -> datetime | None:
+    """Of the terms, before maintenance that the contract does not reach yet."""
+    machine = await machines.get(tx, machine_id)
+    windows = machine.windows if machine else ()
+    return maintenance.extended(offer.end_of_offer(terms, now), one.agreed.contract.end_at, windows)
 
 
 async def _standing(tx: AsyncConnection, contract_id: int) -> Standing:

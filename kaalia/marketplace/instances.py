@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import lease, pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import listings, liveness, machines, templates, volumes
 from kaalia.marketplace.context import Context
@@ -224,4 +225,5 @@ def _instance(
         verification=machine.verification,
         terms=terms,
         price=pricing.Price(agreed, listed.storage_total_cost, agreed + listed.storage_total_cost),
+        windows=open_windows(machine.windows, now),
     )

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import arbitration, offer
+from kaalia.contracts import arbitration, cordon, maintenance, offer
 from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.errors import Problem
 from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
 from kaalia.marketplace.db.tables import asks, contracts
@@ -139,11 +140,39 @@ async def rentals(tx: AsyncConnection, machine_id: int) -> list[Rental]:
 
 
 def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
-    """The slice is free, and the machine is listed, not past its end date, and online."""
+    """The slice is free, and the machine is listed, not past its end date, online, and not closed for a while."""
     if machine.listing is None or not record.rentable:
         return False
     end_at = offer.end_of_offer(machine.listing, now)
-    return (end_at is None or now < end_at) and liveness.is_online(machine, now, settings)
+    is_open = (end_at is None or now < end_at) and why_closed(machine, end_at, now) is None
+    return is_open and liveness.is_online(machine, now, settings)
+
+
+def why_closed(machine: MachineRecord, end_at: datetime | None, now: datetime) -> Problem | None:
+    """Why no contract can be made now that would run until `end_at`: the owner drains the machine, or works on it soon.
+
+    None: it can, as far as the owner goes.
+    """
+    if machine.cordon is not None and machine.is_cordoned(now):
+        return Problem(
+            "machine_draining",
+            f"cannot use machine {machine.id}: {cordon.words(machine.cordon)}",
+            "Search again and rent another offer",
+        )
+    window = maintenance.obstacle(end_at, machine.windows, now)
+    if window is None:
+        return None
+    return Problem(
+        "maintenance_overlap",
+        f"cannot use machine {machine.id}: its owner works on it {maintenance.words(window)}",
+        "Search again and rent another offer, or wait until then",
+    )
+
+
+def end_of_contract(machine: MachineRecord, now: datetime) -> datetime | None:
+    """When a contract made now would end: with the listing, or when the next maintenance begins. None: no end."""
+    end_at = None if machine.listing is None else offer.end_of_offer(machine.listing, now)
+    return maintenance.cut(end_at, machine.windows, now)
 
 
 def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> list[AskRecord]:

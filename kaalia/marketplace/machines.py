@@ -11,12 +11,17 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
+from kaalia.contracts import cordon
+from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace.db.tables import deleted_machines, machines
+from kaalia.marketplace.db.tables import closures, deleted_machines, machines
 from kaalia.model.machine import MachineReport
 
 _REPORT = TypeAdapter(MachineReport)
 _LISTING = TypeAdapter(Listing)
+_WINDOWS = TypeAdapter(tuple[Window, ...])
+_CORDON = TypeAdapter(Cordon)
 _GPU_MISSING = re.compile(r"gpus\.\d+")
 
 
@@ -40,6 +45,12 @@ class MachineRecord:
     applied_revision: int
     verification: str
     deleted_at: datetime | None = None
+    windows: tuple[Window, ...] = ()
+    """Maintenance as it was scheduled, past windows too."""
+    cordon: Cordon | None = None
+
+    def is_cordoned(self, now: datetime) -> bool:
+        return cordon.is_up(self.cordon, now)
 
     @property
     def num_gpus(self) -> int:
@@ -89,9 +100,27 @@ async def put_listing(tx: AsyncConnection, machine_id: int, listing: Listing | N
     await bump(tx, machine_id)
 
 
+async def put_windows(tx: AsyncConnection, machine_id: int, windows: tuple[Window, ...]) -> None:
+    """All that are scheduled. Tell the daemon with `bump`; lock the machine's row before reading the old ones."""
+    await _put_closures(tx, machine_id, {"windows": _WINDOWS.dump_json(windows).decode()})
+
+
+async def put_cordon(tx: AsyncConnection, machine_id: int, placed: Cordon | None) -> None:
+    """As the daemon tells it."""
+    await _put_closures(tx, machine_id, {"cordon": None if placed is None else _CORDON.dump_json(placed).decode()})
+
+
+async def _put_closures(tx: AsyncConnection, machine_id: int, values: dict[str, str | None]) -> None:
+    changed = await tx.execute(sa.update(closures).where(closures.c.machine_id == machine_id).values(values))
+    if changed.rowcount == 0:
+        await tx.execute(sa.insert(closures).values({"windows": "[]", **values, "machine_id": machine_id}))
+
+
 def _query() -> sa.Select[Any]:
     joined = machines.outerjoin(deleted_machines, deleted_machines.c.machine_id == machines.c.id)
-    return sa.select(machines, deleted_machines.c.deleted_at).select_from(joined)
+    joined = joined.outerjoin(closures, closures.c.machine_id == machines.c.id)
+    columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon)
+    return sa.select(machines, *columns).select_from(joined)
 
 
 @lru_cache(maxsize=4096)
@@ -118,4 +147,6 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         applied_revision=row.applied_revision,
         verification=row.verification,
         deleted_at=None if row.deleted_at is None else from_epoch(row.deleted_at),
+        windows=() if row.windows is None else _WINDOWS.validate_json(row.windows),
+        cordon=None if row.cordon is None else _CORDON.validate_json(row.cordon),
     )

@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets as random_secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -205,6 +205,9 @@ async def _take_offer(
     if caller.is_host and machine.user_id != caller.user_id:
         message = f"cannot rent offer {ask_id}: it is not your own, and hosts can only rent their own machines"
         raise ApiError(403, "invalid_args", message, remedy="Rent with an account that is no host")
+    if closed := listings.why_closed(machine, end_of_offer(machine.listing, now), now):
+        message = f"cannot rent offer {ask_id}: no_such_ask, {closed.message.removeprefix('cannot use ')}"
+        raise ApiError(410, closed.code, message, remedy=closed.remedy)
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
     _check_bid(request, machine, record, await listings.free(tx, machine))
@@ -276,6 +279,7 @@ async def _write(
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
     contract = _contract(draft, identity, await accounts.secrets_of(tx, user_id), machine.listing, now)
+    contract = replace(contract, end_at=listings.end_of_contract(machine, now))
     text = document.encode(contract)
     if len(text) > CONTRACT_MAX_CHARS:
         message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
@@ -332,7 +336,6 @@ def _contract(
         spec=spec,
         price_usd_per_hour=request.bid_usd_per_hour or on_demand,
         start_at=now,
-        end_at=end_of_offer(listing, now),
     )
 
 

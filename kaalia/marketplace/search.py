@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from kaalia.contracts import query
-from kaalia.contracts.offer import bid_floor, end_of_offer
+from kaalia.contracts.offer import bid_floor
 from kaalia.marketplace import listings, liveness
 from kaalia.marketplace.context import Context, Settings
 from kaalia.marketplace.listings import AskRecord, Free
@@ -102,7 +102,7 @@ def _offers(
             reliability=reliability,
             verification=machine.verification,
             start_at=record.created_at,
-            end_at=end_of_offer(machine.listing, now),
+            end_at=listings.end_of_contract(machine, now),
             bid_to_win=free.bid_to_win(record.num_gpus, machine.num_gpus, bid_floor(machine.listing)),
         )
 

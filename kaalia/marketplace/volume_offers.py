@@ -176,7 +176,7 @@ def _offer(row: sa.Row[Any], machine: MachineRecord, free_bytes: int, rented: in
 
 def _is_open(context: Context, offer: VolumeOffer, now: datetime) -> bool:
     has_time = offer.end_at is None or now < offer.end_at
-    is_online = liveness.is_online(offer.machine, now, context.settings)
+    is_online = liveness.is_online(offer.machine, now, context.settings) and not offer.machine.is_cordoned(now)
     return has_time and is_online and offer.space_bytes >= volume.MIN_VOLUME_GB * GB
 
 

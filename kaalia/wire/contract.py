@@ -10,12 +10,13 @@ from datetime import datetime
 from typing import Any
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
+from kaalia.contracts.maintenance import Window, words
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.contracts.pricing import Price
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
 from kaalia.units import GB
-from kaalia.wire import facts
+from kaalia.wire import facts, maintenance
 
 UNKNOWN_USAGE = -1.0
 """What the public API writes for a disk usage that nobody measured."""
@@ -43,6 +44,8 @@ class Instance:
     verification: str
     terms: Listing
     price: Price
+    windows: tuple[Window, ...] = ()
+    """Maintenance of the machine that is not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +140,23 @@ def _state(row: Instance, now: datetime) -> dict[str, Any]:
         "intended_status": words.intended,
         "cur_state": words.current,
         "next_state": words.following,
-        "status_msg": _status_msg(row),
+        "status_msg": _told(row),
+        "machine_maintenance": maintenance.rows(row.machine_id, row.windows) or None,
         "start_date": start_at.timestamp(),
         "end_date": None if end_at is None else end_at.timestamp(),
         "duration": None if end_at is None else max(0.0, (end_at - now).total_seconds()),
         "uptime_mins": None if started_at is None else max(0.0, (now - started_at).total_seconds() / 60),
         "is_bid": row.contract.kind is ContractKind.INTERRUPTIBLE,
     }
+
+
+def _told(row: Instance) -> str:
+    """With the next maintenance. Tables of the public client show this text only, of it 40 characters, and nothing is
+    told by it while all goes well."""
+    notices = [f"maintenance {words(window)}" for window in row.windows[:1]]
+    is_well = row.online and row.status is not None and row.status.state is WorkloadState.RUNNING
+    parts = [*notices, _status_msg(row)] if is_well else [_status_msg(row), *notices]
+    return "; ".join(part for part in parts if part)
 
 
 def _status_msg(row: Instance) -> str:

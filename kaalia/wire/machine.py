@@ -5,12 +5,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from kaalia.contracts import arbitration
+from kaalia.contracts import arbitration, cordon
 from kaalia.contracts.contract import ContractKind
+from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
 from kaalia.units import GB
-from kaalia.wire import facts
+from kaalia.wire import facts, maintenance
 
 _MARKS = {
     ContractKind.ON_DEMAND: "D",
@@ -59,6 +61,10 @@ class Machine:
     """What renters have reported."""
     remaining_s: float | None = None
     """Until the listing ends."""
+    windows: tuple[Window, ...] = ()
+    """Maintenance that is not over."""
+    cordon: Cordon | None = None
+    """Set while its owner drains it."""
 
 
 def encode(machine: Machine) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def encode(machine: Machine) -> dict[str, Any]:
         "timeout": machine.silence_s,
         "error_description": _trouble(machine),
         "start_date": machine.enrolled_at.timestamp(),
-        "machine_maintenance": None,
+        "machine_maintenance": maintenance.rows(machine.machine_id, machine.windows) or None,
     }
 
 
@@ -151,7 +157,9 @@ def _occupancy(machine: Machine, running: list[Rental]) -> str:
 def _trouble(machine: Machine) -> str | None:
     if machine.silence_s is None:
         return "enrolled, but its daemon has not been heard of yet"
-    return None if machine.is_online else f"offline: not heard of for {machine.silence_s:.0f} s"
+    if not machine.is_online:
+        return f"offline: not heard of for {machine.silence_s:.0f} s"
+    return cordon.in_short(machine.cordon) if machine.cordon else None
 
 
 def _number(value: Decimal | None) -> float | None:

@@ -88,10 +88,3 @@ async def test_a_foreign_machine_is_refused(tmp_path: Path) -> None:
 
     assert f"cannot find machine {machine_id}" in done.stderr
     assert still != []
-
-
-async def test_show_maints_knows_of_none(tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
-        machine_id = str(await market.list_machine())
-
-        assert await market.client(market.host).json("show", "maints", "--ids", machine_id) == []

@@ -87,6 +87,16 @@ machines = Table(
 )
 """`report`: MachineReport JSON, `listing`: Listing JSON. `revision` grows with every change its daemon must see."""
 
+closures = Table(
+    "closures",
+    metadata,
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True),
+    Column("windows", Text, nullable=False),
+    Column("cordon", Text, nullable=True),
+)
+"""When a machine takes no new contracts. `windows`: list of Window JSON, scheduled by the owner here; `cordon`: Cordon
+JSON, placed by the owner on the machine and told by its daemon."""
+
 asks = Table(
     "asks",
     metadata,

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import end_of_offer
 from kaalia.marketplace import (
     extensions,
@@ -37,11 +38,6 @@ async def show_one(call: Call) -> list[dict[str, Any]]:
         return [await _row(call.context, tx, await owned(call, tx, call.number("id")))]
 
 
-async def show_maintenances(_: Call) -> list[dict[str, Any]]:
-    """Maintenance windows cannot be scheduled yet, so there are none."""
-    return []
-
-
 async def list_machine(call: Call) -> dict[str, Any]:
     machine_id, now = whole_number("machine", call.body.get("machine")), call.context.clock.now()
     async with call.context.engine.begin() as tx:
@@ -49,7 +45,7 @@ async def list_machine(call: Call) -> dict[str, Any]:
         await _check_ready(tx, machine)
         listing = terms.read(call.body, machine.listing, machine.num_gpus, now)
         await machines.put_listing(tx, machine_id, listing)
-        extended = await extensions.extend(tx, machine_id, listing, now)
+        extended = await extensions.extend(tx, machine, listing, now)
         asked = await increases.follow(tx, machine_id, listing, now)
         await listings.refresh_asks(tx, machine_id, now)
         machine = replace(machine, listing=listing)
@@ -130,13 +126,14 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             free_disk_bytes=(await listings.free(tx, machine)).disk_bytes,
             num_reports=(await reports.counts(tx, [machine.id])).get(machine.id, 0),
             remaining_s=None if end_at is None else max(0.0, (end_at - now).total_seconds()),
+            windows=open_windows(machine.windows, now),
+            cordon=machine.cordon if machine.is_cordoned(now) else None,
         )
     )
 
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v0/machines", "machine_read", show_all),
-    Route("GET", "/api/v0/machines/maintenances", "machine_read", show_maintenances),
     Route("GET", r"/api/v0/machines/{id:\d+}", "machine_read", show_one),
     Route("PUT", "/api/v0/machines/create_asks", "machine_write", list_machine),
     Route("DELETE", r"/api/v0/machines/{id:\d+}/asks", "machine_write", unlist_machine),
