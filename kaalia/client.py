@@ -5,6 +5,7 @@ Plain blocking calls over a unix socket with the standard library, so that a com
 
 import http.client
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from pydantic_core import from_json
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
 from kaalia.wire.ledger import LedgerDocument
-from kaalia.wire.local import ContractView, DaemonStatus, DiskLedger, DiskOrder
+from kaalia.wire.local import ContractView, DaemonStatus, DiskLedger, DiskOrder, DrainOrder, DrainStatus
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
 _LEDGER = TypeAdapter(LedgerDocument)
 _DISK = TypeAdapter(DiskLedger)
 _ORDERED = TypeAdapter(dict[str, str])
+_DRAIN = TypeAdapter(DrainStatus)
+_DRAIN_ORDER = TypeAdapter(DrainOrder)
 _PROBLEM = TypeAdapter(Problem)
 
 
@@ -70,8 +73,18 @@ class LocalClient:
         self._get(f"/v1/disk/{kind}", _ORDERED, "POST")
         return before
 
-    def _get(self, path: str, document: TypeAdapter[T], method: str = "GET") -> T:
-        status, raw = self._exchange(path, method)
+    def drain(self) -> DrainStatus:
+        return self._get("/v1/drain", _DRAIN)
+
+    def cordon(self, until_at: datetime | None = None) -> DrainStatus:
+        """Admit nothing new from now on; a cordon that is up gets the new date."""
+        return self._get("/v1/drain", _DRAIN, "PUT", _DRAIN_ORDER.dump_json(DrainOrder(until_at)))
+
+    def uncordon(self) -> DrainStatus:
+        return self._get("/v1/drain", _DRAIN, "DELETE")
+
+    def _get(self, path: str, document: TypeAdapter[T], method: str = "GET", body: bytes | None = None) -> T:
+        status, raw = self._exchange(path, method, body)
         try:
             envelope: dict[str, Any] = from_json(raw)
             if status == 200:
@@ -86,10 +99,10 @@ class LocalClient:
             ) from error
         raise LocalError(problem.code, problem.message, remedy=problem.remedy, evidence=problem.evidence)
 
-    def _exchange(self, path: str, method: str) -> tuple[int, bytes]:
+    def _exchange(self, path: str, method: str, body: bytes | None) -> tuple[int, bytes]:
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
-            connection.request(method, path)
+            connection.request(method, path, body)
             reply = connection.getresponse()
             return reply.status, reply.read()
         except PermissionError as error:

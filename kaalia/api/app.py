@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
-from kaalia.api.routes import contracts, disk, ledger, machine, status
+from kaalia.api.routes import contracts, disk, drain, ledger, machine, status
 
 SHUTDOWN_S = 0.5
 """How long an answer under way may take when the daemon stops."""
@@ -18,6 +18,9 @@ ROUTES = (
     web.get("/v1/contracts", contracts.show_all),
     web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
     web.get("/v1/ledger", ledger.show),
+    web.get("/v1/drain", drain.show),
+    web.put("/v1/drain", drain.place),
+    web.delete("/v1/drain", drain.lift),
     web.get("/v1/disk", disk.show),
     web.post("/v1/disk/{kind:measure|remove_orphans}", disk.order),
 )

@@ -37,11 +37,11 @@ class Context:
             raise StoreError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
         return await self.database.read(work)
 
-    async def write(self, work: Callable[[Transaction], T], topic: Topic) -> T:
+    async def write(self, work: Callable[[Transaction], T], *topics: Topic) -> T:
         """A wish of the owner's, durable when this returns. Raises StoreError, in safe mode always."""
         if why := self.safe_mode:
             raise StoreError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
-        return await self.database.transaction(work, topic)
+        return await self.database.transaction(work, *topics)
 
 
 CONTEXT = web.AppKey("context", Context)

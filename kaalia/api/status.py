@@ -3,16 +3,19 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kaalia import __version__
 from kaalia.api.context import Context
+from kaalia.contracts import cordon
+from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
 from kaalia.model.health import Severity
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState
-from kaalia.store import conditions, contracts, enrolment, machine, outbox, workloads
+from kaalia.store import conditions, contracts, enrolment, machine, maintenance, outbox, workloads
 from kaalia.store.claims import Claim, ClaimKind, all_claims
 from kaalia.store.database import Transaction
 from kaalia.wire.local import DaemonStatus, GpuGroup, MarketplaceLink
@@ -36,6 +39,8 @@ def line(status: DaemonStatus) -> str:
     link = status.marketplace
     parts = [f"machine {link.machine_id} of {link.url}" if link else "not enrolled"]
     parts += [f"{count} {state}" for state, count in sorted(status.contracts.items())]
+    if status.cordon is not None:
+        parts.append(cordon.in_short(status.cordon))
     parts += [problem.message for problem in status.problems if problem.code != "not_enrolled"]
     return ", ".join(parts)
 
@@ -50,7 +55,11 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     worse = [one.problem for one in found if one.severity is not Severity.WARN]
     now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]
     problems = (*_problems(link, report, now), *now_wrong, *worse)
-    return _document(context, now, link, report, listing, dict(states), all_claims(tx), problems, warnings)
+    status = _document(context, now, link, report, listing, dict(states), all_claims(tx), problems, warnings)
+    placed = maintenance.get_cordon(tx)
+    is_up = placed is not None and cordon.is_up(placed.cordon, now)
+    windows = open_windows(maintenance.windows(tx), now)
+    return replace(status, cordon=placed.cordon if placed and is_up else None, maintenances=windows)
 
 
 def _link(tx: Transaction) -> MarketplaceLink | None:

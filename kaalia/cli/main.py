@@ -9,7 +9,7 @@ import typer
 
 from kaalia import __version__
 from kaalia.cli import output
-from kaalia.cli.commands import contracts, daemon, disk, ledger, report, status
+from kaalia.cli.commands import contracts, daemon, disk, drain, ledger, report, status
 
 PROGRAMS = {
     "enroll": "Enrol this machine with a marketplace.",
@@ -27,7 +27,7 @@ def _build() -> typer.Typer:
     app.callback(
         epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
     )(_root)
-    for command in (status, report, contracts, ledger, disk, daemon):
+    for command in (status, report, contracts, drain, ledger, disk, daemon):
         command.add_to(app)
     for name, summary in PROGRAMS.items():
         app.command(

@@ -7,6 +7,8 @@ from decimal import Decimal
 from enum import StrEnum
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.maintenance import Window
 from kaalia.errors import Problem
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
@@ -57,6 +59,10 @@ class DaemonStatus:
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...] = ()
     """Conditions of severity `warn`: worth knowing, and no reason to call the machine unwell."""
+    cordon: Cordon | None = None
+    """Set while the owner drains the machine."""
+    maintenances: tuple[Window, ...] = ()
+    """Those that are not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,39 @@ def contract_view(contract: Contract, status: WorkloadStatus | None, missing_sin
         missing_since=missing_since,
         problem=status.problem if status else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOrder:
+    """The owner's wish. `until_at`: the cordon lifts by itself then; None: only by his hand."""
+
+    until_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A contract that keeps the machine from being vacant. `shown`: what its renter reads as `actual_status`."""
+
+    contract_id: int
+    kind: ContractKind
+    state: WorkloadState
+    shown: str | None
+    desired: Desired
+    end_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStatus:
+    """`cordon` None: new contracts are admitted. Without a cordon a vacant machine may be rented at any moment.
+
+    `is_in_force`: the cordon is up and nothing that was begun before it is still on its way.
+    """
+
+    as_of: datetime
+    cordon: Cordon | None
+    is_in_force: bool
+    is_vacant: bool
+    holders: tuple[Holder, ...]
 
 
 class ByteOwner(StrEnum):

@@ -19,6 +19,7 @@ from tests.support.clock import FakeClock
 @dataclass(frozen=True)
 class Local:
     database: Database
+    changes: Changes
     clock: FakeClock
     context: Context
     socket: Path
@@ -43,11 +44,12 @@ async def serving(path: Path, context: Context) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncIterator[Local]:
-    database = Database(tmp_path / "state.db", Changes())
+    changes = Changes()
+    database = Database(tmp_path / "state.db", changes)
     await database.open()
     clock = FakeClock()
     context = Context(database, clock, clock.now())
     path = tmp_path / "kaalia.sock"
     async with serving(path, context):
-        yield Local(database, clock, context, path, LocalClient(path))
+        yield Local(database, changes, clock, context, path, LocalClient(path))
     await database.close()

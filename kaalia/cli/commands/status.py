@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from kaalia.cli import output
+from kaalia.contracts import cordon, maintenance
 from kaalia.wire.local import DaemonStatus
 
 
@@ -31,6 +32,8 @@ def _print(document: DaemonStatus, out: Console) -> None:
             ("Listing", _listing(document)),
             ("GPUs", _gpus(document)),
             ("Docker", document.engine_version or "not answering"),
+            ("Admission", cordon.in_short(document.cordon) if document.cordon else ""),
+            ("Maintenance", "; ".join(maintenance.words(window) for window in document.maintenances)),
             ("Contracts", ", ".join(f"{n} {state}" for state, n in sorted(document.contracts.items())) or "none"),
         ]
     output.print_pairs(pairs, out)
