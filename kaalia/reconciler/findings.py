@@ -82,7 +82,9 @@ def _idle_claims(view: View) -> Iterable[Condition]:
     for contract_id in sorted(set(held) - view.busy):
         name = f"C.{contract_id}"
         message = f"cannot rent out what {name} holds: it has no container that uses it"
-        problem = Problem("audit_claim_without_container", message, _RELOOK, ", ".join(held[contract_id]))
+        problem = Problem(
+            "audit_claim_without_container", message, remedy=_RELOOK, evidence=", ".join(held[contract_id])
+        )
         yield Condition(problem, Severity.WARN, _FITS, name)
 
 
@@ -137,13 +139,13 @@ def _is_counted(one: Present, books: Books) -> bool:
 def _ports(view: View) -> Iterable[Condition]:
     for one in view.quiet():
         lost = one.promised - one.published if one.state is ObservedState.RUNNING else frozenset()
-        name = f"C.{one.contract_id}"
+        name, ports = f"C.{one.contract_id}", _ports_said(lost)
         if lost:
             problem = Problem(
                 "audit_port_taken",
-                f"cannot reach {name} at {_ports_said(lost)}: the container engine does not publish it",
-                "see what holds the port: ss -tulnp; the renter's reboot of the instance publishes it anew",
-                f"promised {_ports_said(one.promised)}; published {_ports_said(one.published) or 'none'}",
+                f"cannot reach {name} at {ports}: the container engine does not publish it",
+                remedy="see what holds the port: ss -tulnp; the renter's reboot of the instance publishes it anew",
+                evidence=f"promised {_ports_said(one.promised)}; published {_ports_said(one.published) or 'none'}",
             )
             yield Condition(problem, Severity.CRITICAL, "the container engine publishes every promised port", name)
 
@@ -156,7 +158,7 @@ def _overcommitted(view: View) -> Iterable[Condition]:
         if sums[kind] > limit:
             message = f"cannot keep all promises of {kind}: {sums[kind]} bytes are promised of {limit}"
             yield Condition(
-                Problem("audit_overcommitted", message, f"see who has it: kaalia ledger {kind}"),
+                Problem("audit_overcommitted", message, remedy=f"see who has it: kaalia ledger {kind}"),
                 Severity.WARN,
                 "enough contracts or volumes have ended, or the disk has grown",
                 HOST,
@@ -169,8 +171,8 @@ def _foreign(uuid: str, owner: int | None, processes: list[GpuProcess]) -> Condi
         Problem(
             "audit_gpu_foreign_process",
             f"cannot give GPU {uuid} to its renter alone: it is {whose}, and a process of no contract uses it",
-            "end that process, or take the machine off the market: vastai unlist machine",
-            _words(processes),
+            remedy="end that process, or take the machine off the market: vastai unlist machine ID",
+            evidence=_words(processes),
         ),
         Severity.CRITICAL if owner is not None else Severity.WARN,
         "only the contract that holds the GPU uses it",
@@ -180,14 +182,15 @@ def _foreign(uuid: str, owner: int | None, processes: list[GpuProcess]) -> Condi
 
 def _shared(what: str, contract_ids: list[int], scope: str, evidence: str) -> Condition:
     names = " and ".join(f"C.{number}" for number in contract_ids)
-    problem = Problem("audit_two_owners", f"cannot tell whose {what} is: {names} have it", _RELOOK, evidence)
+    message = f"cannot tell whose {what} is: {names} have it"
+    problem = Problem("audit_two_owners", message, remedy=_RELOOK, evidence=evidence)
     return Condition(problem, Severity.CRITICAL, "one of them has let go of it", scope)
 
 
 def _unclaimed(name: str, scope: str, things: list[str]) -> Condition:
     remedy = f"docker network rm {name}" if name.startswith(NETWORK) else _RELOOK
     message = f"cannot find in the ledger what {name} uses"
-    problem = Problem("audit_container_without_claim", message, remedy, ", ".join(things))
+    problem = Problem("audit_container_without_claim", message, remedy=remedy, evidence=", ".join(things))
     return Condition(problem, Severity.WARN, _FITS, scope)
 
 

@@ -1,12 +1,13 @@
 """What a contract holds is taken with the intent, and given back once: when it stopped, or when it is proven gone."""
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
-from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.errors import WorkloadError
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import quantities
@@ -74,12 +75,59 @@ async def test_a_stopped_contract_has_its_disk_and_nothing_that_runs(rig: Rig) -
 
 
 async def test_a_loser_of_the_gpus_keeps_its_disk_only(rig: Rig) -> None:
-    await launched(rig)
-    await rig.put(replace(contract(), desired=Desired.STOPPED), contract(52, gpus=2))
+    await rig.put(replace(contract(), kind=ContractKind.INTERRUPTIBLE))
+    await rig.settle()
+    await rig.put(contract(52, gpus=2))
     await rig.settle()
 
+    assert await rig.state() is WorkloadState.STOPPED
     assert await rig.amounts() == STOPPED
     assert set(await rig.amounts(52)) == {"disk", "cpu", "ram"}
+
+
+async def test_one_that_exited_loses_what_runs_with_its_gpus(rig: Rig) -> None:
+    await rig.put(replace(contract(), kind=ContractKind.INTERRUPTIBLE))
+    await rig.settle()
+    rig.runtime.exit(51, 0)
+    await rig.later(seconds=60)
+    assert set(await rig.amounts()) == {"disk", "cpu", "ram"}
+
+    await rig.put(contract(52, gpus=2))
+    await rig.settle()
+
+    assert await rig.state() is WorkloadState.EXITED
+    assert await rig.amounts() == STOPPED
+    assert await rig.state(52) is WorkloadState.RUNNING
+
+
+@pytest.mark.parametrize("reason", ["stopped", "outbid", "destroyed"])
+async def test_a_pull_that_is_broken_off_gives_everything_back(rig: Rig, reason: str) -> None:
+    rig.runtime.images.clear()
+    rig.runtime.faults.pull_gate = asyncio.Event()
+    bid = replace(contract(), kind=ContractKind.INTERRUPTIBLE)
+    await rig.put(bid)
+    await rig.service.reconcile()
+    await rig.until(lambda: rig.is_in(WorkloadState.PULLING))
+    await rig.until(lambda: _pulls(rig))
+    assert set(await rig.amounts()) == {"disk", "cpu", "ram"}
+
+    match reason:
+        case "stopped":
+            await rig.put(replace(bid, desired=Desired.STOPPED))
+        case "destroyed":
+            await rig.put(replace(bid, desired=Desired.ENDED))
+        case _:
+            await rig.put(contract(52, gpus=2))
+    await rig.service.reconcile()
+    rig.runtime.faults.pull_gate.set()
+    await rig.settle()
+
+    assert (await rig.claims(), await rig.amounts()) == (set(), {})
+    assert 51 not in rig.runtime.containers
+
+
+async def _pulls(rig: Rig) -> bool:
+    return rig.runtime.count("pull") > 0
 
 
 async def test_what_exited_keeps_what_its_gpus_keep(rig: Rig) -> None:
