@@ -68,7 +68,7 @@ def drain(
 def _wait(client: LocalClient, status: DrainStatus, screen: "_Screen") -> DrainStatus:
     """Until it is vacant, or the cordon is gone, or the owner has seen enough."""
     try:
-        with screen.waiting():
+        with screen.waiting(status):
             while status.cordon is not None and not status.is_vacant:
                 time.sleep(LOOK_S)
                 before, status = status, _look(client, status, screen)
@@ -98,11 +98,12 @@ class _Screen:
         self._is_silent = False
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, status: DrainStatus) -> Iterator[None]:
         """A line that lives, on a terminal."""
         if self._as_json or not self._out.is_terminal:
             yield
             return
+        self._spinner.update(_living(status))
         with self._spinner:
             yield
 
@@ -227,11 +228,12 @@ def _by_the_date(holders: tuple[Holder, ...], until_at: datetime) -> str:
 
 
 def _living(status: DrainStatus) -> str:
+    since = f" for {output.span(status.as_of - status.cordon.placed_at)}" if status.cordon else ""
     ends = [one.end_at for one in status.holders]
     if not ends or None in ends:
-        return _held(status)
+        return f"cordoned{since}, {_held(status)}"
     last = max(end for end in ends if end is not None)
-    return f"{_held(status)}, the last one ends {output.ago(last, status.as_of)}"
+    return f"cordoned{since}, {_held(status)}, the last one ends {output.ago(last, status.as_of)}"
 
 
 def _date(text: str) -> datetime:
