@@ -7,11 +7,13 @@ complaint names the file or variable, the key, the value and what to write inste
 import difflib
 import ipaddress
 from collections.abc import Iterator, Mapping
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kaalia.errors import ConfigError
 
@@ -66,6 +68,25 @@ def _public_ip(text: str) -> str:
         raise ValueError("must be auto or an IP address, such as 203.0.113.7") from None
 
 
+def _image_pattern(text: str) -> str:
+    pattern = text.strip()
+    if not pattern or len(pattern) > 512 or "://" in pattern or any(char.isspace() for char in pattern):
+        raise ValueError("must be an image name, with * where anything fits, such as */xmrig*")
+    return pattern
+
+
+def _words(value: object) -> object:
+    """A variable holds them with commas between."""
+    return [word for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _calendar_day(value: object) -> object:
+    # pydantic takes a bare number for seconds since 1970, which nobody means by 2027.
+    if isinstance(value, bool | int | float):
+        raise ValueError("must be a day, such as 2027-06-30")
+    return value
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[Path, AfterValidator(_absolute), AfterValidator(_fits_socket)]
 
@@ -110,6 +131,18 @@ class IntervalsConfig(Section):
     resync_s: float = Field(default=60.0, gt=0, le=3600)
 
 
+class PolicyConfig(Section):
+    """What the owner admits, whatever a marketplace has signed; see `contracts.policy`. None: no limit."""
+
+    min_price_gpu_per_hour: Decimal | None = Field(default=None, ge=0, le=10_000, allow_inf_nan=False)
+    latest_end: Annotated[date, BeforeValidator(_calendar_day), Field(lt=date(9000, 1, 1))] | None = None
+    """The last day, UTC, on which a rental may run."""
+    max_duration_days: float | None = Field(default=None, gt=0, le=36_500, allow_inf_nan=False)
+    banned_images: Annotated[tuple[Annotated[str, AfterValidator(_image_pattern)], ...], BeforeValidator(_words)] = ()
+    admit_default_jobs: bool = True
+    admit_interruptible: bool = True
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -125,6 +158,7 @@ class Config(Section):
     volumes: VolumesConfig = VolumesConfig()
     nvml: NvmlConfig = NvmlConfig()
     intervals: IntervalsConfig = IntervalsConfig()
+    policy: PolicyConfig = PolicyConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -1,5 +1,7 @@
 import contextlib
 import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from kaalia.config import Config, load
+from kaalia.contracts.policy import OPEN, Policy
+from kaalia.daemon import policy
 from kaalia.errors import ConfigError
 
 
@@ -155,4 +159,82 @@ def test_the_documentation_lists_every_key_with_its_default() -> None:
         for key, inner in (value if isinstance(value, BaseModel) else [("", value)])
     }
 
-    assert rows == {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in defaults.items()}
+    assert rows == {key: _spelt(value) for key, value in defaults.items()}
+
+
+def _spelt(value: object) -> str:
+    """As one writes it in YAML."""
+    match value:
+        case None | bool():
+            return "null" if value is None else str(value).lower()
+        case tuple():
+            return str(list(value))
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_the_policy_is_read_as_it_is_written(tmp_path: Path) -> None:
+    text = """
+policy:
+  min_price_gpu_per_hour: 0.25
+  latest_end: 2027-06-30
+  max_duration_days: 1.5
+  banned_images: ["*/xmrig*", ghcr.io/someone/*]
+  admit_default_jobs: no
+"""
+    found = policy.read(load(write(tmp_path, text), {}).policy)
+
+    assert found == Policy(
+        min_price_gpu_per_hour=Decimal("0.25"),
+        latest_end_at=datetime(2027, 7, 1, tzinfo=UTC),
+        max_duration=timedelta(hours=36),
+        banned_images=("*/xmrig*", "ghcr.io/someone/*"),
+        admit_default_jobs=False,
+    )
+    assert policy.read(Config().policy) == OPEN
+
+
+def test_variables_hold_a_policy_too(tmp_path: Path) -> None:
+    environment = {
+        "KAALIA_POLICY__MIN_PRICE_GPU_PER_HOUR": "0.3",
+        "KAALIA_POLICY__BANNED_IMAGES": "*/xmrig*, ubuntu",
+        "KAALIA_POLICY__LATEST_END": "2027-06-30",
+        "KAALIA_POLICY__ADMIT_INTERRUPTIBLE": "false",
+    }
+    found = load(write(tmp_path, ""), environment).policy
+
+    assert (found.min_price_gpu_per_hour, found.latest_end) == (Decimal("0.3"), date(2027, 6, 30))
+    assert (found.banned_images, found.admit_interruptible) == (("*/xmrig*", "ubuntu"), False)
+    assert load(write(tmp_path, ""), {"KAALIA_POLICY__BANNED_IMAGES": ""}).policy.banned_images == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "min_price_gpu_per_hour: -1",
+        "min_price_gpu_per_hour: .nan",
+        "min_price_gpu_per_hour: .inf",
+        "latest_end: 2027",
+        "latest_end: soon",
+        "latest_end: 9999-12-31",
+        "latest_end: 2027-06-30 12:00:00",
+        "max_duration_days: 0",
+        "max_duration_days: .inf",
+        "banned_images: [https://evil.example/x]",
+        "banned_images: ['']",
+        "banned_images: [a b]",
+        "banned_images: [1]",
+        "admit_default_jobs: perhaps",
+    ],
+)
+def test_a_policy_that_says_nothing_is_refused(tmp_path: Path, line: str) -> None:
+    """One that were read as something else would guard nothing."""
+    error = refused(tmp_path, f"policy:\n  {line}\n")
+
+    assert error.code == "config_invalid"
+    assert f"policy.{line.partition(':')[0]}" in str(error)
+    assert error.problem.remedy
+
+
+def test_a_misspelt_rule_is_named(tmp_path: Path) -> None:
+    assert refused(tmp_path, "policy: {ban_images: [x]}\n").problem.remedy == "write policy.banned_images"

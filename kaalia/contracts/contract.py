@@ -1,10 +1,11 @@
 """The agreement between a renter and a machine, as both sides hold it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from kaalia.contracts.offer import Listing, lowest
 from kaalia.model.workload import WorkloadSpec
 
 
@@ -14,6 +15,10 @@ class ContractKind(StrEnum):
     INTERRUPTIBLE = "interruptible"
     DEFAULT_JOB = "default_job"
     SELFTEST = "selftest"
+
+
+OWN_KINDS = frozenset({ContractKind.SELFTEST, ContractKind.DEFAULT_JOB})
+"""Work for the machine's owner: nobody pays for it, no listing is asked, and it gives way to every rental."""
 
 
 class Desired(StrEnum):
@@ -40,6 +45,20 @@ class Contract:
     """None: the listing had no end."""
     restart_count: int = 0
     """Grows by one with each reboot request."""
+    terms: Listing | None = None
+    """What the owner asked for when this was agreed, `end_at` worked out. None: an older marketplace, or own work."""
+
+
+def prolonged(contract: Contract, end_at: datetime | None) -> Contract:
+    """With a later end that the owner has agreed to."""
+    terms = None if contract.terms is None else replace(contract.terms, end_at=end_at)
+    return replace(contract, end_at=end_at, terms=terms)
+
+
+def repriceable(contract: Contract, listing: Listing) -> Contract:
+    """May come to cost what `listing` asks, which the owner offers: lower terms let a lower price pass."""
+    terms = None if contract.terms is None else lowest(contract.terms, listing)
+    return replace(contract, terms=terms)
 
 
 def is_expired(contract: Contract, now: datetime) -> bool:

@@ -21,11 +21,18 @@ _DOMAIN = rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})"
-_REFERENCE = re.compile(rf"(?P<name>(?:{_DOMAIN}/)?{_PART}(?:/{_PART})*)(?::{_TAG})?(?:@{_DIGEST})?", re.ASCII)
+_REFERENCE = re.compile(
+    rf"(?P<name>(?:{_DOMAIN}/)?{_PART}(?:/{_PART})*)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", re.ASCII
+)
 
 
 def check(reference: str) -> None:
     """Raise ContractError image_invalid unless `reference` is `[registry/]path[:tag][@digest]`."""
+    parts(reference)
+
+
+def parts(reference: str) -> tuple[str, str | None, str | None]:
+    """Name (registry and path), tag and digest. Raises ContractError image_invalid."""
     if AUTOMATIC_TAG in reference:
         raise _invalid(reference, "only the service that made up this tag can resolve it", "name a tag of the image")
     match = _REFERENCE.fullmatch(reference) if len(reference) <= 2 * NAME_MAX_CHARS + 128 else None
@@ -33,6 +40,7 @@ def check(reference: str) -> None:
         raise _invalid(reference, "it is no image reference", "write it as ubuntu:22.04 or ghcr.io/owner/name:tag")
     if len(match["name"]) > NAME_MAX_CHARS:
         raise _invalid(reference, f"its name is longer than {NAME_MAX_CHARS} characters", "use a shorter name")
+    return match["name"], match["tag"], match["digest"]
 
 
 def normalise(reference: str) -> str:

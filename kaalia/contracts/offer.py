@@ -85,6 +85,21 @@ def bid_floor(listing: Listing) -> Decimal:
     return listing.price_gpu_per_hour if listing.price_min_bid_per_hour is None else listing.price_min_bid_per_hour
 
 
+def frozen(listing: Listing, end_at: datetime | None) -> Listing:
+    """The terms of a contract that ends at `end_at`: later changes of the listing do not reach them."""
+    return replace(listing, end_at=end_at, rolling_duration_s=None, rolled_at=None)
+
+
+def lowest(one: Listing, other: Listing) -> Listing:
+    """The terms of the one, with what asks for less in the other: a price within either is above these floors."""
+    return replace(
+        one,
+        price_gpu_per_hour=min(one.price_gpu_per_hour, other.price_gpu_per_hour),
+        price_min_bid_per_hour=min(bid_floor(one), bid_floor(other)),
+        credit_discount_max=max(one.credit_discount_max, other.credit_discount_max),
+    )
+
+
 def check_listing(listing: Listing, num_gpus: int | None = None) -> None:
     """Refuse terms that contradict themselves, or a machine of `num_gpus` GPUs when that is given.
 

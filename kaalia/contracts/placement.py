@@ -1,6 +1,6 @@
 """What this machine should do for each contract now, and when that may change by itself.
 
-    new ──▶ reject      below the owner's terms, or over before it began: final for its generation
+    new ──▶ reject      against the owner's terms or policy, or over before it began: final for its generation
      │
      └────▶ wait        the machine is not known yet, the marketplace's last word is too old, GPUs are taken
              │
@@ -9,21 +9,22 @@
              ▲
              └─────▶ stop (the renter's wish, or expired) ──▶ end (signed tombstone, or missing for long)
 
-The owner's terms are checked for new contracts only: what runs was agreed to. Nothing here stops a workload because
-something is not known.
+Terms and policy (`admission`) are asked for new contracts only: what runs was agreed to. Nothing here stops a workload
+because something is not known.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 
-from kaalia.contracts import arbitration, maintenance
+from kaalia.contracts import admission, arbitration, maintenance
+from kaalia.contracts.admission import House
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
-from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
+from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired, is_expired
 from kaalia.contracts.maintenance import Window
-from kaalia.contracts.offer import Listing, sizes
+from kaalia.contracts.offer import Listing
+from kaalia.contracts.policy import OPEN, Policy
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -31,11 +32,7 @@ from kaalia.model.workload import WorkloadState, WorkloadStatus
 MISSING_REVISIONS = 2
 MISSING_GRACE = timedelta(minutes=30)
 """A contract that snapshots leave out ends only after both."""
-END_TOLERANCE = timedelta(seconds=60)
-"""End dates pass through floats and roundings of several programs."""
 MAYBE_OVER = "scheduling: the contract may have ended, and the time of the machine is not confirmed yet"
-OWN_KINDS = frozenset({ContractKind.SELFTEST, ContractKind.DEFAULT_JOB})
-"""Contracts of the machine's owner: no listing and no marketplace is asked."""
 _OCCUPIES = frozenset(
     {
         WorkloadState.PULLING,
@@ -50,6 +47,7 @@ _OCCUPIES = frozenset(
 )
 """States in which a contract without GPUs has the machine, as one with GPUs has its GPUs."""
 _MACHINE_TAKEN = "scheduling: waits for the machine, which another contract uses"
+_JOBS_TAKEN = "scheduling: waits for another default job to end: there is one for each GPU"
 
 
 class Want(StrEnum):
@@ -71,6 +69,8 @@ class Held:
     is_present: bool = False
     missing_since: datetime | None = None
     missing_revisions: int = 0
+    is_local: bool = False
+    """Made by the machine itself, not by a marketplace: nobody else's rules are asked."""
 
     @property
     def is_new(self) -> bool:
@@ -104,6 +104,11 @@ class Machine:
     """The owner drains it (`closed_because` says so): his own jobs give way too."""
     reopens_at: datetime | None = None
     """When `closed_because` ends by itself, where that is known."""
+    policy: Policy = OPEN
+
+    @property
+    def house(self) -> House:
+        return House(self.listing, self.policy, None if self.report is None else len(self.report.gpus))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,12 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
     disk_bytes = machine.volume_bytes + sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
     decided: list[tuple[Held, Wish | None]] = []
+    jobs_left = _jobs_left(contracts, machine)
     for one in contracts:
         wish = _decide(one, machine, disk_bytes, now)
+        if wish is None and one.is_new and one.contract.kind is ContractKind.DEFAULT_JOB:
+            jobs_left -= 1
+            wish = Wish(one.contract, Want.WAIT, reason=_JOBS_TAKEN) if jobs_left < 0 else None
         is_admitted = wish is None or wish.want is Want.STOP
         if is_admitted and not one.has_disk:
             disk_bytes += one.contract.spec.disk_bytes
@@ -206,20 +215,47 @@ _LOST_TO = {
 _DRAINED = "paused: the owner drains the machine; resumes by itself when he no longer does"
 
 
+def _jobs_left(contracts: Iterable[Held], machine: Machine) -> int:
+    """How many default jobs more may be admitted: one a GPU. So that nobody fills the machine with them for nothing."""
+    total = max(len(machine.report.gpus), 1) if machine.report else 0
+    jobs = [one for one in contracts if one.contract.kind is ContractKind.DEFAULT_JOB and not one.is_new]
+    return total - sum(one.contract.desired is not Desired.ENDED for one in jobs)
+
+
 def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterable[Wish]:
-    """Of the contracts without GPUs, who has the machine keeps it; the others wait."""
-    tenant = next((one.contract.contract_id for one in contracts if _is_whole(one.contract) and _occupies(one)), None)
-    for wish in wishes:
-        if wish.want is not Want.RUN or not _is_whole(wish.contract):
+    """Of the contracts without GPUs, who has the machine keeps it; the others wait.
+
+    The owner's own work has it while nobody rents anything, one at a time, and gives way first.
+    """
+    wanted, whole = list(wishes), [one for one in contracts if one.contract.spec.gpu_count == 0]
+    tenant = next((one.contract.contract_id for one in whole if _is_rented(one.contract) and _occupies(one)), None)
+    leaving = {one.contract.contract_id for one in whole if not _is_rented(one.contract) and _holds(one)}
+    running = [wish.contract for wish in wanted if wish.want is Want.RUN]
+    rented = next((one for one in running if _is_rented(one)), None)
+    own = [one for one in running if not _is_rented(one) and one.spec.gpu_count == 0]
+    first = min(own, key=lambda one: (arbitration.rank(one.kind), one.start_at, one.contract_id), default=None)
+    for wish in wanted:
+        contract_id, is_whole = wish.contract.contract_id, wish.contract.spec.gpu_count == 0
+        if wish.want is not Want.RUN or not is_whole:
             yield wish
-            continue
-        tenant = tenant or wish.contract.contract_id
-        is_first = tenant == wish.contract.contract_id
-        yield wish if is_first else Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)
+        elif _is_rented(wish.contract):
+            mine = tenant or contract_id
+            has_room = contract_id == tenant or (contract_id == mine and not leaving)
+            tenant = mine
+            yield wish if has_room else Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)
+        elif winner := rented or (first if first is not wish.contract else None):
+            yield Wish(wish.contract, Want.YIELD, reason=_LOST_TO[arbitration.rank(winner.kind)])
+        else:
+            yield wish if not leaving - {contract_id} else Wish(wish.contract, Want.WAIT, reason=_MACHINE_TAKEN)
 
 
-def _is_whole(contract: Contract) -> bool:
-    return contract.spec.gpu_count == 0 and contract.kind not in OWN_KINDS
+def _is_rented(contract: Contract) -> bool:
+    return contract.kind not in OWN_KINDS
+
+
+def _holds(one: Held) -> bool:
+    """It uses the machine now, and stops when it is told to."""
+    return one.workload is not None and one.workload.state in _OCCUPIES - {WorkloadState.EXITED}
 
 
 def _occupies(one: Held) -> bool:
@@ -246,7 +282,7 @@ def _not_admitted(one: Held, machine: Machine, now: datetime) -> str | None:
     window = maintenance.current(machine.windows, now)
     if window is not None and one.contract.kind is not ContractKind.SELFTEST:
         return f"scheduling: the owner works on the machine {maintenance.words(window)}"
-    if one.contract.kind in OWN_KINDS:
+    if one.is_local:
         return None
     if one.missing_since is not None:
         return "scheduling: the marketplace does not mention this contract any more"
@@ -254,7 +290,7 @@ def _not_admitted(one: Held, machine: Machine, now: datetime) -> str | None:
 
 
 def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
-    """Why the owner's terms refuse a new contract. A refusal stays for its generation: the renter was told."""
+    """Why a new contract is refused. A refusal stays for its generation: the renter was told."""
     contract, status = one.contract, one.workload
     is_refused = status and status.state is WorkloadState.REJECTED and status.generation == contract.generation
     if status and is_refused:
@@ -263,46 +299,7 @@ def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
         return Problem("contract_expired", f"cannot start: the contract ended at {contract.end_at}")
     if overlap := maintenance.overlap(contract, machine.windows, now):
         return overlap
-    if contract.kind in OWN_KINDS or machine.report is None:
-        return None
-    if machine.listing is None:
-        return Problem("not_listed", "cannot accept the contract: the owner does not offer this machine")
-    return _below_terms(contract, machine.listing, len(machine.report.gpus))
-
-
-def _below_terms(contract: Contract, listing: Listing, num_gpus: int) -> Problem | None:
-    floor = _price_floor(contract, listing)
-    if contract.price_usd_per_hour < floor:
-        return Problem(
-            "price_below_floor",
-            f"cannot accept {contract.price_usd_per_hour} USD per hour: the owner asks for at least {floor}",
-            remedy="search again: the price of this machine has changed",
-        )
-    split = sizes(num_gpus, listing.min_gpu)
-    if contract.spec.gpu_count not in split and contract.spec.gpu_count <= num_gpus:
-        return Problem(
-            "gpu_split_refused",
-            f"cannot accept {contract.spec.gpu_count} GPUs: the owner rents out {', '.join(map(str, split))}",
-            remedy="search again: the offers of this machine have changed",
-        )
-    if listing.end_at is not None and (contract.end_at is None or contract.end_at > listing.end_at + END_TOLERANCE):
-        return Problem(
-            "end_after_listing",
-            f"cannot accept an end at {contract.end_at or 'no date'}: the owner's offer ends at {listing.end_at}",
-            remedy="rent for a shorter time",
-        )
-    return None
-
-
-def _price_floor(contract: Contract, listing: Listing) -> Decimal:
-    """For the whole contract. A machine without GPUs counts as one; reserved contracts may have the discount."""
-    units = max(contract.spec.gpu_count, 1)
-    asked = listing.price_gpu_per_hour * units
-    if contract.kind is ContractKind.RESERVED:
-        return asked * (1 - listing.credit_discount_max)
-    if contract.kind is ContractKind.INTERRUPTIBLE and listing.price_min_bid_per_hour is not None:
-        return listing.price_min_bid_per_hour * units
-    return asked
+    return None if one.is_local else admission.refusal(contract, machine.house, now)
 
 
 def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Problem | None:

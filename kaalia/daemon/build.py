@@ -13,6 +13,7 @@ from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
 from kaalia.config import Config
+from kaalia.daemon import policy
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
@@ -130,5 +131,6 @@ def _marketplace_services(
         tenants.logs,
         heartbeat_s=config.intervals.heartbeat_s,
         heard=timekeeper.hear,
+        policy=policy.read(config.policy),
     )
     return [sync, tenants]

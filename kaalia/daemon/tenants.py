@@ -8,6 +8,7 @@ from pathlib import Path
 from kaalia.clock import Clock
 from kaalia.config import Config
 from kaalia.contracts.lease import LeaseTime
+from kaalia.daemon import policy
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import net, system
 from kaalia.log import about
@@ -77,7 +78,11 @@ class TenantsService:
             self._clock,
             machine,
             self._login_source,
-            Settings(subnet_pool=self._config.docker.subnet_pool, resync_s=self._config.intervals.resync_s),
+            Settings(
+                subnet_pool=self._config.docker.subnet_pool,
+                resync_s=self._config.intervals.resync_s,
+                policy=policy.read(self._config.policy),
+            ),
             _is_port_busy,
             host_routes=net.routed_networks,
             lease_time=self._lease_time,

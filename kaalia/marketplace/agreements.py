@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import increase
-from kaalia.contracts.contract import Contract
+from kaalia.contracts.contract import Contract, prolonged
 from kaalia.contracts.increase import Agreement
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace.db.tables import contracts, price_increases
@@ -57,7 +57,12 @@ async def of_machine(tx: AsyncConnection, machine_id: int) -> list[Standing]:
 
 async def put_end(tx: AsyncConnection, one: Standing, end_at: datetime | None) -> None:
     """Move the end of a contract. Raise the machine's revision and ring its bell as well."""
-    text = document.encode(replace(one.agreed.contract, end_at=end_at))
+    await put(tx, one, prolonged(one.agreed.contract, end_at))
+
+
+async def put(tx: AsyncConnection, one: Standing, contract: Contract) -> None:
+    """In place of the contract as it stood. Raise the machine's revision and ring its bell as well."""
+    text = document.encode(contract)
     await tx.execute(sa.update(contracts).where(contracts.c.id == one.contract_id).values(document=text))
 
 

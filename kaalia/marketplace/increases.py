@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import increase, maintenance, offer, reserved
-from kaalia.contracts.contract import ContractKind
+from kaalia.contracts.contract import ContractKind, prolonged, repriceable
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import agreements, billing, deposits, listings, machines
@@ -99,9 +99,10 @@ async def accept(context: Context, caller: Caller, increase_id: int) -> int:
             raise _stale(increase_id)
         values = {"state": "accepted", "decided_at": now.timestamp(), "applies_at": starts_at.timestamp()}
         await tx.execute(sa.update(price_increases).where(price_increases.c.id == row.id).values(values))
+        contract = repriceable(one.agreed.contract, terms)
         end_at = await _new_end(tx, row.machine_id, one, terms, now)
-        if offer.is_later(end_at, one.agreed.contract.end_at):
-            await agreements.put_end(tx, one, end_at)
+        is_later = offer.is_later(end_at, contract.end_at)
+        await agreements.put(tx, one, prolonged(contract, end_at) if is_later else contract)
         await apply_due(tx, row.contract_id, now)
         await listings.refresh_asks(tx, row.machine_id, now)
     context.machine_bells.ring(row.machine_id)

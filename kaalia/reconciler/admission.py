@@ -6,6 +6,7 @@ from kaalia.contracts import cordon
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.lease import LeaseTime
 from kaalia.contracts.placement import Machine
+from kaalia.contracts.policy import Policy
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.audit import closed_because
 from kaalia.reconciler.ledger import Books
@@ -13,7 +14,7 @@ from kaalia.reconciler.ledger import Books
 _UNWRITTEN = (WorkloadState.WAITING, WorkloadState.REJECTED)
 
 
-def machine(books: Books, gpu_owners: Mapping[str, int], time: LeaseTime) -> Machine:
+def machine(books: Books, gpu_owners: Mapping[str, int], time: LeaseTime, policy: Policy) -> Machine:
     """What the rules need to know of this machine."""
     placed = _cordon(books, time)
     return Machine(
@@ -26,6 +27,7 @@ def machine(books: Books, gpu_owners: Mapping[str, int], time: LeaseTime) -> Mac
         windows=books.windows,
         is_cordoned=placed is not None,
         reopens_at=placed.until_at if placed else None,
+        policy=policy,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from kaalia.clock import Clock
 from kaalia.contracts import ports
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.policy import OPEN, Policy
 from kaalia.contracts.slicing import share
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import MachineReport
@@ -38,6 +39,8 @@ class Settings:
     """How often everything is looked at, events or not."""
     parallel_starts: int = 8
     """More at once gain nothing: the engine is the limit (measured)."""
+    policy: Policy = OPEN
+    """What new contracts must keep, whoever signed them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from kaalia.service import Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import ClaimKind
+from kaalia.store.contracts import MARKETPLACE
 from kaalia.store.database import Database
 from kaalia.store.ends import at_the_latest
 
@@ -165,13 +166,15 @@ class ReconcilerService:
                 is_present=stored.contract.contract_id in present,
                 missing_since=stored.missing_since,
                 missing_revisions=stored.missing_revisions,
+                is_local=stored.origin != MARKETPLACE,
             )
             for stored in books.contracts
         ]
         owners = {claim.key: claim.contract_id for claim in books.claims if claim.kind is ClaimKind.GPU}
         owners |= self._hands.granted()
         time = self._lease_time()
-        return plan(held, admission.machine(books, owners, time), time.earliest_at)
+        machine = admission.machine(books, owners, time, self._tools.settings.policy)
+        return plan(held, machine, time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:
         """Begin what the contract needs next. True: it is known to need nothing."""

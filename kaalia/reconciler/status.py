@@ -29,7 +29,9 @@ def waiting(contract: Contract, row: WorkloadStatus | None, reason: str, now: da
 
 def rejected(contract: Contract, row: WorkloadStatus | None, problem: Problem, now: datetime) -> WorkloadStatus:
     base = blank(contract.contract_id, contract.generation, row, now)
-    return replace(base, state=WorkloadState.REJECTED, status_msg=problem.message, problem=problem)
+    text = f"{problem.message} [{problem.code}]"
+    told = f"{text}. {problem.remedy}" if problem.remedy else text
+    return replace(base, state=WorkloadState.REJECTED, status_msg=told, problem=problem)
 
 
 def preparing(

@@ -10,6 +10,8 @@ from kaalia.contracts.contract import Contract
 from kaalia.store.database import Transaction
 
 _CONTRACT = TypeAdapter(Contract)
+MARKETPLACE = "marketplace"
+"""The origin of what was agreed elsewhere; the machine's own contracts are `local`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class StoredContract:
     missing_revisions: int
 
 
-def upsert(tx: Transaction, contract: Contract, now: datetime, origin: str = "marketplace") -> None:
+def upsert(tx: Transaction, contract: Contract, now: datetime, origin: str = MARKETPLACE) -> None:
     """Write the newest word on a contract; it is no longer missing."""
     tx.execute(
         """INSERT INTO contracts (contract_id, generation, document, origin, accepted_at) VALUES (?, ?, ?, ?, ?)

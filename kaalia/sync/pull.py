@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
+from kaalia.contracts.admission import House
+from kaalia.contracts.amendment import amended
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.policy import OPEN, Policy
 from kaalia.contracts.volume import Volume
 from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedError
 from kaalia.model.health import Condition, Severity
@@ -43,7 +46,8 @@ log = logging.getLogger(__name__)
 RENEW_BEFORE = timedelta(minutes=30)
 """A snapshot lives an hour; when this little is left, the same revision is asked for anew."""
 TASKS_KEPT = timedelta(days=1)
-_ORIGIN = "marketplace"
+CONDITIONS = "contracts"
+"""The source of what is wrong with a marketplace's word on contracts that the machine knows."""
 _QUICK_S = 1.0
 _SOURCE = "sync"
 """Of the conditions that are found here."""
@@ -53,13 +57,20 @@ class Pull:
     """The long-poll."""
 
     def __init__(
-        self, database: Database, client: MarketplaceClient, clock: Clock, member: Enrolment, backoff: Backoff
+        self,
+        database: Database,
+        client: MarketplaceClient,
+        clock: Clock,
+        member: Enrolment,
+        backoff: Backoff,
+        policy: Policy = OPEN,
     ) -> None:
         self._database = database
         self._client = client
         self._clock = clock
         self._member = member
         self._backoff = backoff
+        self._policy = policy
 
     async def turn(self) -> None:
         await self._backoff.guard("desired state", self.poll)
@@ -101,20 +112,27 @@ class Pull:
         snapshot = _decoded(payload)
         _check(snapshot, self._member.machine_id)
         text, now = document.encode(envelope), self._clock.now()
-        await self._database.transaction(lambda tx: store(tx, snapshot, text, now), Topic.CONTRACTS, Topic.TASKS)
+        house = House(snapshot.listing, self._policy, None)
+        topics = (Topic.CONTRACTS, Topic.TASKS)
+        await self._database.transaction(lambda tx: store(tx, snapshot, text, now, house), *topics)
 
 
-def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime) -> None:
-    """Everything a snapshot says, or nothing. Raises MarketplaceError `snapshot_stale`."""
+def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime, house: House) -> None:
+    """Everything a snapshot says, or nothing; of known contracts what the owner's side allows.
+
+    Raises MarketplaceError `snapshot_stale`.
+    """
     is_renewal = _is_renewal(enrolment.get_snapshot(tx), snapshot)
     enrolment.put_snapshot(tx, AcceptedSnapshot(snapshot.epoch, snapshot.revision, snapshot.not_after, envelope, now))
     if is_renewal:
         return
     known = {stored.contract.contract_id: stored for stored in contracts.all_contracts(tx)}
-    unheard = {contract_id for contract_id, stored in known.items() if stored.origin == _ORIGIN}
+    unheard = {contract_id for contract_id, stored in known.items() if stored.origin == contracts.MARKETPLACE}
+    refused: list[Condition] = []
     for contract in snapshot.contracts:
-        if _put(tx, contract, known.get(contract.contract_id), now):
+        if _put(tx, contract, known.get(contract.contract_id), now, house, refused):
             unheard.discard(contract.contract_id)
+    conditions.replace(tx, CONDITIONS, refused, now)
     for contract_id in unheard:
         _miss(tx, contract_id, now)
     ends.keep(tx, now, have_moved=any(_is_moved(contract, known) for contract in snapshot.contracts))
@@ -164,8 +182,17 @@ def _is_renewal(known: AcceptedSnapshot | None, snapshot: Snapshot) -> bool:
     )
 
 
-def _put(tx: Transaction, contract: Contract, known: StoredContract | None, now: datetime) -> bool:
+def _put(
+    tx: Transaction,
+    contract: Contract,
+    known: StoredContract | None,
+    now: datetime,
+    house: House,
+    refused: list[Condition],
+) -> bool:
     """Write a contract. False: the known one of that id is another agreement, which was not mentioned.
+
+    Of a known one only what `amendment` allows is taken; `refused` gets the rest.
 
     A tombstone of a contract that is not known is stored like any other: the reconciler proves that nothing of it
     is left and reports it ended, so that the marketplace can forget it.
@@ -175,10 +202,16 @@ def _put(tx: Transaction, contract: Contract, known: StoredContract | None, now:
         if contract.generation < old.generation:
             log.error("generation_older: contract %d stays at generation %d", old.contract_id, old.generation)
             return True
-        if known.origin != _ORIGIN or (contract.generation == old.generation and contract.spec != old.spec):
+        if known.origin != contracts.MARKETPLACE or (
+            contract.generation == old.generation and contract.spec != old.spec
+        ):
             # Specs are immutable: this id was given twice, as by a marketplace that lost its history.
             log.error("spec_changed: contract %d is another one than the one known here; not taken", old.contract_id)
             return False
+        contract, problems = amended(old, contract, house, now)
+        for problem in problems:
+            log.error("%s: %s", problem.code, problem.message)
+            refused.append(_condition(problem, contract.contract_id))
     contracts.upsert(tx, contract, now)
     return True
 
@@ -187,6 +220,11 @@ def _is_moved(contract: Contract, known: Mapping[int, StoredContract]) -> bool:
     """A known contract got another end."""
     stored = known.get(contract.contract_id)
     return stored is not None and stored.contract.end_at != contract.end_at
+
+
+def _condition(problem: Problem, contract_id: int) -> Condition:
+    clears_when = "when the marketplace tells what was agreed, or when the contract has ended"
+    return Condition(problem, Severity.WARN, clears_when, scope=f"C.{contract_id}")
 
 
 def _put_volumes(tx: Transaction, told: tuple[Volume, ...]) -> None:

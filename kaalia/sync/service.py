@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 
 from kaalia.clock import Clock
+from kaalia.contracts.policy import OPEN, Policy
 from kaalia.errors import MarketplaceError, UnreachableError
 from kaalia.runtime.base import RegistryLogin
 from kaalia.service import run_forever
@@ -46,6 +47,7 @@ class SyncService:
         tls: ssl.SSLContext | None = None,
         chance: random.Random | None = None,
         heard: HeardTime | None = None,
+        policy: Policy = OPEN,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -54,6 +56,7 @@ class SyncService:
         self._heartbeat_s = heartbeat_s
         self._tls = tls
         self._heard = heard
+        self._policy = policy
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX)
@@ -85,7 +88,7 @@ class SyncService:
             member.url, member.machine_id, key, self._clock, self._tls, self._heard
         )
         runner = TaskRunner(self._database, client, self._clock, self._tasks, self._logs, self._backoff)
-        pull = Pull(self._database, client, self._clock, member, self._backoff())
+        pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)
         log.info("speaking to %s as machine %d", member.url, member.machine_id)
         try:

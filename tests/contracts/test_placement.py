@@ -157,7 +157,7 @@ def test_terms_below_the_owners_are_rejected_even_if_signed(made: Contract, list
     "made",
     [
         contract(kind=ContractKind.RESERVED, price_usd_per_hour=Decimal("0.24")),
-        contract(kind=ContractKind.SELFTEST, price_usd_per_hour=Decimal(0), end_at=None),
+        contract(kind=ContractKind.SELFTEST, price_usd_per_hour=Decimal(0), end_at=START + timedelta(hours=2)),
         contract(gpus=4),
         contract(gpus=2, end_at=START + timedelta(days=11, seconds=30)),
     ],

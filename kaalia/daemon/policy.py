@@ -1,0 +1,21 @@
+"""The owner's policy, from his configuration."""
+
+from datetime import UTC, datetime, time, timedelta
+
+from kaalia.config import PolicyConfig
+from kaalia.contracts.policy import Policy
+
+_DAY = timedelta(days=1)
+
+
+def read(config: PolicyConfig) -> Policy:
+    """The day that is named is the last one: a rental may run until it is over, in UTC."""
+    last_day, longest = config.latest_end, config.max_duration_days
+    return Policy(
+        min_price_gpu_per_hour=config.min_price_gpu_per_hour,
+        latest_end_at=None if last_day is None else datetime.combine(last_day, time(), UTC) + _DAY,
+        max_duration=None if longest is None else longest * _DAY,
+        banned_images=config.banned_images,
+        admit_default_jobs=config.admit_default_jobs,
+        admit_interruptible=config.admit_interruptible,
+    )
