@@ -5,6 +5,7 @@ runs, stops the loser, and starts the winner once the GPUs are proven free.
 """
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -36,14 +37,16 @@ async def change(context: Context, caller: Caller, instance_id: int, price: Any)
             message = f"cannot change the bid of instance {instance_id}: it is {contract.kind}, not interruptible"
             raise ApiError(400, "not_interruptible", message, remedy="Rent with --bid_price to bid")
         agreed = document.decode(Listing, row.price_terms)
-        bid = await _winning(tx, row.machine_id, contract, agreed) if price is None else terms.money("price", price)
+        now = context.clock.now()
+        wanted = None if price is None else terms.money("price", price)
+        bid = await _winning(tx, row.machine_id, contract, agreed, now) if wanted is None else wanted
         _check(bid, contract, agreed)
         changed = replace(contract, price_usd_per_hour=bid)
-        rate = Rate(context.clock.now(), bid, agreed.price_disk_per_gb_month)
+        rate = Rate(now, bid, agreed.price_disk_per_gb_month)
         await billing.set_rate(tx, row.id, rate)
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(changed)))
         await machines.bump(tx, row.machine_id)
-        await listings.refresh_asks(tx, row.machine_id, context.clock.now())
+        await listings.refresh_asks(tx, row.machine_id, now)
     context.machine_bells.ring(row.machine_id)
     return bid
 
@@ -56,12 +59,12 @@ def _check(bid: Decimal, contract: Contract, agreed: Listing) -> None:
         raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")
 
 
-async def _winning(tx: AsyncConnection, machine_id: int, contract: Contract, agreed: Listing) -> Decimal:
+async def _winning(tx: AsyncConnection, machine_id: int, contract: Contract, agreed: Listing, now: datetime) -> Decimal:
     """The least bid that runs now; the present one where it wins, or where no bid would win."""
     machine = await machines.get(tx, machine_id)
     if machine is None:
         return contract.price_usd_per_hour
-    left = await listings.free(tx, machine)
+    left = await listings.free(tx, machine, now)
     rivals = tuple(one for one in left.rivals if one.contract_id != contract.contract_id)
     per_gpu = replace(left, rivals=rivals).bid_to_win(contract.spec.gpu_count, machine.num_gpus, bid_floor(agreed))
     if per_gpu is None:

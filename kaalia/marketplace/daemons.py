@@ -271,7 +271,7 @@ async def _apply_statuses(
     for status in statuses:
         if removed.get(status.contract_id, True):
             continue
-        await rentals.record_status(tx, status, in_order=in_order)
+        await rentals.record_status(tx, status, context.clock.now(), in_order=in_order)
         if status.state is WorkloadState.ENDED:
             await rentals.finished(tx, status.contract_id, context.clock.now())
             removed[status.contract_id] = True

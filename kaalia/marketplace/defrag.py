@@ -31,13 +31,13 @@ class Layout:
 
 async def defragment(tx: AsyncConnection, machine: MachineRecord, now: datetime) -> tuple[Layout, Layout]:
     """Before and after."""
-    before = await _layout(tx, machine)
+    before = await _layout(tx, machine, now)
     await listings.refresh_asks(tx, machine.id, now)
-    return before, await _layout(tx, machine)
+    return before, await _layout(tx, machine, now)
 
 
-async def _layout(tx: AsyncConnection, machine: MachineRecord) -> Layout:
-    left = await listings.free(tx, machine)
+async def _layout(tx: AsyncConnection, machine: MachineRecord, now: datetime) -> Layout:
+    left = await listings.free(tx, machine, now)
     offers = Counter(record.num_gpus for record in await listings.of(tx, machine, left) if record.rentable)
     return Layout(left.gpus, dict(sorted(offers.items())), await _largest_block(tx, machine))
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import arbitration, cordon, maintenance, offer
-from kaalia.contracts.contract import Contract, Desired, is_expired
+from kaalia.contracts.contract import OWN_KINDS, Contract, Desired, is_expired
 from kaalia.errors import Problem
 from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
@@ -46,7 +46,7 @@ HOLDS_GPUS = frozenset(
 class Free:
     """What a new contract may have. GPUs are held while a workload runs or should run, disk until it is removed.
 
-    GPUs of interruptible contracts and default jobs count as free: they give way. `idle`: nobody holds any GPUs, or,
+    GPUs of interruptible contracts and default jobs count as free: they give way. `idle`: nobody rents any GPUs, or,
     on a machine without GPUs, the machine itself. `rivals`: the contracts that shall run.
     """
 
@@ -86,7 +86,7 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
     machine = await machines.get(tx, machine_id)
     if machine is None:
         return
-    live = await _live(tx, machine_id)
+    live = await _live(tx, machine_id, now)
     released = await _release(tx, machine_id, set(live))
     rows = await _rows(tx, machine_id)
     if machine.listing is not None and not _can_count(machine, rows):
@@ -116,12 +116,12 @@ async def can_count(tx: AsyncConnection, machine: MachineRecord) -> bool:
     return _can_count(machine, await _rows(tx, machine.id))
 
 
-async def ask(tx: AsyncConnection, ask_id: int) -> AskRecord | None:
+async def ask(tx: AsyncConnection, ask_id: int, now: datetime) -> AskRecord | None:
     machine_id = await tx.scalar(sa.select(asks.c.machine_id).where(asks.c.id == ask_id))
     machine = None if machine_id is None else await machines.get(tx, machine_id)
     if machine is None:
         return None
-    records = await of(tx, machine, await free(tx, machine))
+    records = await of(tx, machine, await free(tx, machine, now))
     return next(record for record in records if record.id == ask_id)
 
 
@@ -130,13 +130,15 @@ async def of(tx: AsyncConnection, machine: MachineRecord, left: Free) -> list[As
     return of_machine(machine, left, await _rows(tx, machine.id))
 
 
-async def free(tx: AsyncConnection, machine: MachineRecord) -> Free:
-    return _free(machine, (await _live(tx, machine.id)).values(), await volume_space.promised_bytes(tx, machine.id))
+async def free(tx: AsyncConnection, machine: MachineRecord, now: datetime) -> Free:
+    return _free(
+        machine, (await _live(tx, machine.id, now)).values(), await volume_space.promised_bytes(tx, machine.id)
+    )
 
 
-async def rentals(tx: AsyncConnection, machine_id: int) -> list[Rental]:
+async def rentals(tx: AsyncConnection, machine_id: int, now: datetime) -> list[Rental]:
     """The contracts of a machine that are not proven gone."""
-    return [one.rental for one in (await _live(tx, machine_id)).values()]
+    return [one.rental for one in (await _live(tx, machine_id, now)).values()]
 
 
 def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
@@ -190,12 +192,12 @@ def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> l
     return records
 
 
-async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
+async def everything(tx: AsyncConnection, now: datetime) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
     """All machines that reported, what is free on them, and their slices: four queries whatever their number."""
     found = await machines.reported(tx)
     live: dict[int, list[_Live]] = defaultdict(list)
     for row in await tx.execute(_live_query()):
-        live[row.machine_id].append(_one_live(row))
+        live[row.machine_id].append(_one_live(row, now))
     rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
         rows[row.machine_id].append(row)
@@ -207,11 +209,11 @@ async def everything(tx: AsyncConnection) -> list[tuple[MachineRecord, Free, lis
     return result
 
 
-def _one_live(row: sa.Row[Any]) -> _Live:
+def _one_live(row: sa.Row[Any], now: datetime) -> _Live:
     contract = _CONTRACT.validate_json(row.document)
     status = None if row.status is None else _STATUS.validate_json(row.status)
     has_gpus = status is not None and status.state in HOLDS_GPUS
-    wants_gpus = _wants_gpus(contract, status)
+    wants_gpus = _wants_gpus(contract, status, now)
     rental = Rental(
         kind=contract.kind,
         gpus=contract.spec.gpu_count,
@@ -223,15 +225,16 @@ def _one_live(row: sa.Row[Any]) -> _Live:
     return _Live(contract, rental, wants_gpus)
 
 
-def _wants_gpus(contract: Contract, status: WorkloadStatus | None) -> bool:
-    """It should run, and its machine has not given it up."""
-    if contract.desired is not Desired.RUNNING:
+def _wants_gpus(contract: Contract, status: WorkloadStatus | None, now: datetime) -> bool:
+    """It should run, and its machine has not given it up.
+
+    Whether its time is over is this marketplace's to say: the clock of a machine decides nothing here.
+    """
+    if contract.desired is not Desired.RUNNING or is_expired(contract, now):
         return False
     if status is None or status.generation < contract.generation:
         return True
-    rejected = status.state is WorkloadState.REJECTED
-    expired = status.state is WorkloadState.STOPPED and is_expired(contract, status.as_of)
-    return not (rejected or expired)
+    return status.state is not WorkloadState.REJECTED
 
 
 def _live_query() -> sa.Select[Any]:
@@ -240,9 +243,9 @@ def _live_query() -> sa.Select[Any]:
     )
 
 
-async def _live(tx: AsyncConnection, machine_id: int) -> dict[int, _Live]:
+async def _live(tx: AsyncConnection, machine_id: int, now: datetime) -> dict[int, _Live]:
     rows = await tx.execute(_live_query().where(contracts.c.machine_id == machine_id))
-    return {row.id: _one_live(row) for row in rows}
+    return {row.id: _one_live(row, now) for row in rows}
 
 
 async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
@@ -257,7 +260,7 @@ async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> set[
 
 
 def _free(machine: MachineRecord, live: Collection[_Live], volume_bytes: int) -> Free:
-    held = [one.rental for one in live if one.rental.holds_gpus]
+    held = [one.rental for one in live if one.rental.holds_gpus and one.contract.kind not in OWN_KINDS]
     firm = [rental for rental in held if arbitration.is_firm(rental.kind)]
     disk = machine.report.disk if machine.report else None
     promised = volume_bytes + sum(one.rental.disk_bytes for one in live)

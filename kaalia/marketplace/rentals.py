@@ -15,11 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import environment, pricing
+from kaalia.contracts import environment, offer, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.metering import Rate
-from kaalia.contracts.offer import Listing, bid_floor, end_of_offer
+from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.marketplace import (
     accounts,
     auth,
@@ -78,7 +78,7 @@ async def rent(
             request = create_request.read(body, template.document if template else None)
             machine, num_gpus = await _take_offer(context, tx, caller, ask_id, request, now)
             mounts = await volumes.grant(context, tx, caller, machine, request, now)
-            _check_disk(request, await listings.free(tx, machine))
+            _check_disk(request, await listings.free(tx, machine, now))
             draft = _Draft(request, template, ask_id, num_gpus, repeat_key, mounts)
             rental = await _write(context, tx, caller.user_id, machine, draft, now)
     except ApiError as error:
@@ -108,7 +108,17 @@ async def launch(context: Context, caller: Caller, body: Mapping[str, Any]) -> R
     raise ApiError(404, "no_such_ask", "cannot launch: no_such_ask, no offer fits the search", remedy=remedy)
 
 
-async def record_status(tx: AsyncConnection, status: WorkloadStatus, *, in_order: bool = False) -> None:
+async def answered(context: Context, rental: Rental) -> None:
+    """The caller is about to read what he rented: his next launch with the same words is another one.
+
+    A request that names its offer is told apart by that; one that names none only by whether it was answered.
+    """
+    values = {"idempotency_key": None}
+    async with context.engine.begin() as tx:
+        await tx.execute(sa.update(contracts).where(contracts.c.id == rental.contract_id).values(values))
+
+
+async def record_status(tx: AsyncConnection, status: WorkloadStatus, now: datetime, *, in_order: bool = False) -> None:
     """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is.
 
     `in_order`: it comes after all that came before, so that its time, by a clock that may be set back, says nothing.
@@ -126,7 +136,7 @@ async def record_status(tx: AsyncConnection, status: WorkloadStatus, *, in_order
         sa.update(contracts).where(contracts.c.id == status.contract_id).values(status=document.encode(status))
     )
     if known is None or known.state is not status.state:
-        await listings.refresh_asks(tx, row.machine_id, status.as_of)
+        await listings.refresh_asks(tx, row.machine_id, now)
 
 
 async def finished(tx: AsyncConnection, contract_id: int, now: datetime) -> None:
@@ -190,7 +200,7 @@ async def _take_offer(
     context: Context, tx: AsyncConnection, caller: Caller, ask_id: int, request: CreateRequest, now: datetime
 ) -> tuple[MachineRecord, int]:
     """The machine of an offer that this caller may rent now, and its GPUs."""
-    record = await listings.ask(tx, ask_id)
+    record = await listings.ask(tx, ask_id, now)
     if record is None:
         remedy = "`vastai search offers` shows what is"
         raise ApiError(
@@ -199,18 +209,18 @@ async def _take_offer(
     # Raising the revision first locks the machine's row: of two renters of overlapping slices the second one waits.
     await machines.bump(tx, record.machine_id)
     machine = await machines.get(tx, record.machine_id)
-    record = await listings.ask(tx, ask_id)
+    record = await listings.ask(tx, ask_id, now)
     if machine is None or record is None or machine.listing is None:
         raise _gone(ask_id, request)
     if caller.is_host and machine.user_id != caller.user_id:
         message = f"cannot rent offer {ask_id}: it is not your own, and hosts can only rent their own machines"
         raise ApiError(403, "invalid_args", message, remedy="Rent with an account that is no host")
-    if closed := listings.why_closed(machine, end_of_offer(machine.listing, now), now):
+    if closed := listings.why_closed(machine, offer.end_of_offer(machine.listing, now), now):
         message = f"cannot rent offer {ask_id}: no_such_ask, {closed.message.removeprefix('cannot use ')}"
         raise ApiError(410, closed.code, message, remedy=closed.remedy)
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
-    _check_bid(request, machine, record, await listings.free(tx, machine))
+    _check_bid(request, machine, record, await listings.free(tx, machine, now))
     return machine, record.num_gpus
 
 
@@ -278,8 +288,8 @@ async def _write(
         marketplace_url=context.settings.public_url,
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
-    contract = _contract(draft, identity, await accounts.secrets_of(tx, user_id), machine.listing, now)
-    contract = replace(contract, end_at=listings.end_of_contract(machine, now))
+    terms = offer.frozen(machine.listing, listings.end_of_contract(machine, now))
+    contract = _contract(draft, identity, await accounts.secrets_of(tx, user_id), terms, now)
     text = document.encode(contract)
     if len(text) > CONTRACT_MAX_CHARS:
         message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
@@ -301,7 +311,7 @@ async def _write(
 
 
 def _contract(
-    draft: _Draft, identity: Identity, account: Mapping[str, str], listing: Listing, now: datetime
+    draft: _Draft, identity: Identity, account: Mapping[str, str], terms: Listing, now: datetime
 ) -> Contract:
     request = draft.request
     launch = Launch(
@@ -327,7 +337,7 @@ def _contract(
         needs_registry_login=request.login is not None,
     )
     is_bid = request.bid_usd_per_hour is not None
-    on_demand = pricing.price(listing, draft.num_gpus, request.disk_gb).dph_base
+    on_demand = pricing.price(terms, draft.num_gpus, request.disk_gb).dph_base
     return Contract(
         contract_id=identity.contract_id,
         generation=1,
@@ -336,6 +346,8 @@ def _contract(
         spec=spec,
         price_usd_per_hour=request.bid_usd_per_hour or on_demand,
         start_at=now,
+        end_at=terms.end_at,
+        terms=terms,
     )
 
 

@@ -48,7 +48,7 @@ async def search(context: Context, body: Mapping[str, Any]) -> list[dict[str, An
     """Rows for the body of `POST /bundles/`. Raises ApiError 400 `invalid_args`, ContractError `filter_invalid`."""
     question = _read(body)
     async with context.engine.begin() as tx:
-        found = await listings.everything(tx)
+        found = await listings.everything(tx, context.clock.now())
     # Thousands of rows take longer than an event loop may be blocked.
     return await asyncio.to_thread(_answer, found, question, context.clock.now(), context.settings)
 

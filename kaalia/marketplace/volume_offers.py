@@ -50,7 +50,7 @@ async def follow_machine(tx: AsyncConnection, machine: MachineRecord, body: dict
         raise RuntimeError(f"machine {machine.id} is not listed")
     known = await _row(tx, machine.id)
     if known is None or not known.is_listed:
-        left = await listings.free(tx, machine)
+        left = await listings.free(tx, machine, now)
         size_gb, price = volume.default_size_gb(left.disk_bytes), machine.listing.price_disk_per_gb_month
     else:
         size_gb, price = known.size_gb, Decimal(known.price_per_gb_month)
@@ -96,7 +96,7 @@ async def get(context: Context, tx: AsyncConnection, offer_id: int, now: datetim
     machine = None if row is None else await machines.get(tx, row.machine_id)
     if row is None or machine is None:
         raise _no_such_offer(offer_id)
-    left = await listings.free(tx, machine)
+    left = await listings.free(tx, machine, now)
     offer = _offer(row, machine, left.disk_bytes, (await _rented(tx)).get(row.id, 0), now)
     if not _is_open(context, offer, now):
         raise _no_such_offer(offer_id)
@@ -108,7 +108,7 @@ async def of_machine(tx: AsyncConnection, machine: MachineRecord, now: datetime)
     row = (await tx.execute(_listed().where(volume_offers.c.machine_id == machine.id))).one_or_none()
     if row is None:
         return None
-    left = await listings.free(tx, machine)
+    left = await listings.free(tx, machine, now)
     return _offer(row, machine, left.disk_bytes, (await _rented(tx)).get(row.id, 0), now)
 
 
@@ -153,7 +153,7 @@ def _shown(context: Context, offer: VolumeOffer, storage_gb: Decimal, now: datet
 
 async def _everything(tx: AsyncConnection, now: datetime) -> list[VolumeOffer]:
     rented = await _rented(tx)
-    places = {machine.id: (machine, left) for machine, left, _ in await listings.everything(tx)}
+    places = {machine.id: (machine, left) for machine, left, _ in await listings.everything(tx, now)}
     rows = [row for row in await tx.execute(_listed().order_by(volume_offers.c.id)) if row.machine_id in places]
     return [
         _offer(row, places[row.machine_id][0], places[row.machine_id][1].disk_bytes, rented.get(row.id, 0), now)

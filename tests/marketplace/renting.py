@@ -97,7 +97,7 @@ async def say(market: Market, instance_id: int, state: WorkloadState, **changes:
     now = market.context.clock.now()
     status = WorkloadStatus(contract_id=instance_id, generation=1, state=state, as_of=now)
     async with market.context.engine.begin() as tx:
-        await rentals.record_status(tx, replace(status, **changes))
+        await rentals.record_status(tx, replace(status, **changes), now)
 
 
 async def prove_removed(market: Market, instance_id: int) -> None:

@@ -188,7 +188,7 @@ async def test_cleanup_ends_old_volumes_and_tells_again_of_unproven_ones(liar: L
         left = {one.volume_id: one.desired for one in await volumes.of_machine(tx, 1)}
         machine = await machines.get(tx, 1)
         assert machine is not None
-        free = (await listings.free(tx, machine)).disk_bytes
+        free = (await listings.free(tx, machine, market.context.clock.now())).disk_bytes
 
     # The instance of the mounted volume has expired too, so both go.
     assert first["num_deleted"] == 3
@@ -204,7 +204,7 @@ async def test_cleanup_ends_old_volumes_and_tells_again_of_unproven_ones(liar: L
     gone = [VolumeStatus(number, VolumeState.ENDED, now) for number in left]
     await liar.post(volumes=tuple(gone))
     async with market.context.engine.begin() as tx:
-        assert (await listings.free(tx, replace(machine))).disk_bytes >= free
+        assert (await listings.free(tx, replace(machine), market.context.clock.now())).disk_bytes >= free
 
 
 async def rent_again(market: Market) -> int:

@@ -316,7 +316,7 @@ async def _rentable(market: Market) -> list[int]:
         machine = await machines.get(tx, 1)
         assert machine is not None
         ids = (await tx.scalars(sa.select(tables.asks.c.id))).all()
-        records = [await listings.ask(tx, ask_id) for ask_id in ids]
+        records = [await listings.ask(tx, ask_id, market.context.clock.now()) for ask_id in ids]
     return [record.id for record in records if record is not None and record.rentable]
 
 

@@ -43,7 +43,10 @@ async def rent_many(call: Call) -> dict[str, Any]:
 async def launch(call: Call) -> dict[str, Any]:
     """Search and rent in one. A refusal is a 200: of any other status the client shows nothing but the number."""
     try:
-        return _rented(await rentals.launch(call.context, call.caller, call.body))
+        rental = await rentals.launch(call.context, call.caller, call.body)
+        if call.request.transport is not None and not call.request.transport.is_closing():
+            await rentals.answered(call.context, rental)
+        return _rented(rental)
     except KaaliaError as error:
         refusal = wire_error.body(error)
         return {**refusal, "message": refusal["msg"]}
