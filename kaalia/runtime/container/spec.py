@@ -38,7 +38,20 @@ _GPU_EXTRAS = ("compat32", "display", "graphics", "video")
 
 _CPU_PERIOD_US = 100_000
 _SHARES_PER_CORE = 1024
-_GPU_ENV = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
+_VISIBLE = "NVIDIA_VISIBLE_DEVICES"
+_GPU_ENV = (_VISIBLE, "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_IMEX_", "NVIDIA_MIG_")
+"""Beginnings of names that a renter cannot set: with them NVIDIA's hook and runtime choose devices."""
+_DEVICE_ENV = (
+    "NVIDIA_IMEX_CHANNELS",
+    "NVIDIA_MIG_CONFIG_DEVICES",
+    "NVIDIA_MIG_MONITOR_DEVICES",
+    "NVIDIA_GDRCOPY",
+    "NVIDIA_GDS",
+    "NVIDIA_MOFED",
+    "NVIDIA_NVSWITCH",
+)
+"""Each of them adds devices of the machine to a container (NVIDIA Container Toolkit 1.17): memory channels between
+nodes, the control of MIG, RDMA and storage. An image may set them too, so they are taken out of every container."""
 
 
 def is_volume_source(mount: BindMount) -> bool:
@@ -98,7 +111,7 @@ def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mappi
     _refuse_unsupported(placement, engine)
     body: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in _environment(placement, engine)],
+        "Env": _environment(placement, engine),
         "Labels": encode(labels_of(placement)),
         "Healthcheck": {"Test": ["NONE"]},
         "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
@@ -179,13 +192,18 @@ def _device_request(placement: Placement, engine: Engine) -> dict[str, Any]:
     return {"Driver": "", "DeviceIDs": list(placement.gpu_uuids), "Capabilities": [[*GPU_CAPABILITIES, *extras]]}
 
 
-def _environment(placement: Placement, engine: Engine) -> list[tuple[str, str]]:
-    """The environment without the variables by which a tenant could choose GPUs itself."""
-    pairs = [(name, value) for name, value in placement.env if name not in _GPU_ENV]
+def _environment(placement: Placement, engine: Engine) -> list[str]:
+    """The environment without the variables by which a tenant, or his image, could choose devices itself."""
+    pairs = [f"{name}={value}" for name, value in placement.env]
+    lines = [pair for pair in pairs if not _chooses_devices(pair.partition("=")[0])]
     if not placement.gpu_uuids or engine.gpu_mode == "cdi":
         # An image may say NVIDIA_VISIBLE_DEVICES=all, which a default nvidia runtime would obey.
-        pairs.append(("NVIDIA_VISIBLE_DEVICES", "void"))
-    return pairs
+        lines.append(f"{_VISIBLE}=void")
+    return [*lines, *_DEVICE_ENV]  # a name alone: the engine takes it out of the image's environment
+
+
+def _chooses_devices(name: str) -> bool:
+    return name.startswith(_GPU_ENV) or name in _DEVICE_ENV
 
 
 def _refuse_unsupported(placement: Placement, engine: Engine) -> None:

@@ -23,6 +23,7 @@ def main() -> int:
         "container_id": state["id"],
         "visible_devices": env.get("NVIDIA_VISIBLE_DEVICES"),
         "driver_capabilities": env.get("NVIDIA_DRIVER_CAPABILITIES"),
+        "nvidia_env": sorted(name for name in env if name.startswith("NVIDIA_")),
         "stage": sys.argv[1] if len(sys.argv) > 1 else None,
         "pid": state.get("pid"),
         "bundle": state["bundle"],
