@@ -40,6 +40,8 @@ async def test_a_later_end_at_the_same_price_or_less_extends(tmp_path: Path) -> 
         contract = await contract_of(market, instance_id)
         assert await days_left(market, contract) == 30
         assert str(contract.price_usd_per_hour) == "0.4"
+        assert contract.terms is not None
+        assert (contract.terms.end_at, str(contract.terms.price_gpu_per_hour)) == (contract.end_at, "0.4")
 
 
 async def test_a_higher_price_or_an_earlier_end_touches_no_contract(tmp_path: Path) -> None:
@@ -128,6 +130,22 @@ async def test_a_rolling_end_extends_nothing_at_a_higher_price(tmp_path: Path) -
         assert await days_left(market, await contract_of(market, instance_id)) == 9
         assert await relist(market, machine_id, None, price_gpu=0.4) == 1
         assert await days_left(market, await contract_of(market, instance_id)) == 10
+
+
+async def test_terms_are_frozen_with_the_end_that_was_promised(tmp_path: Path) -> None:
+    """A rolling duration goes on rolling; the contract's end does not."""
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=1), duration="10 days")
+        instance_id = await rent(market, num_gpus=1)
+        agreed = await contract_of(market, instance_id)
+        await relist(market, machine_id, 3, price_gpu=9)
+        await market.host.call("DELETE", f"/api/v0/machines/{machine_id}/asks/", {})
+
+        assert await contract_of(market, instance_id) == agreed
+        assert agreed.terms is not None
+        assert (agreed.terms.end_at, agreed.terms.rolling_duration_s) == (agreed.end_at, None)
+        assert await days_left(market, agreed) == 10
+        assert str(agreed.terms.price_gpu_per_hour) == "0.4"
 
 
 async def test_cleanup_deletes_what_expired_two_days_ago_and_nothing_else(tmp_path: Path) -> None:

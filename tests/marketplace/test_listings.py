@@ -1,5 +1,8 @@
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from kaalia.marketplace import listings, machines
 from kaalia.model.machine import MachineReport, Missing
@@ -101,6 +104,37 @@ async def test_what_the_machine_refused_or_ended_holds_no_gpus(tmp_path: Path) -
 
     assert row["gpu_occupancy"] == "x x"
     assert row["current_rentals_resident"] == 2
+
+
+@pytest.mark.parametrize("hours", [-240, 240])
+async def test_the_clock_of_a_machine_ends_no_contract_and_keeps_none_alive(tmp_path: Path, hours: int) -> None:
+    async with open_market(tmp_path) as market:
+        end = market.clock.now() + timedelta(hours=24)
+        await market.list_machine(machine_report(gpus=2), end_date=end.timestamp())
+        stopped, unheard = await rent(market, num_gpus=1), await rent(market, num_gpus=1, label="second")
+        by_its_clock = market.clock.now() + timedelta(hours=hours)
+
+        await say(market, stopped, WorkloadState.STOPPED, as_of=by_its_clock)
+        assert await sizes(market, rentable=True) == []
+
+        market.clock.advance(24 * 3600)
+        await say(market, stopped, WorkloadState.STOPPED, as_of=by_its_clock)
+        row = (await market.host.call("GET", "/api/v0/machines/1")).body[0]
+        assert row["gpu_occupancy"] == "x x"
+
+        await say(market, unheard, WorkloadState.RUNNING, as_of=by_its_clock)
+        row = (await market.host.call("GET", "/api/v0/machines/1")).body[0]
+        assert row["gpu_occupancy"] == "D x", "what still runs has its GPU"
+
+
+async def test_a_default_job_leaves_a_machine_without_gpus_on_offer(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await market.list_machine(machine_report(gpus=0))
+        body = {"machine": machine_id, "price_gpu": 0, "price_inetu": 0, "price_inetd": 0, "image": "ubuntu"}
+        (job,) = (await market.host.call("PUT", "/api/v0/machines/create_bids/", body)).body["contracts"]
+        await say(market, job, WorkloadState.RUNNING)
+
+        assert await sizes(market, rentable=True) == [0]
 
 
 async def test_disk_is_split_over_the_free_gpus_and_held_until_removed(tmp_path: Path) -> None:

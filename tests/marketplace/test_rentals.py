@@ -1,4 +1,5 @@
 import asyncio
+import json
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -6,11 +7,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from aiohttp import web
 
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import accounts, listings, machines, rentals
+from kaalia.marketplace import accounts, app, listings, machines, rentals
 from kaalia.marketplace.db import tables
+from kaalia.marketplace.routing import Caller
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState
 from tests.marketplace.renting import (
     TERMS,
@@ -42,6 +45,7 @@ async def test_a_rental_becomes_a_contract(tmp_path: Path) -> None:
         assert contract.desired is Desired.RUNNING
         assert contract.price_usd_per_hour == Decimal("0.4")
         assert contract.end_at is None
+        assert contract.terms == TERMS
         assert contract.spec.image == "ubuntu:22.04"
         assert contract.spec.disk_bytes == 40_000_000_000
         assert contract.spec.gpu_count == 1
@@ -328,17 +332,53 @@ def launch_body(**filters: Any) -> dict[str, Any]:
 
 
 async def test_launch_searches_and_rents_once(tmp_path: Path) -> None:
+    """However often it comes, as long as nobody has heard the answer."""
     async with rented_market(tmp_path) as market:
-        body = launch_body(gpu_name={"eq": "RTX 4090"})
+        body, caller = launch_body(gpu_name={"eq": "RTX 4090"}), Caller(user_id=2, is_host=False, key_id=1)
 
-        made = await market.renter.call("PUT", "/api/v0/launch_instance/", body)
-        again = await market.renter.call("PUT", "/api/v0/launch_instance/", body)
-        second = await market.renter.call("PUT", "/api/v0/launch_instance/", {**body, "label": "2"})
+        made = [await rentals.launch(market.context, caller, body) for _ in range(3)]
+        other = await rentals.launch(market.context, caller, {**body, "label": "2"})
 
-        assert made.body["success"] is True
-        assert again.body == made.body
-        assert second.body["new_contract"] != made.body["new_contract"]
-        assert (await contract_of(market, made.body["new_contract"])).spec.gpu_count == 1
+        assert made == [made[0]] * 3
+        assert other.contract_id != made[0].contract_id
+        assert (await contract_of(market, made[0].contract_id)).spec.gpu_count == 1
+
+
+async def test_two_launches_with_equal_words_are_two_instances(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        answers = [await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body()) for _ in range(3)]
+
+        assert [answer.body["success"] for answer in answers] == [True] * 3
+        assert len({answer.body["new_contract"] for answer in answers}) == 3
+        assert len({(await show(market, answer.body["new_contract"]))["ask_contract_id"] for answer in answers}) == 3
+
+
+async def test_a_launch_whose_caller_went_away_is_repeated_and_not_doubled(tmp_path: Path) -> None:
+    """As the client does it after a broken connection: the first answer reached nobody."""
+    async with rented_market(tmp_path) as market:
+        # As in service: the test server of aiohttp would give up a request whose caller is gone.
+        runner = web.AppRunner(app.build(market.context))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        body = json.dumps(launch_body()).encode()
+        head = f"PUT /api/v0/launch_instance/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {market.renter.key}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        async with market.context.engine.begin():  # the request waits for this one, and its caller does not
+            writer.write(head.encode() + body)
+            await asyncio.sleep(0.2)
+            writer.close()
+            await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            while not (found := (await market.renter.call("GET", "/api/v0/instances/")).body["instances"]):
+                await asyncio.sleep(0.01)
+
+        again = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
+        third = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
+        await runner.cleanup()
+
+        assert again.body["new_contract"] == found[0]["id"]
+        assert third.body["new_contract"] != found[0]["id"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.support.builders import build_gpus
 from tests.support.containers import answered, ask_tcp, ask_udp, output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia.build import Hook
-from tests.support.images import DEMO_IMAGE
+from tests.support.images import DEMO_IMAGE, rootfs
 from tests.support.placements import MACHINE, build_placement, build_ports, build_spec
 
 pytestmark = pytest.mark.docker
@@ -135,6 +135,29 @@ async def test_gpus_reach_docker_by_uuid(runtime: ContainerRuntime, gpu_hook: Ho
     assert record["visible_devices"] == ",".join(uuids)
     assert {"compute", "utility", "video"} <= set(str(record["driver_capabilities"]).split(","))
     assert running.gpu_uuids == uuids
+
+
+async def test_neither_renter_nor_image_chooses_further_devices(
+    runtime: ContainerRuntime, docker_host: PrivateDocker, gpu_hook: Hook
+) -> None:
+    """The hook obeys variables of the container's environment, wherever they come from."""
+    greedy = ("NVIDIA_IMEX_CHANNELS", "NVIDIA_MIG_CONFIG_DEVICES", "NVIDIA_MIG_MONITOR_DEVICES", "NVIDIA_MOFED")
+    changes = [f"ENV {name}=all" for name in (*greedy, "NVIDIA_VISIBLE_DEVICES", "NVIDIA_REQUIRE_CUDA")]
+    docker_host.import_image("kaalia/greedy:latest", rootfs(), ["ENV PATH=/bin", *changes])
+    uuid = build_gpus(1)[0].uuid
+    script = "env | grep NVIDIA_ | sort; echo end"
+    env = (*((name, "0") for name in greedy), ("NVIDIA_VISIBLE_DEVICES", "all"))
+    spec = build_spec(image="kaalia/greedy:latest", args=("sh", "-c", script), gpu_count=1, env=env)
+
+    container_id = await runtime.create(build_placement(70, spec=spec, gpu_uuids=(uuid,)))
+    await runtime.start(70)
+
+    seen = await output(runtime, 70, "end\n")
+    record = gpu_hook.containers()[container_id]
+    assert not [name for name in greedy if name in seen], seen
+    assert not set(greedy).intersection(record["nvidia_env"])
+    assert {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_REQUIRE_CUDA"} <= set(record["nvidia_env"])
+    assert record["visible_devices"] == uuid
 
 
 async def test_gpu_hook_that_fails_is_named(runtime: ContainerRuntime, gpu_hook: Hook) -> None:

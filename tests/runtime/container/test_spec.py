@@ -16,6 +16,16 @@ from tests.support.placements import MACHINE, build_placement, build_ports, buil
 
 ENGINE = Engine("27.0", "1.46", "overlay2", "/var/lib/docker", "2", True, False, "device_request")
 NOFILE = {"Name": "nofile", "Soft": 20000, "Hard": 20000}
+TAKEN_OUT = [
+    "NVIDIA_IMEX_CHANNELS",
+    "NVIDIA_MIG_CONFIG_DEVICES",
+    "NVIDIA_MIG_MONITOR_DEVICES",
+    "NVIDIA_GDRCOPY",
+    "NVIDIA_GDS",
+    "NVIDIA_MOFED",
+    "NVIDIA_NVSWITCH",
+]
+"""A name without a value: the engine removes what the image says."""
 UUIDS = ("GPU-00000000-aaaa-0000-0000-000000000000", "GPU-00000001-aaaa-0000-0000-000000000000")
 
 specs = st.builds(
@@ -66,7 +76,7 @@ def test_gpus_arrive_in_one_request_with_explicit_capabilities() -> None:
     assert body["HostConfig"]["DeviceRequests"] == [
         {"Driver": "", "DeviceIDs": list(UUIDS), "Capabilities": [["gpu", "compute", "utility", "video"]]}
     ]
-    assert body["Env"] == ["A=b"]
+    assert body["Env"] == ["A=b", *TAKEN_OUT]
 
 
 def test_gpus_arrive_by_cdi() -> None:
@@ -75,14 +85,26 @@ def test_gpus_arrive_by_cdi() -> None:
     assert body["HostConfig"]["DeviceRequests"] == [
         {"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={uuid}" for uuid in UUIDS]}
     ]
-    assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
+    assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void", *TAKEN_OUT]
 
 
 def test_cpu_only_container_sees_no_gpu_whatever_it_asks_for() -> None:
     body = container_body(build_placement(env=(("NVIDIA_VISIBLE_DEVICES", "all"),)), ENGINE, [NOFILE])
 
-    assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
+    assert body["Env"] == ["NVIDIA_VISIBLE_DEVICES=void", *TAKEN_OUT]
     assert "DeviceRequests" not in body["HostConfig"]
+
+
+@pytest.mark.parametrize("gpus", [(), UUIDS])
+@pytest.mark.parametrize("mode", ["cdi", "device_request"])
+def test_no_variable_of_a_renter_chooses_devices(gpus: tuple[str, ...], mode: str) -> None:
+    names = [*TAKEN_OUT, "NVIDIA_VISIBLE_DEVICES", "NVIDIA_IMEX_CHANNEL", "NVIDIA_MIG_X", "NVIDIA_VISIBLE_DEVICES=all"]
+    env = (*((name, "all") for name in names), ("NVIDIA_REQUIRE_CUDA", "cuda>=12"), ("NVIDIA", "x"))
+
+    body = container_body(build_placement(gpu_uuids=gpus, env=env), replace(ENGINE, gpu_mode=mode), [])
+
+    own = [] if gpus and mode == "device_request" else ["NVIDIA_VISIBLE_DEVICES=void"]
+    assert body["Env"] == ["NVIDIA_REQUIRE_CUDA=cuda>=12", "NVIDIA=x", *own, *TAKEN_OUT]
 
 
 def test_args_mode_keeps_the_entrypoint_unless_told_otherwise() -> None:

@@ -33,6 +33,7 @@ def test_records_each_container(tmp_path: Path) -> None:
     seen = hook.containers()
     assert (seen["aaa"]["visible_devices"], seen["aaa"]["driver_capabilities"]) == ("GPU-1,GPU-2", None)
     assert (seen["bbb"]["visible_devices"], seen["bbb"]["driver_capabilities"]) == ("void", "compute,utility")
+    assert seen["aaa"]["nvidia_env"] == ["NVIDIA_VISIBLE_DEVICES"]
     assert (seen["bbb"]["stage"], seen["bbb"]["pid"], seen["bbb"]["bundle"]) == ("prestart", 4711, str(tmp_path / "b"))
 
 
