@@ -2,6 +2,7 @@
 
 One transaction takes the ask, writes the contract and its key, and raises the machine's revision. A request that is
 repeated within a minute gets the contract it made before: the public client repeats any request whose answer is lost.
+A launch, which names no offer, is repeated only as long as its answer has reached nobody.
 """
 
 import hashlib

@@ -164,7 +164,7 @@ def test_default_jobs_are_as_many_as_gpus_and_their_disk_is_not_promised_while_t
     assert wishes[189].reason.startswith("scheduling: waits for another default job")
     assert wishes[200].want is Want.RUN
 
-    replaced = [running(job(90, desired=Desired.ENDED)), job(91), job(92)]
+    replaced: list[Held | Contract] = [running(job(90, desired=Desired.ENDED)), job(91), job(92)]
     wishes = decide(replaced, machine())
     assert [wishes[number].want for number in (90, 91, 92)] == [Want.END, Want.RUN, Want.RUN]
 
