@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kaalia.contracts import admission, arbitration
 from kaalia.contracts.admission import House
 from kaalia.contracts.amendment import amended
-from kaalia.contracts.contract import Contract, ContractKind, Desired, prolonged
+from kaalia.contracts.contract import Contract, ContractKind, Desired, prolonged, repriceable
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.model.workload import VolumeMount
@@ -137,6 +137,21 @@ def test_an_accepted_price_increase_is_taken_with_its_later_end() -> None:
     untold = replace(known, price_usd_per_hour=Decimal("0.6"), end_at=START + 40 * DAY)
     assert codes(known, untold, House(dearer, OPEN, None)) == []
     assert codes(known, untold) == ["end_after_listing"]
+
+
+def test_an_accepted_offer_with_a_lower_price_for_gpus_is_taken_when_the_owner_makes_it() -> None:
+    """Dearer disk for cheaper GPUs: accepted now, and in force when the present end has come."""
+    known = agreed()
+    offered = replace(TERMS, price_gpu_per_hour=Decimal("0.3"), price_disk_per_gb_month=Decimal(9))
+    accepted = prolonged(repriceable(known, offered), START + 40 * DAY)
+    applied = replace(accepted, price_usd_per_hour=Decimal("0.3"))
+
+    assert codes(known, accepted, House(offered, OPEN, None)) == []
+    assert codes(accepted, applied) == []
+    assert codes(known, accepted) == ["terms_changed", "end_after_listing"]
+    assert codes(known, applied) == ["terms_changed", "price_below_floor", "end_after_listing"]
+    assert admission.refusal(accepted, House(None, OPEN, 2), START) is None
+    assert admission.refusal(applied, House(None, OPEN, 2), START) is None
 
 
 def test_an_extension_needs_the_owners_word_in_its_terms_or_in_the_listing() -> None:

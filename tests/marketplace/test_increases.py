@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from kaalia.marketplace import jobs
+from kaalia.contracts import admission
+from kaalia.contracts.admission import House
+from kaalia.contracts.amendment import amended
+from kaalia.contracts.policy import OPEN
+from kaalia.marketplace import jobs, machines
 from kaalia.model.metering import Edge, Meter
 from tests.marketplace.renting import contract_of, hear_of, rent, revision_of, show
 from tests.marketplace.support import Answer, Api, Market, open_market
@@ -340,3 +344,28 @@ async def test_the_real_client_shows_and_answers(tmp_path: Path) -> None:
     assert ends[0] is not None
     assert ends[1] is not None
     assert (ends[0] - ends[1]).days == 10
+
+
+async def test_the_terms_that_travel_let_the_agreed_prices_pass_before_and_after(tmp_path: Path) -> None:
+    """The machine judges by them: dearer disk for cheaper GPUs is no contract below its floor."""
+    async with open_market(tmp_path) as market:
+        instance_id = await rented(market)
+        before = await contract_of(market, instance_id)
+        await relist(market, 40, price_gpu=0.3, price_disk=9)
+        [row] = await pending(market)
+        assert (await answer(market, "accept", row["pending_price_increase_id"])).status == 200
+        accepted = await contract_of(market, instance_id)
+        async with market.context.engine.begin() as tx:
+            machine = await machines.get(tx, 1)
+        assert machine is not None
+        now = market.clock.now()
+        house, unlisted = House(machine.listing, OPEN, 2), House(None, OPEN, 2)
+        market.clock.advance(10 * DAY_S + 1)
+        await jobs.once(market.context)
+        applied = await contract_of(market, instance_id)
+
+    assert (before.price_usd_per_hour, applied.price_usd_per_hour) == (Decimal("0.4"), Decimal("0.3"))
+    assert amended(before, accepted, house, now) == (accepted, ())
+    assert amended(accepted, applied, unlisted, now) == (applied, ())
+    assert admission.refusal(accepted, unlisted, now) is None
+    assert admission.refusal(applied, unlisted, now) is None

@@ -1,19 +1,15 @@
 import asyncio
-import json
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from aiohttp import web
 
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import accounts, app, listings, machines, rentals
+from kaalia.marketplace import accounts, listings, machines, rentals
 from kaalia.marketplace.db import tables
-from kaalia.marketplace.routing import Caller
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState
 from tests.marketplace.renting import (
     TERMS,
@@ -322,81 +318,6 @@ async def _rentable(market: Market) -> list[int]:
         ids = (await tx.scalars(sa.select(tables.asks.c.id))).all()
         records = [await listings.ask(tx, ask_id, market.context.clock.now()) for ask_id in ids]
     return [record.id for record in records if record is not None and record.rentable]
-
-
-def launch_body(**filters: Any) -> dict[str, Any]:
-    """What `vastai launch instance -g RTX_4090 -n 1 -i ubuntu` sends, with `filters` in place of its own."""
-    question = {"rentable": {"eq": True}, "rented": {"eq": False}, "num_gpus": {"eq": "1"}, **filters}
-    question |= {"order": [["score", "desc"]], "type": "on-demand", "allocated_storage": 16.0}
-    return {"image": "ubuntu", "disk": 16.0, "q": question, "env": {}, "runtype": "ssh", "template_hash_id": None}
-
-
-async def test_launch_searches_and_rents_once(tmp_path: Path) -> None:
-    """However often it comes, as long as nobody has heard the answer."""
-    async with rented_market(tmp_path) as market:
-        body, caller = launch_body(gpu_name={"eq": "RTX 4090"}), Caller(user_id=2, is_host=False, key_id=1)
-
-        made = [await rentals.launch(market.context, caller, body) for _ in range(3)]
-        other = await rentals.launch(market.context, caller, {**body, "label": "2"})
-
-        assert made == [made[0]] * 3
-        assert other.contract_id != made[0].contract_id
-        assert (await contract_of(market, made[0].contract_id)).spec.gpu_count == 1
-
-
-async def test_two_launches_with_equal_words_are_two_instances(tmp_path: Path) -> None:
-    async with rented_market(tmp_path) as market:
-        answers = [await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body()) for _ in range(3)]
-
-        assert [answer.body["success"] for answer in answers] == [True] * 3
-        assert len({answer.body["new_contract"] for answer in answers}) == 3
-        assert len({(await show(market, answer.body["new_contract"]))["ask_contract_id"] for answer in answers}) == 3
-
-
-async def test_a_launch_whose_caller_went_away_is_repeated_and_not_doubled(tmp_path: Path) -> None:
-    """As the client does it after a broken connection: the first answer reached nobody."""
-    async with rented_market(tmp_path) as market:
-        # As in service: the test server of aiohttp would give up a request whose caller is gone.
-        runner = web.AppRunner(app.build(market.context))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        body = json.dumps(launch_body()).encode()
-        head = f"PUT /api/v0/launch_instance/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {market.renter.key}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        _, writer = await asyncio.open_connection(*runner.addresses[0])
-        async with market.context.engine.begin():  # the request waits for this one, and its caller does not
-            writer.write(head.encode() + body)
-            await asyncio.sleep(0.2)
-            writer.close()
-            await asyncio.sleep(0.2)
-        async with asyncio.timeout(10):
-            while not (found := (await market.renter.call("GET", "/api/v0/instances/")).body["instances"]):
-                await asyncio.sleep(0.01)
-
-        again = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
-        third = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
-        await runner.cleanup()
-
-        assert again.body["new_contract"] == found[0]["id"]
-        assert third.body["new_contract"] != found[0]["id"]
-
-
-@pytest.mark.parametrize(
-    ("body", "error"),
-    [
-        (launch_body(gpu_name={"eq": "H100"}), "no_such_ask"),
-        ({**launch_body(), "image": None}, "invalid_args"),
-        ({**launch_body(), "q": "num_gpus=1"}, "invalid_args"),
-        (launch_body(num_gpus={"about": 1}), "filter_invalid"),
-    ],
-)
-async def test_a_refused_launch_says_so_in_message(tmp_path: Path, body: dict[str, Any], error: str) -> None:
-    async with rented_market(tmp_path) as market:
-        answer = await market.renter.call("PUT", "/api/v0/launch_instance/", body)
-
-        assert (answer.status, answer.body["success"], answer.body["error"]) == (200, False, error)
-        assert answer.body["message"] == answer.body["msg"]
-        assert answer.body["msg"].startswith("cannot")
 
 
 async def test_a_contract_has_a_largest_size_so_that_no_renter_can_swell_a_machines_snapshot(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ async def test_a_default_job_cannot_become_a_rental_at_no_price(tmp_path: Path) 
         firm = job(kind=ContractKind.ON_DEMAND, generation=2, terms=Listing(Decimal(0)))
         await house.tell(firm)
         assert (await house.known(90)).kind is ContractKind.DEFAULT_JOB
-        assert await house.complaints() == [("kind_changed", "contract 90")]
+        assert await house.complaints() == [("kind_changed", "C.90")]
 
         await house.tell(firm, rented(51), rented(52))
         assert [(await house.row(number)).state for number in (51, 52)] == [WorkloadState.RUNNING] * 2
@@ -238,7 +238,7 @@ async def test_a_cheap_beginning_is_no_way_to_a_long_or_large_contract(tmp_path:
             (replace(rented(), generation=2, spec=replace(rented().spec, image="debian:12")), "image_banned"),
         ):
             await house.tell(told, listing=None)
-            assert await house.complaints() == [(code, "contract 51")]
+            assert await house.complaints() == [(code, "C.51")]
             assert await house.known() == rented()
         assert house.rig.runtime.containers == container
 
@@ -268,6 +268,6 @@ async def test_a_self_test_ends_by_itself_and_cannot_be_prolonged(tmp_path: Path
         assert refused.code == "selftest_too_long"
 
         await house.tell(replace(test, end_at=None))
-        assert await house.complaints() == [("selftest_too_long", "contract 95")]
+        assert await house.complaints() == [("selftest_too_long", "C.95")]
         await house.rig.later(hours=1)
         assert (await house.row(95)).state is WorkloadState.STOPPED
