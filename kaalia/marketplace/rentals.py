@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets as random_secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -311,9 +311,7 @@ async def _write(
     return Rental(contract_id, identity.api_key)
 
 
-def _contract(
-    draft: _Draft, identity: Identity, account: Mapping[str, str], terms: Listing, now: datetime
-) -> Contract:
+def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], terms: Listing, now: datetime) -> Contract:
     request = draft.request
     launch = Launch(
         mode=request.launch_mode,
