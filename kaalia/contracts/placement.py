@@ -286,7 +286,7 @@ def _not_admitted(one: Held, machine: Machine, now: datetime) -> str | None:
         return None
     if one.missing_since is not None:
         return "scheduling: the marketplace does not mention this contract any more"
-    if machine.is_cordoned and one.contract.kind is ContractKind.SELFTEST:
+    if machine.is_cordoned and one.contract.kind in OWN_KINDS:
         return None
     return f"scheduling: {machine.closed_because}" if machine.closed_because else None
 

@@ -11,6 +11,7 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.placement import Held, Machine, Want, Wish, plan
 from kaalia.model.workload import WorkloadState
+from kaalia.units import GB
 from tests.contracts.test_placement import UUIDS, by_id, contract, machine, only, running
 from tests.support.builders import build_status
 from tests.support.clock import START
@@ -40,9 +41,11 @@ def test_a_cordon_holds_back_what_is_new_and_leaves_what_runs() -> None:
 
 
 def test_under_a_cordon_the_owners_job_gives_way_and_his_self_test_runs() -> None:
-    job, test = contract(kind=ContractKind.DEFAULT_JOB), contract(kind=ContractKind.SELFTEST)
+    job = contract(kind=ContractKind.DEFAULT_JOB)
+    small_job = replace(job, spec=replace(job.spec, disk_bytes=GB))
+    test = contract(kind=ContractKind.SELFTEST, end_at=START + HOUR)
 
-    for held in (running(job), Held(job)):
+    for held in (running(job), Held(small_job)):
         wish = only(held, cordoned())
         assert wish.want is Want.YIELD
         assert "resumes by itself" in wish.reason
