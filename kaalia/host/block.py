@@ -42,6 +42,16 @@ async def mount_point(path: Path) -> str:
     return result.stdout.splitlines()[-1].strip()
 
 
+async def allocated_bytes(folder: str, timeout_s: float) -> int:
+    """What the files below `folder` take of their file system, by `du`. Raises HostError."""
+    argv = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", folder]
+    result = await run(argv, timeout_s, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    size = result.stdout.split("\t")[0]
+    if not size.isdecimal():
+        raise unreadable(f"the size of {folder}", (result.stderr or result.stdout)[:200])
+    return int(size)
+
+
 def drive_model(device: str, root: Path = ROOT) -> str:
     """The drive's model, such as `Samsung SSD 980 PRO 2TB`; RAID and volumes name each distinct model behind them.
 

@@ -123,12 +123,27 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineImage:
+    """An image that the engine holds. `tags`: every name it has here, whoever gave it."""
+
+    image_id: str
+    tags: tuple[str, ...]
+    size_bytes: int
+    in_use: bool
+    """Some container, running or not, was made from it."""
+
+    @property
+    def name(self) -> str:
+        return self.tags[0] if self.tags else self.image_id[:19]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineUsage:
     """Bytes of the engine's data root, by owner: images (shared layers count for each), writable layers, builds."""
 
-    images: tuple[tuple[str, int], ...]
+    images: tuple[EngineImage, ...]
     instances: tuple[tuple[int, int], ...]
-    """(contract id, bytes)."""
+    """(contract id, bytes): the container's own layer, and volumes without a name that only it mounts."""
     foreign_bytes: int
     cache_bytes: int
 
@@ -197,6 +212,48 @@ class Runtime(Protocol):
 
         Begins with ANY_CONTRACT, and ends when the engine goes away. Raises WorkloadError when it is away already.
         """
+        ...
+
+
+class EngineDisk(Protocol):
+    """What fills the engine's disk. Raises WorkloadError."""
+
+    async def usage(self) -> EngineUsage:
+        """Everything, by owner. Walks every file of every container: minutes on a large machine."""
+        ...
+
+    async def written(self) -> dict[int, int]:
+        """Bytes that each contract's container has written, by contract id. Walks the files of ours only."""
+        ...
+
+    async def allocated(self, contract_id: int, written_bytes: int) -> int:
+        """Of what it has written, what takes room: files with holes say more. The same where that cannot be told."""
+        ...
+
+    async def images(self) -> tuple[EngineImage, ...]: ...
+
+    async def remove_image(self, image_id: str) -> None:
+        """Absent is success. Raises `engine_conflict` for what somebody uses or has given another name."""
+        ...
+
+    async def sweep(self) -> None:
+        """Remove what kaalia itself made in the engine for containers that are gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsUnsure:
+    """A file system that does not hold the sizes that were promised on it now. `evidence`: why."""
+
+    folder: str
+    evidence: str
+
+
+class DiskLimits(Protocol):
+    """Keeps the sizes enforced that were promised on this machine's file systems."""
+
+    async def check(self, wait_s: float) -> tuple[LimitsUnsure, ...]:
+        """Mend what does not hold, waiting at most `wait_s`; what still does not hold then."""
         ...
 
 

@@ -21,6 +21,9 @@ _SPEC_SHA256 = _PREFIX + "spec_sha256"
 _GPUS = _PREFIX + "gpus"
 _PORTS = _PREFIX + "ports"
 _END_AT = _PREFIX + "end_at"
+_TWIN_MACHINE = _PREFIX + "twin.machine"
+_TWIN_OF = _PREFIX + "twin.of"
+"""On images. A container inherits them, so they are no labels that would make it ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,21 @@ def contract_filter(contract_id: int) -> str:
 def encode_owner(machine: str, contract_id: int) -> dict[str, str]:
     """Labels of an object that only needs an owner, such as a network."""
     return {_SCHEMA: SCHEMA, _MACHINE: machine, _CONTRACT: str(contract_id)}
+
+
+def encode_twin(machine: str, image_id: str) -> dict[str, str]:
+    """Labels of a twin that this machine made of an image: see `runtime.container.inside`."""
+    return {_TWIN_MACHINE: machine, _TWIN_OF: image_id}
+
+
+def twin_filter(machine: str) -> str:
+    """The `label=` filter that selects every twin of this machine."""
+    return f"{_TWIN_MACHINE}={machine}"
+
+
+def twin_of(raw: Mapping[str, str] | None, machine: str) -> str:
+    """The id of the image that this one is a twin of; "": it is none of this machine's."""
+    return raw.get(_TWIN_OF, "") if raw and raw.get(_TWIN_MACHINE) == machine else ""
 
 
 def encode(labels: Labels) -> dict[str, str]:

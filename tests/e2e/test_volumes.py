@@ -40,12 +40,6 @@ def output(stack: Stack, instance_id: int, until: str) -> str:
     return wait_until(f"{until!r} in the output of {instance_id}", look, 30)
 
 
-@pytest.fixture(autouse=True)
-def sound_quota(docker_host: PrivateDocker) -> None:
-    """The engine is shared with many tests, whose deleted containers spoil the counts that quotas go by."""
-    docker_host.recount_quota()
-
-
 def test_a_volume_lives_from_offer_to_deletion(stack: Stack, docker_host: PrivateDocker) -> None:
     machine = str(stack.machine_id)
     assert stack.host.json("list", "machine", machine, "--price_gpu", "0.4", "-v", "3", "-z", "0.2")["success"]

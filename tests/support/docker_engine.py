@@ -135,14 +135,6 @@ class PrivateDocker(EngineApi):
             if network["Name"] not in {"bridge", "host", "none"}:
                 self.request("DELETE", f"/networks/{network['Id']}")
 
-    def recount_quota(self) -> None:
-        """Make btrfs count anew: after Docker deletes subvolumes the kernel may mark its counts as inconsistent."""
-        if self.enforces_disk_size:
-            _run("btrfs", "quota", "enable", str(self.data_root))
-            # It may be counting already: then only the waiting is left.
-            subprocess.run(["btrfs", "quota", "rescan", "-w", str(self.data_root)], check=False, capture_output=True)
-            _run("btrfs", "quota", "rescan", "-W", str(self.data_root))
-
     def log_text(self) -> str:
         return (self.root / "dockerd.log").read_text(errors="replace")
 

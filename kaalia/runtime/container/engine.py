@@ -21,6 +21,7 @@ import docker.errors
 from docker import APIClient
 from docker.auth import encode_header
 
+from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 from kaalia.runtime.container.faults import classify, stalled, unavailable
@@ -120,6 +121,36 @@ class DockerEngine:
 
         return await self._look(f"inspect image {reference}", inspect)
 
+    async def images(self, label_filter: str | None = None) -> list[Document]:
+        """One entry for each image, with or without a tag."""
+        filters = {"label": label_filter} if label_filter else None
+        return await self._look("list images", lambda client: list(client.images(filters=filters)))
+
+    async def used_images(self) -> frozenset[str]:
+        """Ids of images that any container was made from, whosever it is."""
+        return await self._look(
+            "list images in use", lambda client: frozenset(str(one["ImageID"]) for one in client.containers(all=True))
+        )
+
+    async def load_image(self, tar: bytes) -> None:
+        """`docker load`. Raises `engine_refused` and the like."""
+
+        def load(client: APIClient) -> None:
+            for document in client.load_image(tar, quiet=True):  # type: ignore[no-untyped-call]
+                if "errorDetail" in document or "error" in document:
+                    raise classify("load an image", _refusal(document))
+
+        await self._work("load an image", load)
+
+    async def remove_image(self, image_id: str) -> None:
+        """This one by id, never by force, and no parents with it. Absent is success. Raises `engine_conflict`."""
+
+        def remove(client: APIClient) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_image(image_id, force=False, noprune=True)
+
+        await self._work(f"remove image {image_id[:19]}", remove)
+
     def start_pull(
         self,
         reference: str,
@@ -153,11 +184,13 @@ class DockerEngine:
 
     # Containers
 
-    async def containers(self, *label_filters: str) -> list[Document]:
-        """One entry for each container with all of the labels, running or not."""
-        return await self._look(
-            "list containers", lambda client: client.containers(all=True, filters={"label": list(label_filters)})
-        )
+    async def containers(self, *label_filters: str, with_sizes: bool = False) -> list[Document]:
+        """One entry for each container with all of the labels, running or not. Sizes cost a walk over all files."""
+
+        def read(client: APIClient) -> list[Document]:
+            return list(client.containers(all=True, size=with_sizes, filters={"label": list(label_filters)}))
+
+        return await (self._work if with_sizes else self._look)("list containers", read)
 
     async def usage(self) -> Document:
         """`docker system df`: walks the files of every container, so it takes its time."""
@@ -189,6 +222,23 @@ class DockerEngine:
             return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
 
         return await self._work(f"create {name}", create)
+
+    async def has_path(self, container_id: str, name: str, path: str) -> bool:
+        """Something lies at this path of the container."""
+
+        def read() -> bool:
+            with Stream(self.socket_path, self._look_timeout_s) as stream:
+                try:
+                    stream.open(
+                        f"look into {name}", "HEAD", self._path(f"/containers/{container_id}/archive"), {"path": path}
+                    )
+                except WorkloadError as error:
+                    if error.code == "not_found":
+                        return False
+                    raise
+                return True
+
+        return await self._in_thread(self._calls, f"look into {name}", read)
 
     async def put_archive(self, container_id: str, name: str, path: str, tar: bytes) -> None:
         await self._work(f"write into {name}", lambda client: client.put_archive(container_id, path, tar))

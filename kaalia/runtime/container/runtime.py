@@ -6,6 +6,7 @@ Touches only containers and networks whose labels carry this machine's id, and n
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
@@ -13,7 +14,6 @@ from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
     ANY_CONTRACT,
-    EngineUsage,
     Found,
     ImageFacts,
     Observed,
@@ -27,6 +27,7 @@ from kaalia.runtime.container import reading
 from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
+from kaalia.runtime.container.inside import Twins, folders, volume_paths, with_parents
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import (
     Labels,
@@ -38,6 +39,7 @@ from kaalia.runtime.labels import (
     machine_of,
     owner,
 )
+from kaalia.runtime.volumes.qgroups import SETTLE_S, BtrfsLimits
 
 _NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
 """Waits while the engine still detaches a removed container from its network."""
@@ -64,10 +66,13 @@ class ContainerRuntime:
         *,
         clock: Clock | None = None,
         pull_inactivity_s: float = INACTIVITY_S,
+        limits: BtrfsLimits | None = None,
     ) -> None:
         self._engine = engine
         self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
+        self._limits = limits or BtrfsLimits()
+        self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
         self._seen: dict[str, _Seen] = {}
@@ -78,19 +83,10 @@ class ContainerRuntime:
         self._facts = await self._engine.facts()
         return self._facts
 
-    async def usage(self) -> EngineUsage:
-        """Who has which bytes of the engine's disk."""
-        found = await self._engine.usage()
-        mine, foreign = [], 0
-        for one in found.get("Containers") or []:
-            contract_id, size = owner(one.get("Labels"), self._machine), int(one.get("SizeRw") or 0)
-            if contract_id is None:
-                foreign += size
-            else:
-                mine.append((contract_id, size))
-        images = [(_image_name(one), int(one.get("Size") or 0)) for one in found.get("Images") or []]
-        cache = sum(int(one.get("Size") or 0) for one in found.get("BuildCache") or [])
-        return EngineUsage(tuple(images), tuple(mine), foreign, cache)
+    @property
+    def _quota_root(self) -> Path | None:
+        """Where the engine limits sizes by btrfs."""
+        return Path(self._facts.data_root) if self._facts and self._facts.storage_driver == "btrfs" else None
 
     async def image(self, reference: str) -> ImageFacts | None:
         return await self._images.image(reference)
@@ -100,24 +96,43 @@ class ContainerRuntime:
 
     async def create(self, placement: Placement) -> str:
         """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
-        contract = placement.contract
-        name = container_name(contract.contract_id)
         body = container_body(placement, self._facts or await self.engine(), self._ulimits)
         body["Image"] = normalise(body["Image"])
-        container_id = await self._adopt(placement)
+        image = await self._engine.image(body["Image"])
+        paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
+        container_id = await self._adopt(placement, paths)
         await self._ensure_network(placement)
-        if container_id is None:
-            try:
-                container_id = await self._engine.create_container(name, body)
-            except WorkloadError as error:
-                # An earlier create whose answer was lost may have come through just now.
-                adopted = await self._adopt(placement) if error.code == "name_taken" else None
-                if adopted is None:
-                    raise
-                return adopted
-            if tar := archive(contract.spec, contract.contract_id):
-                await self._engine.put_archive(container_id, name, "/", tar)
+        if container_id is not None:
+            return container_id
+        if self._quota_root is not None:
+            await self._limits.settle(self._quota_root, SETTLE_S)
+        if image is None or not paths:
+            return await self._make(placement, body, paths)
+        async with self.twins.instead_of(image) as image_id:
+            return await self._make(placement, {**body, "Image": image_id}, paths)
+
+    async def _make(self, placement: Placement, body: dict[str, Any], paths: tuple[str, ...]) -> str:
+        name = container_name(placement.contract.contract_id)
+        try:
+            container_id = await self._engine.create_container(name, body)
+        except WorkloadError as error:
+            # An earlier create whose answer was lost may have come through just now.
+            adopted = await self._adopt(placement, paths) if error.code == "name_taken" else None
+            if adopted is None:
+                raise
+            return adopted
+        await self._furnish(container_id, placement, paths)
         return container_id
+
+    async def _furnish(self, container_id: str, placement: Placement, paths: tuple[str, ...]) -> None:
+        """What a container gets before its first start: the launch mode's files, and folders for VOLUME paths."""
+        contract = placement.contract
+        name = container_name(contract.contract_id)
+        absent = [path for path in with_parents(paths) if not await self._engine.has_path(container_id, name, path)]
+        if absent:
+            await self._engine.put_archive(container_id, name, "/", folders(absent))
+        if tar := archive(contract.spec, contract.contract_id):
+            await self._engine.put_archive(container_id, name, "/", tar)
 
     async def start(self, contract_id: int) -> Observed:
         document, _ = await self._own(contract_id)
@@ -133,7 +148,7 @@ class ContainerRuntime:
     async def remove(self, contract_id: int) -> None:
         found = await self._find(contract_id)
         if found is not None:
-            await self._remove_container(contract_id, str(found[0]["Id"]))
+            await self._remove_container(contract_id, found[0])
         for network in await self._own_networks(contract_id):
             await self._remove_network(network)
 
@@ -228,7 +243,7 @@ class ContainerRuntime:
             )
         return found
 
-    async def _adopt(self, placement: Placement) -> str | None:
+    async def _adopt(self, placement: Placement, paths: tuple[str, ...]) -> str | None:
         """The id of the container that is already this placement; None when the name is free for it."""
         contract_id = placement.contract.contract_id
         name, wanted = container_name(contract_id), labels_of(placement)
@@ -252,10 +267,9 @@ class ContainerRuntime:
         was_started = reading.time_of(document["State"].get("StartedAt")) is not None
         container_id = str(document["Id"])
         if found.generation == wanted.generation and found.spec_sha256 == wanted.spec_sha256:
-            tar = archive(placement.contract.spec, contract_id)
-            if tar and not was_started:
+            if not was_started:
                 # A crash may have come between create and this; after a start the files are the renter's.
-                await self._engine.put_archive(container_id, name, "/", tar)
+                await self._furnish(container_id, placement, paths)
             return container_id
         if found.generation == wanted.generation and was_started:
             raise WorkloadError(
@@ -264,11 +278,17 @@ class ContainerRuntime:
                 remedy="give it back its GPUs and ports, or raise the generation: that loses the container's data",
                 evidence=f"{found.spec_sha256} exists, {wanted.spec_sha256} is wanted",
             )
-        await self._remove_container(contract_id, container_id)
+        await self._remove_container(contract_id, document)
         return None
 
-    async def _remove_container(self, contract_id: int, container_id: str) -> None:
+    async def _remove_container(self, contract_id: int, document: Mapping[str, Any]) -> None:
         """By id: whatever takes the name meanwhile is not meant."""
+        await self._kill_and_remove(contract_id, str(document["Id"]))
+        await self.twins.forget(str(document["Image"]))
+        if self._quota_root is not None:
+            await self._limits.removed(self._quota_root)
+
+    async def _kill_and_remove(self, contract_id: int, container_id: str) -> None:
         for wait_s in (*_REMOVAL_CHECKS_S, None):
             try:
                 await self._engine.remove_container(container_id, container_name(contract_id))
@@ -314,10 +334,6 @@ async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
     """The machine names of this key that containers bear: for when the books that know the id are lost."""
     names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
     return tuple(sorted(name for name in names if is_name_of(name, key_id)))
-
-
-def _image_name(document: Mapping[str, Any]) -> str:
-    return next(iter(document.get("RepoTags") or []), str(document.get("Id", ""))[:19])
 
 
 def _subnets(network: Mapping[str, Any]) -> list[str]:

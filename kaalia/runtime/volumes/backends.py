@@ -14,6 +14,7 @@ from kaalia.host.kernel import read_text
 from kaalia.model.volume import VolumeBackend
 from kaalia.runtime.volumes.commands import LONG_S, command
 from kaalia.runtime.volumes.place import Place
+from kaalia.runtime.volumes.qgroups import SETTLE_S, BtrfsLimits
 
 _SUBVOLUME_INODE = 256
 """Of the root of every btrfs subvolume."""
@@ -46,9 +47,12 @@ class Btrfs:
 
     kind = VolumeBackend.BTRFS
 
+    def __init__(self, limits: BtrfsLimits) -> None:
+        self._limits = limits
+
     async def make(self, place: Place, volume_id: int, size_bytes: int) -> None:
         home = place.home(volume_id)
-        await command("btrfs", "quota", "enable", place.root)
+        await self._limits.settle(place.root, SETTLE_S)
         await command("btrfs", "subvolume", "create", home)
         await command("btrfs", "qgroup", "limit", str(size_bytes), home)
 
@@ -72,7 +76,9 @@ class Btrfs:
     async def remove(self, place: Place, volume_id: int) -> None:
         home = place.home(volume_id)
         if await self.is_here(place, volume_id):
+            subvolume_id = (await command("btrfs", "inspect-internal", "rootid", home)).stdout.strip()
             await command("btrfs", "subvolume", "delete", "--commit-after", home, timeout_s=LONG_S)
+            await self._limits.removed(place.root, int(subvolume_id))
         elif await asyncio.to_thread(home.is_dir):
             await command("rmdir", home)
 
@@ -147,14 +153,25 @@ class Loop:
             await command("rmdir", home)
 
 
-async def choose(folder: Path) -> Backend:
+async def choose(folder: Path, limits: BtrfsLimits) -> Backend:
     """The backend for the file system that holds `folder`. Raises HostError."""
+    match await kind_at(folder):
+        case VolumeBackend.BTRFS:
+            await limits.watch(folder)
+            return Btrfs(limits)
+        case VolumeBackend.XFS:
+            return Xfs()
+        case VolumeBackend.LOOP:
+            return Loop()
+
+
+async def kind_at(folder: Path) -> VolumeBackend:
+    """How volumes in `folder` are, or would be, held to their size. Raises HostError."""
     found = await block.filesystem(folder)
     if found.kind == "btrfs":
-        return Btrfs()
-    if found.kind == "xfs" and await _has_project_quota(folder):
-        return Xfs()
-    return Loop()
+        return VolumeBackend.BTRFS
+    is_counted = found.kind == "xfs" and await _has_project_quota(folder)
+    return VolumeBackend.XFS if is_counted else VolumeBackend.LOOP
 
 
 async def _has_project_quota(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from kaalia.model.volume import VolumeBackend
 from kaalia.runtime.volumes.backends import Backend, choose
 from kaalia.runtime.volumes.commands import LONG_S, command
 from kaalia.runtime.volumes.place import FOLDER, Place, missing
+from kaalia.runtime.volumes.qgroups import BtrfsLimits
 
 
 class DiskVolumes:
@@ -26,8 +27,10 @@ class DiskVolumes:
         data_root: Callable[[], Awaitable[str]],
         mount_sources: Callable[[], Awaitable[frozenset[str]]],
         folder: Path | None = None,
+        limits: BtrfsLimits | None = None,
     ) -> None:
         self._machine = machine
+        self._limits = limits or BtrfsLimits()
         self._data_root = data_root
         self._mount_sources = mount_sources
         self._folder = folder
@@ -43,7 +46,7 @@ class DiskVolumes:
             place = Place(folder, self._machine)
             await command("mkdir", "-p", "-m", "0700", folder)
             await command("mkdir", "-p", place.root)
-            self._opened = place, await choose(folder)
+            self._opened = place, await choose(folder, self._limits)
         return self._opened[1].kind
 
     async def make(self, volume: Volume) -> None:

@@ -14,6 +14,7 @@ from kaalia.runtime.base import Found, ObservedState, Present
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
+from tests.support import btrfs
 from tests.support.builders import build_gpus
 from tests.support.containers import answered, ask_tcp, ask_udp, output, refused
 from tests.support.docker_engine import PrivateDocker
@@ -112,7 +113,6 @@ async def test_memory_limit_kills_the_greedy(runtime: ContainerRuntime) -> None:
 async def test_disk_quota_is_real(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
     if not docker_host.enforces_disk_size:
         pytest.skip("no btrfs here")
-    docker_host.recount_quota()
     script = "dd if=/dev/zero of=/fits bs=1M count=60 && sync && dd if=/dev/zero of=/too-much bs=1M count=60; echo end"
     await runtime.create(build_placement(55, spec=build_spec(args=("sh", "-c", script), disk_bytes=100 * MIB)))
     await runtime.start(55)
@@ -120,6 +120,29 @@ async def test_disk_quota_is_real(runtime: ContainerRuntime, docker_host: Privat
     text = await output(runtime, 55, "end\n")
 
     assert "60+0 records out" in text
+    assert "Disk quota exceeded" in text or "No space left" in text
+
+
+async def test_disk_quota_is_real_after_many_removals(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    if not docker_host.enforces_disk_size:
+        pytest.skip("no btrfs here")
+    script = "dd if=/dev/zero of=/some bs=1M count=20; echo end; sleep 100"
+    for contract_id in range(200, 210):
+        spec = build_spec(args=("sh", "-c", script), disk_bytes=100 * MIB)
+        await runtime.create(build_placement(contract_id, spec=spec))
+        await runtime.start(contract_id)
+        await output(runtime, contract_id, "end\n")
+        await runtime.remove(contract_id)
+    # What the kernel may do to the counts when a removed container is cleared away.
+    await asyncio.to_thread(btrfs.spoil_counts, docker_host.data_root)
+    await asyncio.to_thread(btrfs.clear_away, docker_host.data_root)
+    assert btrfs.is_inconsistent(docker_host.data_root)
+
+    script = "dd if=/dev/zero of=/too-much bs=1M count=120; echo end"
+    await runtime.create(build_placement(210, spec=build_spec(args=("sh", "-c", script), disk_bytes=100 * MIB)))
+    await runtime.start(210)
+
+    text = await output(runtime, 210, "end\n")
     assert "Disk quota exceeded" in text or "No space left" in text
 
 

@@ -1,0 +1,91 @@
+"""Who fills the engine's disk, as `runtime.base.EngineDisk`: images, what containers wrote, volumes without a name."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from kaalia.errors import HostError
+from kaalia.host import block
+from kaalia.runtime.base import EngineImage, EngineUsage
+from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.inside import Twins
+from kaalia.runtime.container.spec import container_name
+from kaalia.runtime.labels import machine_filter, owner, twin_of
+
+_COUNT_S = 600.0
+"""For counting the blocks of one container's layer."""
+
+
+class EngineSpace:
+    """The disk of one engine, seen by one machine."""
+
+    def __init__(self, engine: DockerEngine, machine: str, twins: Twins) -> None:
+        self._engine = engine
+        self._machine = machine
+        self._twins = twins
+
+    async def usage(self) -> EngineUsage:
+        found = await self._engine.usage()
+        volumes = {str(one.get("Name")): one.get("UsageData") or {} for one in found.get("Volumes") or []}
+        mine: dict[int, int] = defaultdict(int)
+        foreign = 0
+        for one in found.get("Containers") or []:
+            contract_id, size = owner(one.get("Labels"), self._machine), int(one.get("SizeRw") or 0)
+            if contract_id is None:
+                foreign += size
+            else:
+                mine[contract_id] += size + _nameless_bytes(one, volumes)
+        cache = sum(int(one.get("Size") or 0) for one in found.get("BuildCache") or [])
+        return EngineUsage(await self.images(), tuple(mine.items()), foreign, cache)
+
+    async def written(self) -> dict[int, int]:
+        sizes = {}
+        for entry in await self._engine.containers(machine_filter(self._machine), with_sizes=True):
+            contract_id = owner(entry.get("Labels"), self._machine)
+            if contract_id is not None:
+                sizes[contract_id] = int(entry.get("SizeRw") or 0)
+        return sizes
+
+    async def allocated(self, contract_id: int, written_bytes: int) -> int:
+        """What the container's layer really takes of the disk: files with holes count for less than they say."""
+        document = await self._engine.inspect_container(container_name(contract_id))
+        driver = (document or {}).get("GraphDriver") or {}
+        layer = str((driver.get("Data") or {}).get("UpperDir") or "")
+        if not layer.startswith("/") or ".." in PurePosixPath(layer).parts:
+            return written_bytes
+        try:
+            return min(written_bytes, await block.allocated_bytes(layer, _COUNT_S))
+        except HostError:
+            return written_bytes
+
+    async def images(self) -> tuple[EngineImage, ...]:
+        """Without twins, which are other names for what is listed."""
+        listed, used = await asyncio.gather(self._engine.images(), self._engine.used_images())
+        twins = {str(one["Id"]): twin_of(one.get("Labels"), self._machine) for one in listed}
+        in_use = used | {parent for twin_id, parent in twins.items() if parent and twin_id in used}
+        return tuple(
+            EngineImage(
+                image_id=str(one["Id"]),
+                tags=tuple(tag for tag in one.get("RepoTags") or [] if not tag.startswith("<none>")),
+                size_bytes=int(one.get("Size") or 0),
+                in_use=str(one["Id"]) in in_use,
+            )
+            for one in listed
+            if not twins[str(one["Id"])]
+        )
+
+    async def remove_image(self, image_id: str) -> None:
+        await self._engine.remove_image(image_id)
+
+    async def sweep(self) -> None:
+        await self._twins.sweep()
+
+
+def _nameless_bytes(container: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]]) -> int:
+    """Volumes that the engine made for this container alone: they go with it."""
+    mounted = (
+        volumes.get(str(one.get("Name"))) for one in container.get("Mounts") or [] if one.get("Type") == "volume"
+    )
+    return sum(max(0, int(one.get("Size") or 0)) for one in mounted if one and one.get("RefCount") == 1)
