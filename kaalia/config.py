@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kaalia.errors import ConfigError
+from kaalia.units import GB
 
 DEFAULT_PATH = Path("/etc/kaalia/kaalia.yaml")
 ENVIRONMENT_PREFIX = "KAALIA_"
@@ -119,6 +120,16 @@ class VolumesConfig(Section):
     """Where renters' volumes lie. `auto`: `kaalia-volumes` beside Docker's data root, on the same file system."""
 
 
+class DiskConfig(Section):
+    low_water_gb: Literal["auto"] | Annotated[float, Field(ge=0, le=100_000)] = "auto"
+    """Free space of Docker's disk below which unused images that kaalia pulled go. `auto`: see `contracts.disk`."""
+
+    @property
+    def low_water_bytes(self) -> int | None:
+        """None: by the size of the disk."""
+        return None if self.low_water_gb == "auto" else round(self.low_water_gb * GB)
+
+
 class NvmlConfig(Section):
     deadline_s: float = Field(default=30.0, gt=0, le=300)
     """A reading that takes longer is a hang. Without persistence mode the driver wakes each GPU first, for seconds."""
@@ -156,6 +167,7 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     ports: PortsConfig = PortsConfig()
     volumes: VolumesConfig = VolumesConfig()
+    disk: DiskConfig = DiskConfig()
     nvml: NvmlConfig = NvmlConfig()
     intervals: IntervalsConfig = IntervalsConfig()
     policy: PolicyConfig = PolicyConfig()

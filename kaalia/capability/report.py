@@ -36,6 +36,8 @@ class Inputs:
     port_range: PortRange
     public_ip: str | None = None
     root: Path = Path("/")
+    volume_backend: disk.VolumeBackendAt | None = None
+    """None: nobody asks for it, and it is not told."""
 
 
 async def collect(inputs: Inputs, now: datetime) -> MachineReport:
@@ -52,7 +54,7 @@ async def survey(inputs: Inputs, now: datetime) -> tuple[MachineReport, GpuUse |
         _engine(inputs.engine, gaps),
         asyncio.to_thread(_local, inputs, gaps),
     )
-    space = await disk.collect(engine.data_root if engine else None, inputs.root, gaps)
+    space = await disk.collect(engine.data_root if engine else None, inputs.root, gaps, inputs.volume_backend)
     cpu_facts, memory, network_facts, system_facts = local
     report = MachineReport(
         collected_at=now,

@@ -22,6 +22,7 @@ from kaalia.contracts import admission, arbitration, maintenance
 from kaalia.contracts.admission import House
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired, is_expired
+from kaalia.contracts.disk import Overrun
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import OPEN, Policy
@@ -71,6 +72,14 @@ class Held:
     missing_revisions: int = 0
     is_local: bool = False
     """Made by the machine itself, not by a marketplace: nobody else's rules are asked."""
+    overrun: Overrun | None = None
+    """It was measured to hold more than it rented."""
+
+    @property
+    def too_large(self) -> Overrun | None:
+        """What is known of its size, if that is too large and of this generation."""
+        is_current = self.overrun is not None and self.overrun.generation == self.contract.generation
+        return self.overrun if is_current else None
 
     @property
     def is_new(self) -> bool:
@@ -113,13 +122,17 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`gpu_uuids` are granted with RUN, `reason` explains WAIT, YIELD and STOP, `problem` explains REJECT."""
+    """`gpu_uuids` are granted with RUN, `reason` explains WAIT, YIELD and STOP, `problem` REJECT, and STOP if need be.
+
+    `warning` is told to the renter while it runs.
+    """
 
     contract: Contract
     want: Want
     gpu_uuids: tuple[str, ...] = ()
     reason: str = ""
     problem: Problem | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +160,7 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
             disk_bytes += one.contract.spec.disk_bytes
         decided.append((one, wish))
     verdicts = _verdicts(decided, machine)
-    wishes = [wish or _judged(one.contract, verdicts[one.contract.contract_id]) for one, wish in decided]
+    wishes = [wish or _judged(one, verdicts[one.contract.contract_id]) for one, wish in decided]
     changes = [at for one in contracts for at in _changes(one)]
     changes += [one.end_at for one in machine.windows] + ([machine.reopens_at] if machine.reopens_at else [])
     next_change_at = min((at for at in changes if at > now), default=None)
@@ -167,6 +180,9 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
         return Wish(contract, Want.STOP, reason=f"stopped: the contract ended at {contract.end_at:%Y-%m-%d %H:%M} UTC")
     if contract.desired is Desired.STOPPED:
         return Wish(contract, Want.STOP, reason="stopped")
+    if one.too_large is not None and one.too_large.is_exceeded:
+        problem = one.too_large.problem
+        return Wish(contract, Want.STOP, reason=f"{problem.message}. {problem.remedy}", problem=problem)
     if machine.latest_at is not None and is_expired(contract, machine.latest_at):
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if one.is_new and (reason := _not_admitted(one, machine, now)):
@@ -195,10 +211,12 @@ def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> 
     return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving)
 
 
-def _judged(contract: Contract, verdict: Verdict) -> Wish:
+def _judged(one: Held, verdict: Verdict) -> Wish:
     """The arbiter's word as a wish. Only losing to a rank stops anything: a GPU that is not seen is waited for."""
+    contract = one.contract
     if verdict.runs:
-        return Wish(contract, Want.RUN, verdict.gpu_uuids or ())
+        warning = one.too_large.warning if one.too_large else ""
+        return Wish(contract, Want.RUN, verdict.gpu_uuids or (), warning=warning)
     if verdict.beaten_by is None or arbitration.is_firm(contract.kind):
         return Wish(contract, Want.WAIT, reason=f"scheduling: {verdict.reason}")
     return Wish(contract, Want.YIELD, reason=_LOST_TO[verdict.beaten_by])

@@ -20,10 +20,13 @@ from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
+from kaalia.model.volume import VolumeBackend
 from kaalia.reconciler.ends import EndsService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime, machines_of_key
+from kaalia.runtime.volumes.backends import kind_at
+from kaalia.runtime.volumes.disk import default_folder
 from kaalia.service import Service
 from kaalia.store import ends, folder
 from kaalia.store.changes import Changes
@@ -112,8 +115,17 @@ def _capability(config: Config, clock: Clock, database: Database, engine: Docker
         engine=engine.facts,
         port_range=PortRange(config.ports.first, config.ports.last),
         public_ip=None if public_ip == "auto" else public_ip,
+        volume_backend=lambda data_root: volume_backend(config, Path(data_root)),
     )
     return CapabilityService(database, clock, inputs, config.intervals.report_s)
+
+
+async def volume_backend(config: Config, data_root: Path) -> VolumeBackend:
+    """How volumes are held to their size, by the nearest folder that exists yet. Raises HostError."""
+    folder = config.volumes.dir if isinstance(config.volumes.dir, Path) else await default_folder(data_root)
+    while not await asyncio.to_thread(folder.is_dir) and folder != folder.parent:
+        folder = folder.parent
+    return await kind_at(folder)
 
 
 def _marketplace_services(

@@ -10,10 +10,12 @@ from kaalia.config import Config
 from kaalia.contracts.lease import LeaseTime
 from kaalia.daemon import policy
 from kaalia.errors import HostError, WorkloadError
-from kaalia.host import net, system
+from kaalia.host import block, net, system
 from kaalia.log import about
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
+from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
+from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.ledger import Ledger
 from kaalia.reconciler.selfaudit import AuditService
@@ -22,8 +24,10 @@ from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.volumes.disk import DiskVolumes
+from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.service import Tasks, run_forever
 from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
@@ -64,10 +68,14 @@ class TenantsService:
         member = await enrolment.wait_for(self._database, self._enrolled)
         key = await asyncio.to_thread(load_key, self._config.state_dir)
         machine = machine_name(member.machine_id, signature.key_id(key))
-        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock)
-        hands = self._hands(machine)
+        limits, image_use = BtrfsLimits(), ImageUse()
+        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock, limits=limits)
+        hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
-        disk = DiskService(self._database, self._changes, hands, runtime.usage, volumes, self._clock)
+        space = EngineSpace(self._engine, machine, runtime.twins)
+        disk = DiskService(self._database, self._changes, hands, space.usage, volumes, self._clock)
+        low_water = self._config.disk.low_water_bytes
+        watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
@@ -89,22 +97,32 @@ class TenantsService:
             booted_at=await asyncio.to_thread(_booted_at),
             boot_id=await asyncio.to_thread(_boot_id),
             mounts=volumes.mounts,
+            images=image_use,
         )
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            for service in (volumes, disk, audit):
+            for service in (volumes, disk, watch, audit):
                 beside.start(service.name, service.run())
             try:
                 await reconciler.run()
             finally:
                 await beside.close()
+                await limits.close()
 
-    def _hands(self, machine: str) -> DiskVolumes:
+    def _hands(self, machine: str, limits: BtrfsLimits) -> DiskVolumes:
         async def data_root() -> str:
-            return (await self._engine.facts()).data_root
+            engine = await self._engine.facts()
+            if engine.storage_driver == "btrfs":
+                await limits.watch(Path(engine.data_root))
+            return engine.data_root
 
         folder = self._config.volumes.dir
-        return DiskVolumes(machine, data_root, self._engine.mount_sources, folder if isinstance(folder, Path) else None)
+        fixed = folder if isinstance(folder, Path) else None
+        return DiskVolumes(machine, data_root, self._engine.mount_sources, fixed, limits)
+
+    async def _space(self) -> Space:
+        found = await block.filesystem(Path((await self._engine.facts()).data_root))
+        return Space(found.total_bytes, found.free_bytes)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         """The last lines of a workload's output. Raises WorkloadError."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from kaalia.model.volume import VolumeBackend
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
@@ -78,6 +80,8 @@ class Disk:
     filesystem: str | None = None
     device: str | None = None
     model: str | None = None
+    volume_backend: VolumeBackend | None = None
+    """How the size of a volume is, or would be, enforced; of instances `Engine.enforces_disk_size` says it."""
 
 
 @dataclass(frozen=True, slots=True)

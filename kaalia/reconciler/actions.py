@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kaalia.contracts.contract import Contract
+from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadStatus
 
 
@@ -59,6 +60,8 @@ class Stop:
     contract_id: int
     generation: int
     reason: str
+    problem: Problem | None = None
+    """The renter did not ask for it: why it had to be."""
 
 
 @dataclass(frozen=True, slots=True)

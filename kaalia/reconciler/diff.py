@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.placement import Want, Wish, is_abandoned
+from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import (
@@ -149,9 +150,9 @@ def _stop(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now
         return _stop_absent(wish, row, now)
     match observed.state:
         case ObservedState.RUNNING | ObservedState.PAUSED | ObservedState.RESTARTING:
-            return Stop(contract.contract_id, observed.generation, wish.reason)
+            return Stop(contract.contract_id, observed.generation, wish.reason, wish.problem)
         case ObservedState.CREATED | ObservedState.EXITED:
-            return _stay_stopped(contract, row, observed, wish.reason, now)
+            return _stay_stopped(contract, row, observed, wish.reason, now, wish.problem)
         case ObservedState.DEAD:
             return _dead(contract, row, now)
         case ObservedState.REMOVING:
@@ -170,13 +171,18 @@ def _stop_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Actio
 
 
 def _stay_stopped(
-    contract: Contract, row: WorkloadStatus | None, observed: Observed, reason: str, now: datetime
+    contract: Contract,
+    row: WorkloadStatus | None,
+    observed: Observed,
+    reason: str,
+    now: datetime,
+    problem: Problem | None = None,
 ) -> Action:
-    if row and row.state is WorkloadState.STOPPED and row.problem is None and row.status_msg == reason:
+    if row and row.state is WorkloadState.STOPPED and row.problem == problem and row.status_msg == reason:
         return _NOTHING
     generation = max(contract.generation, observed.generation)
     stopped = status.stopped(contract.contract_id, generation, row, observed, reason, now)
-    return Record(stopped, Frees.GPUS)
+    return Record(replace(stopped, problem=problem), Frees.GPUS)
 
 
 def _run(
@@ -194,7 +200,10 @@ def _run(
     match observed.state:
         case ObservedState.RUNNING:
             is_asked = row is not None and _restart_asked(contract, row) and not _started_unseen(row, observed)
-            return Restart(contract, wish.gpu_uuids) if is_asked else _note(contract, row, observed, now)
+            if is_asked:
+                return Restart(contract, wish.gpu_uuids)
+            noted = _note(contract, row, observed, now)
+            return _warn(wish, row, now) if isinstance(noted, Nothing) else noted
         case ObservedState.CREATED:
             is_failed = row is not None and row.state is WorkloadState.FAILED
             is_held = is_failed and row is not None and not _restart_asked(contract, row)
@@ -203,6 +212,14 @@ def _run(
             return _run_exited(wish, row, observed, now, interruptions)
         case _:
             return _note(contract, row, observed, now)
+
+
+def _warn(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Action:
+    """A warning to tell, or one that is over, behind the words of a workload that runs."""
+    if row is None or row.state is not WorkloadState.RUNNING:
+        return _NOTHING
+    words = status.running_words(wish.contract, wish.warning)
+    return _NOTHING if row.status_msg == words else Record(replace(row, status_msg=words, as_of=now))
 
 
 def _run_absent(wish: Wish, row: WorkloadStatus | None) -> Action:

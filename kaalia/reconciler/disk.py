@@ -7,6 +7,7 @@ and a volume that a container has mounted stays.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
 
 from kaalia.clock import Clock
 from kaalia.errors import HostError, WorkloadError
@@ -15,7 +16,7 @@ from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import EngineUsage, Volumes
 from kaalia.service import run_forever
 from kaalia.store import changes as bells
-from kaalia.store import contracts, disk, machine, volumes
+from kaalia.store import contracts, disk, images, machine, volumes
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.store.volumes import StoredVolume
@@ -83,7 +84,8 @@ class DiskService:
             lambda tx: (volumes.all_volumes(tx), contracts.all_contracts(tx), machine.get_report(tx))
         )
         promised = {one.contract.contract_id: one.contract.spec.disk_bytes for one in agreed}
-        entries = [*_engine_entries(usage, promised)]
+        last_use = {one.image_id: one.used_at for one in await self._database.read(images.all_pulled)}
+        entries = [*_engine_entries(usage, promised, last_use)]
         known = {one.volume.volume_id: one for one in stored}
         for volume_id in sorted({*known, *await self._hands.found()}):
             used = await self._hands.used_bytes(volume_id) if _is_whole(known.get(volume_id)) else None
@@ -113,9 +115,9 @@ class DiskService:
             await asyncio.sleep(0)
 
 
-def _engine_entries(usage: EngineUsage, promised: dict[int, int]) -> Iterator[DiskEntry]:
-    for name, size in usage.images:
-        yield DiskEntry(ByteOwner.IMAGE, name, size)
+def _engine_entries(usage: EngineUsage, promised: dict[int, int], last_use: dict[str, datetime]) -> Iterator[DiskEntry]:
+    for image in usage.images:
+        yield DiskEntry(ByteOwner.IMAGE, image.name, image.size_bytes, used_at=last_use.get(image.image_id))
     if usage.cache_bytes:
         yield DiskEntry(ByteOwner.CACHE, "layers of builds", usage.cache_bytes)
     for contract_id, size in usage.instances:

@@ -128,6 +128,7 @@ async def _stop(tools: Tools, action: Stop, row: WorkloadStatus | None) -> Obser
         )
     if observed is not None:
         stopped = status.stopped(*ids, row, observed, action.reason, tools.clock.now())
+        stopped = replace(stopped, problem=action.problem)
         await tools.ledger.settle(stopped, Frees.GPUS, sight=observed)
     tools.checkpoint("stop.recorded")
     return observed

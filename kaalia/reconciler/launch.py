@@ -17,6 +17,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortBinding, PortRequest, Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import Launch
+from kaalia.reconciler.image_use import ImageUse, plain_name
 from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
 from kaalia.runtime.base import BindMount, ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
 from kaalia.service import Tasks
@@ -63,6 +64,7 @@ class Tools:
     starts: asyncio.Semaphore
     mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]]
     """Makes sure of the contract's volumes, and says where they are."""
+    images: ImageUse = field(default_factory=ImageUse)
     tasks: Tasks = field(default_factory=Tasks)
     pulling: set[int] = field(default_factory=set)
     """Contracts whose image is under way: these actions may be cancelled."""
@@ -78,6 +80,11 @@ class _Avoid:
 
 async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
     """Run the contract; returns what is seen right after the start."""
+    async with tools.images.using(action.contract.spec.image):
+        return await _launch(tools, action, row, report)
+
+
+async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
     image = await _image(tools, action, row)
     requests = ports.wanted(action.contract.spec.ports, image.exposed_ports)
     avoid = _Avoid()
@@ -117,8 +124,12 @@ async def _pull(tools: Tools, contract: Contract, progress: Progress) -> ImageFa
     login = await tools.login_source(contract.contract_id) if spec.needs_registry_login else None
     if login is not None:
         await tools.ledger.mark_private(spec.image)
+    before = await tools.runtime.image(spec.image)
     pulled = await tools.runtime.pull(spec.image, login, progress)
     tools.checkpoint("pull.done")
+    if before is None or before.image_id != pulled.image_id:
+        # Not one that was here already: that may be the owner's.
+        await tools.ledger.mark_pulled(pulled.image_id, plain_name(spec.image))
     if login is None:
         await tools.ledger.mark_public(spec.image, pulled.image_id)
     else:

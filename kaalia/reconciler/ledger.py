@@ -4,7 +4,7 @@ Status row and message to the marketplace, intent, claims taken and given back: 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from kaalia.clock import Clock
 from kaalia.contracts import metering
 from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.disk import Overrun
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
@@ -27,6 +28,7 @@ from kaalia.store import (
     claims,
     conditions,
     contracts,
+    disk,
     ends,
     enrolment,
     images,
@@ -71,6 +73,7 @@ class Books:
     amounts: tuple[Amount, ...] = ()
     windows: tuple[Window, ...] = ()
     cordon: StoredCordon | None = None
+    overruns: Mapping[int, Overrun] = field(default_factory=dict)
 
     def intended_restarts(self, contract_id: int) -> int | None:
         """The reboots that the newest open intent to start this contract carries out; None: there is none."""
@@ -195,6 +198,11 @@ class Ledger:
 
     async def mark_public(self, *names: str) -> None:
         await self._database.transaction(lambda tx: images.delete_private(tx, names))
+
+    async def mark_pulled(self, image_id: str, reference: str) -> None:
+        """kaalia brought this image here, and may remove it again."""
+        pulled = images.PulledImage(image_id, reference, self._clock.now())
+        await self._database.transaction(lambda tx: images.put_pulled(tx, pulled))
 
     async def hold(self, wanted: Iterable[Claim], sizes: Iterable[Amount] = ()) -> None:
         """Claims for what was found running, next to those that the books have. What exists is not refused."""
@@ -335,4 +343,5 @@ def _read(tx: Transaction) -> Books:
         amounts=amounts.all_amounts(tx),
         windows=maintenance.windows(tx),
         cordon=maintenance.get_cordon(tx),
+        overruns=disk.overruns(tx),
     )

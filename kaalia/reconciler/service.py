@@ -16,7 +16,7 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.lease import LeaseTime, certain
-from kaalia.contracts.placement import Held, Plan, Wish, plan
+from kaalia.contracts.placement import Plan, Wish, plan
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing
@@ -25,6 +25,8 @@ from kaalia.reconciler.diff import Sight, diff, diff_orphan
 from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.eyes import Eyes
 from kaalia.reconciler.hands import Hands
+from kaalia.reconciler.holdings import holdings
+from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
@@ -33,7 +35,6 @@ from kaalia.service import Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import ClaimKind
-from kaalia.store.contracts import MARKETPLACE
 from kaalia.store.database import Database
 from kaalia.store.ends import at_the_latest
 
@@ -71,6 +72,7 @@ class ReconcilerService:
         randbelow: Callable[[int], int] = secrets.randbelow,
         checkpoint: Callable[[str], None] = crash.at,
         mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]] | None = None,
+        images: ImageUse | None = None,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
@@ -89,6 +91,7 @@ class ReconcilerService:
             checkpoint=checkpoint,
             starts=asyncio.Semaphore(settings.parallel_starts),
             mounts=mounts or no_mounts,
+            images=images or ImageUse(),
         )
         self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()
@@ -159,22 +162,11 @@ class ReconcilerService:
 
     def _plan(self, books: Books) -> Plan:
         present = {one.contract_id for one in self._sights.present()} | self._sights.apart
-        held = [
-            Held(
-                contract=stored.contract,
-                workload=books.workloads.get(stored.contract.contract_id),
-                is_present=stored.contract.contract_id in present,
-                missing_since=stored.missing_since,
-                missing_revisions=stored.missing_revisions,
-                is_local=stored.origin != MARKETPLACE,
-            )
-            for stored in books.contracts
-        ]
         owners = {claim.key: claim.contract_id for claim in books.claims if claim.kind is ClaimKind.GPU}
         owners |= self._hands.granted()
         time = self._lease_time()
         machine = admission.machine(books, owners, time, self._tools.settings.policy)
-        return plan(held, machine, time.earliest_at)
+        return plan(holdings(books, present), machine, time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:
         """Begin what the contract needs next. True: it is known to need nothing."""

@@ -58,9 +58,14 @@ def seen(contract: Contract, row: WorkloadStatus | None, observed: Observed, now
     """RUNNING or EXITED by itself, as the container stands."""
     base = _facts(blank(contract.contract_id, observed.generation, row, now), observed)
     if observed.state is ObservedState.RUNNING:
-        text = f"success, running {contract.spec.image}/{contract.spec.launch_mode}"
+        text = running_words(contract)
         return replace(base, state=WorkloadState.RUNNING, status_msg=text, finished_at=None, exit_code=None)
     return replace(base, state=WorkloadState.EXITED, status_msg=_exit_words(observed), problem=_exit_problem(observed))
+
+
+def running_words(contract: Contract, warning: str = "") -> str:
+    text = f"success, running {contract.spec.image}/{contract.spec.launch_mode}"
+    return f"{text}; warning: {warning}" if warning else text
 
 
 def stopped(

@@ -1,13 +1,16 @@
-"""The newest count of who has which bytes of the disk, and what the owner asked to be done about it."""
+"""The newest count of who has which bytes of the disk, who has too many, and what the owner asked to be done."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import TypeAdapter
 
+from kaalia.contracts.disk import Overrun
 from kaalia.store.database import Transaction
 from kaalia.wire.local import DiskLedger, DiskOrder
 
 _LEDGER = TypeAdapter(DiskLedger)
+_OVERRUN = TypeAdapter(Overrun)
 
 
 def put_ledger(tx: Transaction, ledger: DiskLedger) -> None:
@@ -32,3 +35,17 @@ def orders(tx: Transaction) -> frozenset[DiskOrder]:
 
 def close_order(tx: Transaction, kind: DiskOrder) -> None:
     tx.execute("DELETE FROM disk_orders WHERE kind = ?", (kind,))
+
+
+def put_overruns(tx: Transaction, found: Iterable[Overrun]) -> bool:
+    """All that are over their size now. True: that is news to the reconciler."""
+    news, known = {one.contract_id: one for one in found}, overruns(tx)
+    tx.execute("DELETE FROM overruns")
+    rows = [(one.contract_id, _OVERRUN.dump_json(one).decode()) for one in news.values()]
+    tx.executemany("INSERT INTO overruns (contract_id, document) VALUES (?, ?)", rows)
+    return news != known
+
+
+def overruns(tx: Transaction) -> dict[int, Overrun]:
+    rows = tx.execute("SELECT contract_id, document FROM overruns").fetchall()
+    return {row["contract_id"]: _OVERRUN.validate_json(row["document"]) for row in rows}

@@ -178,12 +178,16 @@ class DiskOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskEntry:
-    """`size_bytes`: what it holds; `promised_bytes`: what its renter may fill, None for what nobody rents."""
+    """`size_bytes`: what it holds; `promised_bytes`: what its renter may fill, None for what nobody rents.
+
+    `used_at`: of an image that kaalia pulled, the last time it was pulled or had a container.
+    """
 
     owner: ByteOwner
     name: str
     size_bytes: int
     promised_bytes: int | None = None
+    used_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

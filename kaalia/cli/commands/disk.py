@@ -43,7 +43,7 @@ def show(
     output.print_pairs(
         [
             ("Disk", f"{_bytes(ledger.free_bytes)} free of {_bytes(ledger.total_bytes)}"),
-            ("Instances", "size enforced by Docker" if ledger.enforces_instance_size else "size not enforced here"),
+            ("Instances", "size enforced by Docker" if ledger.enforces_instance_size else "size measured and watched"),
             ("Volumes", f"{ledger.volume_backend} in {ledger.volume_folder}"),
             ("Held", ", ".join(f"{owner} {format_bytes(size)}" for owner, size in totals.items())),
             ("Measured", output.moment(ledger.measured_at)),
@@ -102,10 +102,16 @@ def _orphans(ledger: DiskLedger) -> tuple[DiskEntry, ...]:
 
 def _table(entries: tuple[DiskEntry, ...]) -> None:
     rows = (
-        (entry.owner.value, entry.name, format_bytes(entry.size_bytes), _bytes(entry.promised_bytes))
+        (
+            entry.owner.value,
+            entry.name,
+            format_bytes(entry.size_bytes),
+            _bytes(entry.promised_bytes),
+            output.moment(entry.used_at) if entry.used_at else "-",
+        )
         for entry in entries
     )
-    output.print_table(("Owner", "~Name", ">Holds", ">Promised"), rows, output.console())
+    output.print_table(("Owner", "~Name", ">Holds", ">Promised", "Last use"), rows, output.console())
 
 
 def _bytes(size: int | None) -> str:

@@ -1,0 +1,260 @@
+"""Watches that what was promised of the disk stays true, and tells what does not: the conditions of source `disk`.
+
+- Limits that the file system enforces: looked at, and mended, all the time (`runtime.base.DiskLimits`).
+- Sizes that nothing enforces, or not for now: measured. The reconciler warns and stops by the rows written here.
+- Room: below the low-water mark, images that kaalia pulled and nobody uses go, the longest unused first.
+
+Touches no container. What cannot be measured is left as it is (I7).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from kaalia.clock import Clock
+from kaalia.contracts.disk import HeldImage, Overrun, evictable, low_water_bytes
+from kaalia.errors import HostError, Problem, WorkloadError
+from kaalia.model.health import Condition, Severity
+from kaalia.model.machine import Engine
+from kaalia.model.workload import WorkloadState
+from kaalia.reconciler.image_use import ImageUse, plain_name
+from kaalia.runtime.base import DiskLimits, EngineDisk, EngineImage, LimitsUnsure
+from kaalia.service import run_forever
+from kaalia.store import conditions, contracts, disk, images, machine, workloads
+from kaalia.store.changes import Topic
+from kaalia.store.database import Database, Transaction
+from kaalia.units import format_bytes
+
+log = logging.getLogger(__name__)
+
+SOURCE = "disk"
+LOOK_S = 30.0
+MEND_S = 10.0
+"""For a rescan of counts: one that takes longer is told, and goes on."""
+MEASURE_MIN_S = 60.0
+MEASURE_MAX_S = 600.0
+MEASURE_SHARE = 20
+"""Measuring walks all files that tenants wrote: it takes a twentieth of the time at most."""
+_OVER = (WorkloadState.ENDED, WorkloadState.REJECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Of the file system that holds the engine's images."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """`space`: as it is now; `low_water_bytes`: the owner's word, None: by the size of the disk."""
+
+    limits: DiskLimits
+    engine: EngineDisk
+    space: Callable[[], Awaitable[Space]]
+    images: ImageUse
+    low_water_bytes: int | None = None
+
+
+class DiskWatch:
+    """One look every half a minute."""
+
+    name = "disk watch"
+
+    def __init__(self, database: Database, hands: Hands, clock: Clock, look_s: float = LOOK_S) -> None:
+        self._database = database
+        self._hands = hands
+        self._clock = clock
+        self._look_s = look_s
+        self._measure_at_s = 0.0
+
+    async def run(self) -> None:
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        await self.look()
+        await asyncio.sleep(self._look_s)
+
+    async def look(self) -> None:
+        """One look at everything. What the engine or a program does not tell now is told later."""
+        unsure = await self._hands.limits.check(MEND_S)
+        low: Condition | None = None
+        try:
+            report = await self._database.read(machine.get_report)
+            await self._watch_sizes(report.engine if report else None, unsure)
+            low = await self._keep_room()
+        except (WorkloadError, HostError) as error:
+            log.warning("disk: %s", error)
+        now = self._clock.now()
+
+        def work(tx: Transaction) -> None:
+            found = [*map(_unsure, unsure), *map(_over, disk.overruns(tx).values()), *([low] if low else [])]
+            conditions.replace(tx, SOURCE, found, now)
+
+        await self._database.transaction(work)
+
+    # Sizes
+
+    async def _watch_sizes(self, engine: Engine | None, unsure: tuple[LimitsUnsure, ...]) -> None:
+        if engine is None or self._clock.monotonic_s() < self._measure_at_s:
+            return
+        if engine.enforces_disk_size and not unsure:
+            await self._put(())
+            return
+        began_s = self._clock.monotonic_s()
+        found = await self.overruns()
+        took_s = self._clock.monotonic_s() - began_s
+        self._measure_at_s = began_s + took_s + min(max(took_s * MEASURE_SHARE, MEASURE_MIN_S), MEASURE_MAX_S)
+        await self._put(found)
+
+    async def overruns(self) -> tuple[Overrun, ...]:
+        """Who holds more than was rented, by measuring. Raises WorkloadError."""
+        written = await self._hands.engine.written()
+        promised = await self._database.read(_promised)
+        found = []
+        for contract_id, (generation, promised_bytes) in promised.items():
+            size = written.get(contract_id, 0)
+            if size > promised_bytes:
+                size = await self._hands.engine.allocated(contract_id, size)
+            if size > promised_bytes:
+                found.append(Overrun(contract_id, generation, size, promised_bytes))
+        return tuple(found)
+
+    async def _put(self, found: tuple[Overrun, ...]) -> None:
+        is_news = await self._database.read(lambda tx: disk.overruns(tx) != {one.contract_id: one for one in found})
+        if not is_news:
+            return
+        for one in found:
+            log.warning(
+                "disk: C.%d holds %d bytes, %d were rented", one.contract_id, one.size_bytes, one.promised_bytes
+            )
+        await self._database.transaction(lambda tx: disk.put_overruns(tx, found), Topic.CONTRACTS)
+
+    # Room
+
+    async def _keep_room(self) -> Condition | None:
+        """Remove images while there is too little room; what is wrong if that is not enough. Raises WorkloadError."""
+        listed = await self._hands.engine.images()
+        now = self._clock.now()
+
+        def note(tx: Transaction) -> None:
+            images.keep_pulled(tx, [one.image_id for one in listed])
+            images.touch_pulled(tx, [one.image_id for one in listed if one.in_use], now)
+
+        await self._database.transaction(note)
+        space = await self._hands.space()
+        mark = low_water_bytes(space.total_bytes, self._hands.low_water_bytes)
+        if space.free_bytes >= mark:
+            return None
+        await self._hands.engine.sweep()
+        for image in await self._evictable(listed):
+            await self._evict(image, space, mark)
+            space = await self._hands.space()
+            if space.free_bytes >= mark:
+                return None
+        return _low(space, mark)
+
+    async def _evictable(self, listed: Iterable[EngineImage]) -> tuple[HeldImage, ...]:
+        pulled, wanted = await self._database.read(lambda tx: (images.all_pulled(tx), _wanted(tx)))
+        known = {one.image_id: one for one in pulled}
+        held = [
+            HeldImage(
+                one.image_id,
+                one.tags,
+                one.size_bytes,
+                one.in_use,
+                known[one.image_id].reference if one.image_id in known else None,
+                known[one.image_id].used_at if one.image_id in known else None,
+            )
+            for one in listed
+        ]
+        return evictable(held, wanted)
+
+    async def _evict(self, image: HeldImage, space: Space, mark: int) -> None:
+        async def remove() -> None:
+            await self._hands.engine.remove_image(image.image_id)
+
+        try:
+            if not await self._hands.images.remove([image.image_id, image.reference or ""], remove):
+                return
+        except WorkloadError as error:
+            if error.code != "engine_conflict":
+                raise
+            log.info("disk: image %s stays: %s", image.reference, error.problem.evidence)
+            return
+        log.warning(
+            "disk: removed image %s (%s), last used %s: %s were free, the low-water mark is %s",
+            image.reference,
+            format_bytes(image.size_bytes),
+            image.used_at,
+            format_bytes(space.free_bytes),
+            format_bytes(mark),
+        )
+
+
+def _promised(tx: Transaction) -> dict[int, tuple[int, int]]:
+    """Contract id -> generation of its container, bytes that were rented with it."""
+    rows = workloads.all_workloads(tx)
+    found = {}
+    for stored in contracts.all_contracts(tx):
+        contract = stored.contract
+        row = rows.get(contract.contract_id)
+        # A newer generation may have other terms, and its container is not there yet.
+        if row is not None and row.state not in _OVER and row.generation == contract.generation:
+            found[contract.contract_id] = (contract.generation, contract.spec.disk_bytes)
+    return found
+
+
+def _wanted(tx: Transaction) -> frozenset[str]:
+    """Images that some contract may still start from: of all that have not ended."""
+    rows = workloads.all_workloads(tx)
+    states = {number: row.state for number, row in rows.items()}
+    return frozenset(
+        plain_name(stored.contract.spec.image)
+        for stored in contracts.all_contracts(tx)
+        if states.get(stored.contract.contract_id) not in _OVER
+    )
+
+
+def _unsure(one: LimitsUnsure) -> Condition:
+    return Condition(
+        Problem(
+            "disk_limits_unsure",
+            f"cannot be sure that disk sizes are enforced on {one.folder}: the counts of btrfs are not sound",
+            remedy=f"kaalia rescans by itself; if it stays: btrfs quota rescan -w {one.folder}",
+            evidence=one.evidence,
+        ),
+        Severity.WARN,
+        "a rescan ends and the kernel calls its counts consistent; until then sizes are measured",
+        scope=one.folder,
+    )
+
+
+def _over(one: Overrun) -> Condition:
+    severity = Severity.CRITICAL if one.is_exceeded else Severity.WARN
+    clears = "it is measured at its rented size or below, or is gone"
+    if one.is_exceeded:
+        return Condition(one.problem, severity, clears, scope=f"C.{one.contract_id}")
+    problem = Problem(
+        "disk_over_size",
+        f"cannot hold C.{one.contract_id} to its size on this file system: {one.warning}",
+        remedy="put Docker's data root on btrfs, or on xfs mounted with pquota, and sizes are enforced",
+        evidence=one.problem.evidence,
+    )
+    return Condition(problem, severity, clears, scope=f"C.{one.contract_id}")
+
+
+def _low(space: Space, mark: int) -> Condition:
+    return Condition(
+        Problem(
+            "disk_low",
+            f"cannot keep {format_bytes(mark)} of Docker's disk free: {format_bytes(space.free_bytes)} are left",
+            remedy="see `kaalia disk`; free space, or remove images that nobody needs: docker image rm NAME",
+            evidence=f"{space.free_bytes} of {space.total_bytes} bytes free, low-water mark {mark}; "
+            "no image that kaalia pulled is unused",
+        ),
+        Severity.WARN,
+        "more than the low-water mark is free",
+    )

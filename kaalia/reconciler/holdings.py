@@ -1,0 +1,23 @@
+"""What the rules ask of each contract, put together from the books and from what is seen."""
+
+from collections.abc import Collection
+
+from kaalia.contracts.placement import Held
+from kaalia.reconciler.ledger import Books
+from kaalia.store.contracts import MARKETPLACE
+
+
+def holdings(books: Books, present: Collection[int]) -> list[Held]:
+    """Every contract of the books. `present`: contracts whose container exists."""
+    return [
+        Held(
+            contract=stored.contract,
+            workload=books.workloads.get(stored.contract.contract_id),
+            is_present=stored.contract.contract_id in present,
+            missing_since=stored.missing_since,
+            missing_revisions=stored.missing_revisions,
+            is_local=stored.origin != MARKETPLACE,
+            overrun=books.overruns.get(stored.contract.contract_id),
+        )
+        for stored in books.contracts
+    ]
