@@ -1,0 +1,84 @@
+"""A disk and an engine on it that work in memory: images take room, containers write, limits hold or do not."""
+
+from dataclasses import dataclass, field, replace
+
+from kaalia.errors import WorkloadError
+from kaalia.reconciler.disk_watch import Space
+from kaalia.runtime.base import EngineImage, EngineUsage, LimitsUnsure
+from kaalia.units import GB
+
+
+@dataclass
+class FakeDisk:
+    """`EngineDisk`, `DiskLimits` and `space` in one."""
+
+    total_bytes: int = 1000 * GB
+    others_bytes: int = 0
+    """What is on the disk beside images."""
+    held: dict[str, EngineImage] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Contract id -> what its container has written, as Docker says it."""
+    holes: dict[int, int] = field(default_factory=dict)
+    """Contract id -> how much of that are holes in files."""
+    unsure: tuple[LimitsUnsure, ...] = ()
+    is_down: bool = False
+    measurements: int = 0
+    sweeps: int = 0
+    conflicts: set[str] = field(default_factory=set)
+    """Images that somebody uses in a way that no list tells."""
+
+    def add_image(
+        self, name: str, size_bytes: int = 10 * GB, *, in_use: bool = False, tags: tuple[str, ...] = ()
+    ) -> None:
+        image_id = f"sha256:{name}"
+        self.held[image_id] = EngineImage(image_id, tags or (f"{name}:latest",), size_bytes, in_use)
+
+    def set_in_use(self, name: str, in_use: bool) -> None:
+        self.held[f"sha256:{name}"] = replace(self.held[f"sha256:{name}"], in_use=in_use)
+
+    def names(self) -> set[str]:
+        return {image_id.removeprefix("sha256:") for image_id in self.held}
+
+    # EngineDisk
+
+    async def usage(self) -> EngineUsage:
+        self._answer()
+        return EngineUsage(tuple(self.held.values()), tuple(self.sizes.items()), 0, 0)
+
+    async def written(self) -> dict[int, int]:
+        self._answer()
+        self.measurements += 1
+        return dict(self.sizes)
+
+    async def allocated(self, contract_id: int, written_bytes: int) -> int:
+        self._answer()
+        return written_bytes - self.holes.get(contract_id, 0)
+
+    async def images(self) -> tuple[EngineImage, ...]:
+        self._answer()
+        return tuple(self.held.values())
+
+    async def remove_image(self, image_id: str) -> None:
+        self._answer()
+        found = self.held.get(image_id)
+        if found is not None and (found.in_use or image_id in self.conflicts):
+            raise WorkloadError("engine_conflict", f"cannot remove image {image_id}", evidence="it is being used")
+        self.held.pop(image_id, None)
+
+    async def sweep(self) -> None:
+        self.sweeps += 1
+
+    # DiskLimits
+
+    async def check(self, wait_s: float) -> tuple[LimitsUnsure, ...]:
+        return self.unsure
+
+    # The file system
+
+    async def space(self) -> Space:
+        used = self.others_bytes + sum(one.size_bytes for one in self.held.values())
+        return Space(self.total_bytes, self.total_bytes - used)
+
+    def _answer(self) -> None:
+        if self.is_down:
+            raise WorkloadError("engine_unavailable", "cannot look: the container engine does not answer")
