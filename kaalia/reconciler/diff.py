@@ -178,11 +178,15 @@ def _stay_stopped(
     now: datetime,
     problem: Problem | None = None,
 ) -> Action:
-    if row and row.state is WorkloadState.STOPPED and row.problem == problem and row.status_msg == reason:
+    # With a problem every start is refused, and so is a reboot that is asked for: it is answered, not put off.
+    is_unanswered = row is not None and problem is not None and _restart_asked(contract, row)
+    is_told = row and row.state is WorkloadState.STOPPED and row.problem == problem and row.status_msg == reason
+    if is_told and not is_unanswered:
         return _NOTHING
     generation = max(contract.generation, observed.generation)
     stopped = status.stopped(contract.contract_id, generation, row, observed, reason, now)
-    return Record(replace(stopped, problem=problem), Frees.GPUS)
+    answered = contract.restart_count if problem is not None else stopped.restarts_done
+    return Record(replace(stopped, problem=problem, restarts_done=answered), Frees.GPUS)
 
 
 def _run(
@@ -217,6 +221,8 @@ def _run(
 def _warn(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Action:
     """A warning to tell, or one that is over, behind the words of a workload that runs."""
     if row is None or row.state is not WorkloadState.RUNNING:
+        return _NOTHING
+    if not wish.warning and status.WARNING not in row.status_msg:
         return _NOTHING
     words = status.running_words(wish.contract, wish.warning)
     return _NOTHING if row.status_msg == words else Record(replace(row, status_msg=words, as_of=now))

@@ -11,6 +11,9 @@ from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.runtime.base import Observed, ObservedState
 
+WARNING = "; warning: "
+"""Between the words of a workload that runs and what its renter should know of it."""
+
 
 def blank(contract_id: int, generation: int, row: WorkloadStatus | None, now: datetime) -> WorkloadStatus:
     """The facts that outlive a change of state. A new generation keeps its place and its count of reboots only."""
@@ -65,7 +68,7 @@ def seen(contract: Contract, row: WorkloadStatus | None, observed: Observed, now
 
 def running_words(contract: Contract, warning: str = "") -> str:
     text = f"success, running {contract.spec.image}/{contract.spec.launch_mode}"
-    return f"{text}; warning: {warning}" if warning else text
+    return f"{text}{WARNING}{warning}" if warning else text
 
 
 def stopped(

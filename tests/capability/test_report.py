@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from kaalia.capability.report import Inputs, collect, digest, fingerprint
-from kaalia.errors import WorkloadError
+from kaalia.errors import HostError, WorkloadError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import Disk, Engine, Gpu, MachineReport, Memory, Missing, PortRange
+from kaalia.model.volume import VolumeBackend
 from kaalia.units import GIB
 from kaalia.wire import document
 from tests.capability.conftest import MakeProbe
@@ -93,6 +94,28 @@ async def test_a_data_root_that_is_gone_is_a_reason(tmp_path: Path) -> None:
 
     assert report.disk is None
     assert "No such file" in reasons(report)["disk"]
+
+
+async def test_how_volumes_are_enforced_is_reported_or_missing_with_a_reason(tmp_path: Path) -> None:
+    async def engine() -> Engine:
+        return engine_at(tmp_path)
+
+    async def loop(data_root: str) -> VolumeBackend:
+        assert data_root == str(tmp_path)
+        return VolumeBackend.LOOP
+
+    async def unreadable(data_root: str) -> VolumeBackend:
+        raise HostError("command_failed", f"cannot run `df {data_root}`")
+
+    told = await collect(Inputs(NO_DRIVER, engine, PORTS, volume_backend=loop), START)
+    untold = await collect(Inputs(NO_DRIVER, engine, PORTS, volume_backend=unreadable), START)
+
+    assert told.disk is not None
+    assert told.disk.volume_backend is VolumeBackend.LOOP
+    assert document.decode(MachineReport, document.encode(told)) == told
+    assert untold.disk is not None
+    assert untold.disk.volume_backend is None
+    assert "cannot run `df" in reasons(untold)["disk.volume_backend"]
 
 
 async def test_simulated_gpus_are_marked(simulated: MakeProbe) -> None:

@@ -1,7 +1,9 @@
-"""Volumes keep their promises: quota, data after the instance, crashes at every point, offline deletes, bytes by `du`.
+"""The disk keeps its promises: quota, data after the instance, crashes at every point, offline deletes, bytes by `du`.
 
 Each round makes a volume with the daemon killed at one crash point on the way, fills it beyond its size from inside a
-container, compares the ledger with `du`, and deletes it with the daemon killed at a point of the removal.
+container, compares the ledger with `du`, and deletes it with the daemon killed at a point of the removal. Then many
+instances come and go, the kernel's counts are spoilt as removals may spoil them, and the next instance must still be
+held to its size, in its own files and at a VOLUME path of its image.
 """
 
 import json
@@ -12,12 +14,16 @@ from typing import Any
 
 from kaalia.reconciler.crash import VARIABLE, VOLUME_POINTS
 from tests.proofs.report import Report, Say
+from tests.support import btrfs
+from tests.support.images import rootfs
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
 MAKING = [point for point in VOLUME_POINTS if ".make." in point]
 REMOVING = [point for point in VOLUME_POINTS if ".remove." in point]
+REMOVALS = 10
+VOLUME_IMAGE = "kaalia/demo:volume"
 SLACK_BYTES = 32 * 1000**2
 """What file systems keep for themselves in 1 GB."""
 FILL = "dd if=/dev/zero of=/data/big bs=1M count=1200; cat /data/big | wc -c; echo filled; sleep 999"
@@ -36,6 +42,8 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
             end(stack, number, removing, report)
             report.counts["rounds"] += 1
             say(f"volume {number}: killed at {making} and at {removing}, made, filled, removed")
+        come_and_go(stack, image, report)
+        hold_volume_path(stack, report)
     return report
 
 
@@ -92,6 +100,53 @@ def end(stack: Stack, number: int, point: str, report: Report) -> None:
     shown = json.loads(stack.kaalia("disk", "--socket", str(stack.socket), "--json").stdout)
     left = [one["name"] for one in shown["entries"] if one["owner"] in ("volume", "orphan")]
     report.check("nothing of it is left", not left and not list(Path(shown["volume_folder"]).glob("V.*")), left)
+
+
+def come_and_go(stack: Stack, image: str, report: Report) -> None:
+    """Sized instances are made and removed, the counts are spoilt, and the next one is still held to its size."""
+    for _ in range(REMOVALS):
+        instance, _ = fill_instance(stack, image, "dd if=/dev/zero of=/some bs=1M count=20; echo filled; sleep 999")
+        stack.destroy(instance)
+        report.counts["removals"] += 1
+    root = Path(stack.engine.request("GET", "/info")["DockerRootDir"])
+    btrfs.spoil_counts(root)
+    btrfs.clear_away(root)
+    report.check("the counts are spoilt", btrfs.is_inconsistent(root))
+    instance, said = fill_instance(stack, image, "dd if=/dev/zero of=/big bs=1M count=1200; echo filled; sleep 999")
+    report.check("after many removals a write beyond the size ends with no space", is_full(said), said)
+    report.check("the counts are mended", not btrfs.is_inconsistent(root))
+    stack.destroy(instance)
+
+
+def hold_volume_path(stack: Stack, report: Report) -> None:
+    """What is written to a VOLUME path of the image is the instance's, in size and in its end."""
+    stack.engine.import_image(VOLUME_IMAGE, rootfs({"data/seed": b"seeded"}), ["ENV PATH=/bin", "VOLUME /data"])
+    fill = "cat /data/seed; dd if=/dev/zero of=/data/big bs=1M count=1200; echo filled; sleep 999"
+    instance, said = fill_instance(stack, VOLUME_IMAGE, fill)
+    report.check("a VOLUME path begins with what the image holds there", "seeded" in said, said)
+    report.check("a write beyond the size to a VOLUME path ends with no space", is_full(said), said)
+    stack.destroy(instance)
+    volumes = stack.engine.request("GET", "/volumes")["Volumes"]
+    report.check("no volume without a name is left", not volumes, volumes)
+    left = [one["Id"] for one in stack.engine.request("GET", "/images/json?all=1") if not one["RepoTags"]]
+    report.check("no twin of an image is left", not left, left)
+
+
+def fill_instance(stack: Stack, image: str, command: str) -> tuple[int, str]:
+    """An instance of 1 GB that runs `command`; what it said until `filled`."""
+    offer = wait_until("an offer", lambda: stack.rentable_offer(1), 60)
+    instance = stack.rent(offer, image=image, disk=1, runtype="args", onstart="sh", args=["-c", command])
+    stack.wait_status(instance, "running")
+
+    def filled() -> str | None:
+        text = stack.renter.run("logs", str(instance)).stdout
+        return text if "filled" in text else None
+
+    return instance, wait_until("the instance to have written", filled, 90, 0.5)
+
+
+def is_full(said: str) -> bool:
+    return "no space" in said.lower() or "quota exceeded" in said.lower()
 
 
 def died(stack: Stack, report: Report, point: str) -> None:

@@ -75,6 +75,7 @@ async def test_a_start_is_refused_with_the_same_code_until_it_is_small_again(rig
     assert row.state is WorkloadState.STOPPED
     assert row.problem is not None
     assert row.problem.code == "disk_limit_exceeded"
+    assert row.restarts_done == 1, "the reboot is answered"
     assert rig.runtime.count("start") == starts
 
     await measure(rig, [])

@@ -57,6 +57,7 @@ def _pairs(document: MachineReport) -> list[tuple[str, str]]:
                 disk.filesystem,
                 disk.device,
                 disk.model,
+                f"volumes by {disk.volume_backend}" if disk.volume_backend else None,
             )
             if disk
             else "",
