@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,7 +137,7 @@ async def test_a_twin_stays_as_long_as_anybody_uses_it(runtime: ContainerRuntime
         await runtime.remove(contract_id)
         await runtime.twins.sweep()
         assert twins(docker_host) == [twin_id]
-    assert await runtime.observe() == (), "the foreign container inherits labels, and is not ours for that"
+    assert (await runtime.observe()).workloads == (), "the foreign container inherits labels, and is not ours for that"
 
     docker_host.request("DELETE", "/containers/somebodys")
     await runtime.twins.sweep()
@@ -176,10 +175,8 @@ async def test_without_twins_volumes_count_as_the_instances_and_go_with_it(docke
 
 @pytest.mark.docker
 @pytest.mark.usefixtures("volume_image")
-async def test_a_mount_over_a_volume_path_wins(
-    runtime: ContainerRuntime, docker_host: PrivateDocker, tmp_path: Path
-) -> None:
-    source = docker_host.data_root / "kaalia-volumes" / MACHINE / "V.9" / "data"
+async def test_a_mount_over_a_volume_path_wins(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
+    source = docker_host.data_root / "test" / "V.9" / "data"
     source.mkdir(parents=True)
     (source / "mine").write_text("mine\n")
     mount = BindMount(9, str(source), "/data")
