@@ -176,13 +176,8 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
         refusal = _refusal(one, machine, now) or _over_disk(one, machine.report, disk_bytes)
         if refusal is not None:
             return Wish(contract, Want.REJECT, problem=refusal)
-    if is_expired(contract, now):
-        return Wish(contract, Want.STOP, reason=f"stopped: the contract ended at {contract.end_at:%Y-%m-%d %H:%M} UTC")
-    if contract.desired is Desired.STOPPED:
-        return Wish(contract, Want.STOP, reason="stopped")
-    if one.too_large is not None and one.too_large.is_exceeded:
-        problem = one.too_large.problem
-        return Wish(contract, Want.STOP, reason=f"{problem.message}. {problem.remedy}", problem=problem)
+    if (stop := _must_stop(one, now)) is not None:
+        return stop
     if machine.latest_at is not None and is_expired(contract, machine.latest_at):
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if one.is_new and (reason := _not_admitted(one, machine, now)):
@@ -190,6 +185,18 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
     if machine.is_cordoned and contract.kind is ContractKind.DEFAULT_JOB:
         return Wish(contract, Want.YIELD, reason=_DRAINED)
     return Wish(contract, Want.RUN) if _has_given_up(one) else None
+
+
+def _must_stop(one: Held, now: datetime) -> Wish | None:
+    contract = one.contract
+    if is_expired(contract, now):
+        return Wish(contract, Want.STOP, reason=f"stopped: the contract ended at {contract.end_at:%Y-%m-%d %H:%M} UTC")
+    if contract.desired is Desired.STOPPED:
+        return Wish(contract, Want.STOP, reason="stopped")
+    if one.too_large is not None and one.too_large.is_exceeded:
+        problem = one.too_large.problem
+        return Wish(contract, Want.STOP, reason=f"{problem.message}. {problem.remedy}", problem=problem)
+    return None
 
 
 def _has_given_up(one: Held) -> bool:
