@@ -176,12 +176,13 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
         refusal = _refusal(one, machine, now) or _over_disk(one, machine.report, disk_bytes)
         if refusal is not None:
             return Wish(contract, Want.REJECT, problem=refusal)
+    # Before its renter's wish to have it stopped: what is stopped counts as admitted, and may be started.
+    if one.is_new and (reason := _not_admitted(one, machine, now)):
+        return Wish(contract, Want.WAIT, reason=reason)
     if (stop := _must_stop(one, now)) is not None:
         return stop
     if machine.latest_at is not None and is_expired(contract, machine.latest_at):
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
-    if one.is_new and (reason := _not_admitted(one, machine, now)):
-        return Wish(contract, Want.WAIT, reason=reason)
     if machine.is_cordoned and contract.kind is ContractKind.DEFAULT_JOB:
         return Wish(contract, Want.YIELD, reason=_DRAINED)
     return Wish(contract, Want.RUN) if _has_given_up(one) else None
@@ -255,13 +256,14 @@ def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterabl
     wanted, whole = list(wishes), [one for one in contracts if one.contract.spec.gpu_count == 0]
     tenant = next((one.contract.contract_id for one in whole if _is_rented(one.contract) and _occupies(one)), None)
     leaving = {one.contract.contract_id for one in whole if not _is_rented(one.contract) and _holds(one)}
-    running = [wish.contract for wish in wanted if wish.want is Want.RUN]
+    given_up = {one.contract.contract_id for one in whole if _has_given_up(one)}
+    running = [one.contract for one in wanted if one.want is Want.RUN and one.contract.contract_id not in given_up]
     rented = next((one for one in running if _is_rented(one)), None)
     own = [one for one in running if not _is_rented(one) and one.spec.gpu_count == 0]
     first = min(own, key=lambda one: (arbitration.rank(one.kind), one.start_at, one.contract_id), default=None)
     for wish in wanted:
         contract_id, is_whole = wish.contract.contract_id, wish.contract.spec.gpu_count == 0
-        if wish.want is not Want.RUN or not is_whole:
+        if wish.want is not Want.RUN or not is_whole or contract_id in given_up:
             yield wish
         elif _is_rented(wish.contract):
             mine = tenant or contract_id

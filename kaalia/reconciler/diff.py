@@ -121,12 +121,24 @@ def _wait(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now
             return Lose(contract.contract_id, contract.generation)
         if _is_current(contract, row) and row and row.state in (*_FINAL, WorkloadState.FAILED):
             return _NOTHING
-        new: Action = Record(status.waiting(contract, row, wish.reason, now), Frees.ALL)
-        is_told = row and row.state is WorkloadState.WAITING and row.status_msg == wish.reason
-        return _NOTHING if is_told else new
+        return _wait_absent(wish, row, now)
     if observed.state in (ObservedState.EXITED, ObservedState.CREATED):
         return _stay_stopped(contract, row, observed, wish.reason, now)
     return _note(contract, row, observed, now)
+
+
+def _wait_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Action:
+    """What was begun before stays admitted: it is stopped, not new again."""
+    contract = wish.contract
+    if row is None or row.state in (WorkloadState.WAITING, WorkloadState.REJECTED):
+        told = status.waiting(contract, row, wish.reason, now)
+    else:
+        stopped = status.stopped(contract.contract_id, contract.generation, row, None, wish.reason, now)
+        told = status.forget(stopped)
+    is_told = (
+        row and row.state is told.state and row.status_msg == told.status_msg and row.generation == told.generation
+    )
+    return _NOTHING if is_told else Record(told, Frees.ALL)
 
 
 def _yield(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:

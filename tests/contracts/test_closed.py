@@ -53,6 +53,17 @@ def test_under_a_cordon_the_owners_job_gives_way_and_his_self_test_runs() -> Non
     assert want(running(job), machine()) is Want.RUN
 
 
+def test_what_is_stopped_before_it_began_is_judged_first_and_comes_in_no_other_way() -> None:
+    """A stopped contract may be started, so a stop must not count as admission."""
+    parked = Held(contract(desired=Desired.STOPPED))
+    unread = replace(machine(), report=None)
+    in_a_window = replace(machine(), windows=(replace(NOW_WINDOW, scheduled_at=START + HOUR),))
+
+    for closed in (cordoned(), unread, in_a_window):
+        assert want(parked, closed) is Want.WAIT
+    assert want(parked, machine()) is Want.STOP
+
+
 def test_gpus_of_a_job_that_gives_way_to_the_cordon_go_to_who_waits_for_them() -> None:
     job = contract(50, kind=ContractKind.DEFAULT_JOB)
     stopped = running(contract(51), state=WorkloadState.STOPPED, gpu_uuids=(UUIDS[0],))

@@ -81,6 +81,17 @@ def test_a_machine_without_gpus_runs_one_contract_at_a_time() -> None:
     assert (both_new[52].want, both_new[51].want) == (Want.RUN, Want.WAIT)
 
 
+def test_one_that_did_not_come_up_leaves_a_machine_without_gpus_to_the_others() -> None:
+    bare = machine(gpus=0)
+    failed = running(contract(51, gpus=0), state=WorkloadState.FAILED)
+    waiting = running(contract(52, gpus=0), state=WorkloadState.STOPPED)
+    job = running(contract(53, gpus=0, kind=ContractKind.DEFAULT_JOB), state=WorkloadState.STOPPED)
+
+    assert by_id(plan([failed, waiting], bare, START))[52].want is Want.RUN
+    assert by_id(plan([failed, job], bare, START))[53].want is Want.RUN
+    assert by_id(plan([failed, waiting], bare, START))[51] == Wish(failed.contract, Want.RUN)
+
+
 def test_who_holds_its_gpus_keeps_them_whatever_the_report_says() -> None:
     lost = machine(owners={UUIDS[0]: 51}, report=build_report(gpus=0))
 

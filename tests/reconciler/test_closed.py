@@ -1,6 +1,7 @@
 """The reconciler under a cordon and in maintenance: nothing new begins, nothing that runs is touched."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from kaalia.contracts.contract import ContractKind
@@ -10,6 +11,7 @@ from kaalia.model.workload import WorkloadState
 from kaalia.store import maintenance
 from kaalia.store.changes import Topic
 from kaalia.store.maintenance import StoredCordon
+from kaalia.units import GB
 from tests.reconciler.rig import Rig, contract
 from tests.support.clock import START
 
@@ -57,7 +59,8 @@ async def test_a_cordon_with_a_date_lifts_by_itself(rig: Rig) -> None:
 
 
 async def test_the_owners_job_comes_back_with_its_container(rig: Rig) -> None:
-    await rig.put(contract(51, kind=ContractKind.DEFAULT_JOB, end_at=None))
+    job = contract(51, kind=ContractKind.DEFAULT_JOB, end_at=None)
+    await rig.put(replace(job, spec=replace(job.spec, disk_bytes=GB)))
     await rig.settle()
     container_id = (await rig.row(51)).container_id
     await place(rig)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.contracts.placement import Want, Wish
+from kaalia.contracts.placement import Held, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler.actions import Action, Launch, Lose, Nothing, Record, Remove, Restart, Start, Stop
@@ -153,6 +153,18 @@ def may_do_with_container(action: Action, asked: Wish, observed: Observed) -> bo
             return (action.status.state is S.RUNNING) == (observed.state is D.RUNNING)
         case _:
             return isinstance(action, Nothing)
+
+
+@pytest.mark.parametrize("want", [W.WAIT, W.YIELD])
+@pytest.mark.parametrize("state", [S.PULLING, S.CREATING, S.STARTING, S.STOPPED])
+def test_what_was_begun_and_waits_again_stays_admitted(want: Want, state: WorkloadState) -> None:
+    """As while a recycle has removed the old container, and a GPU does not answer for a moment."""
+    action = diff(wish(want), row(state, container_id=None), Sight.ABSENT, LATER)
+
+    assert isinstance(action, Record)
+    assert not Held(wish(want).contract, action.status).is_new
+    assert isinstance(diff(wish(want), action.status, Sight.ABSENT, LATER), Nothing)
+    assert isinstance(diff(wish(W.RUN), action.status, Sight.ABSENT, LATER), Launch)
 
 
 def test_what_is_recorded_is_not_recorded_again() -> None:
