@@ -20,8 +20,13 @@ TRANSIENT = frozenset(
     }
 )
 """Launches and starts that end with one of these are tried again."""
+MOUNTING = frozenset({"command_failed", "command_timeout", "volume_missing"})
+"""What mounting a volume ends with while its disk is not there, as in the first minutes of a boot.
+
+Launches try again as for the above. A start goes on trying: its renter's data wait behind it, and nobody would ask.
+"""
 RETRY_S = (5.0, 15.0, 45.0, 120.0)
-"""Waits before attempts 2 to 5. Then a launch is given up; a stop or a removal goes on at the last pace."""
+"""Waits before attempts 2 to 5. Then a launch is given up; what goes on, as stops and removals do, keeps the last pace."""
 POSTPONED_S = 2.0
 UNEXPECTED_S = 60.0
 """After an error that nobody foresaw."""
@@ -63,7 +68,9 @@ class Retries:
         """A launch or start that another try would not help, or that had them all."""
         if not isinstance(action, Launch | Start | Restart):
             return False
-        is_transient = isinstance(error, UnreachableError) or error.code in TRANSIENT
+        if error.code in MOUNTING and not isinstance(action, Launch):
+            return False
+        is_transient = isinstance(error, UnreachableError) or error.code in TRANSIENT | MOUNTING
         return not is_transient or self._attempts(contract_id, action) >= len(RETRY_S)
 
     def clear(self, contract_id: int) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.contracts.offer import Listing
+from kaalia.errors import KaaliaError
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
-from kaalia.runtime.base import ImageFacts, RegistryLogin
+from kaalia.runtime.base import BindMount, ImageFacts, RegistryLogin
 from kaalia.store import amounts, claims, contracts, enrolment, intents, machine, outbox, workloads
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim
@@ -44,6 +45,7 @@ class Rig:
     login: RegistryLogin | None = None
     foreign_ports: set[int] = field(default_factory=set)
     """Ports that a probe finds busy."""
+    mounts_fail_with: KaaliaError | None = None
     settings: Settings = field(default_factory=Settings)
     crash_at: str | None = None
     revision: int = 0
@@ -70,6 +72,7 @@ class Rig:
             lease_time=lambda: self.lease_time or certain(self.clock.now()),
             randbelow=Random(7).randrange,
             checkpoint=self._checkpoint,
+            mounts=self._mounts,
         )
 
     async def restart(self, booted_days_ago: float | None = None) -> None:
@@ -78,6 +81,11 @@ class Rig:
 
     async def login_for(self, contract_id: int) -> RegistryLogin | None:
         return self.login
+
+    async def _mounts(self, _: Contract) -> tuple[BindMount, ...]:
+        if self.mounts_fail_with is not None:
+            raise self.mounts_fail_with
+        return ()
 
     def _checkpoint(self, point: str) -> None:
         if point == self.crash_at:

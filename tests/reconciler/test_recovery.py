@@ -6,10 +6,12 @@ from datetime import timedelta
 import pytest
 
 from kaalia.contracts.contract import Desired
+from kaalia.errors import WorkloadError
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import ObservedState
 from kaalia.store import claims, contracts, workloads
+from kaalia.store.claims import ClaimKind
 from tests.reconciler.rig import Rig, contract
 
 LAUNCHING = ("create.intended", "create.done", "start.done", "launch.recorded")
@@ -232,6 +234,26 @@ async def test_a_reboot_of_the_machine_starts_what_ran(rig: Rig) -> None:
 
     assert await rig.state(51) is WorkloadState.RUNNING
     assert await rig.state(52) is WorkloadState.EXITED
+
+
+@pytest.mark.parametrize("code", ["volume_missing", "command_timeout"])
+async def test_a_volume_that_comes_late_after_a_reboot_is_waited_for(rig: Rig, code: str) -> None:
+    await rig.put(contract())
+    await rig.settle()
+    rig.clock.advance(3600)
+    rig.runtime.reboot()
+    rig.mounts_fail_with = WorkloadError(code, "cannot mount volume 5")
+    rig.clock.advance(60)
+
+    await rig.restart(booted_days_ago=30 / 86400)
+    for _ in range(10):
+        await rig.later(minutes=3)
+    assert await rig.state() is WorkloadState.STARTING
+    assert {claim.kind for claim in await rig.claims()} >= {ClaimKind.GPU}
+
+    rig.mounts_fail_with = None
+    await rig.later(minutes=3)
+    assert await rig.state() is WorkloadState.RUNNING
 
 
 async def test_a_process_that_ended_while_the_daemon_was_away_stays_ended(rig: Rig) -> None:

@@ -23,10 +23,11 @@ from tests.support.docker_engine import PrivateDocker
 from tests.support.engine_api import EngineApi
 from tests.support.waiting import wait_until
 
-Kind = Literal["pass", "drop", "delay", "cut", "lost"]
+Kind = Literal["pass", "drop", "delay", "refuse", "cut", "lost"]
 _PR_SET_NAME = 15
 _HEAD_BYTES = 1 << 20
 _CHUNK_BYTES = 65536
+_REFUSAL = b'HTTP/1.1 500 Error\r\nContent-Type: application/json\r\nContent-Length: 21\r\n\r\n{"message": "spoilt"}'
 _VERSION = re.compile(r"^/v\d+\.\d+")
 
 
@@ -35,6 +36,7 @@ class Fault:
     """What befalls the next `times` requests of this method whose path (no version, no query) the pattern matches.
 
     pass: nothing, it is only counted. drop: dockerd never sees it. delay: dockerd sees it `delay_s` later.
+    refuse: dockerd never sees it, and a server error is the answer.
     cut: the answer breaks off in its middle. lost: dockerd does it, and the answer never comes.
     """
 
@@ -132,6 +134,10 @@ class _Proxy:
             await asyncio.sleep(fault.delay_s)
         if kind == "drop":
             return False
+        if kind == "refuse":
+            await _copy_body(reader, None, head)
+            await _write(writer, _REFUSAL)
+            return True
         upstream, engine = await asyncio.open_unix_connection(self._upstream, limit=_HEAD_BYTES)
         try:
             engine.write(head)

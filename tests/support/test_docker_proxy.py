@@ -53,6 +53,14 @@ def test_a_dropped_request_has_no_effect(proxy: DockerProxy, docker_host: Privat
     assert not docker_host.has_container("dropped")
 
 
+def test_a_refusal_is_an_answer_of_its_own(proxy: DockerProxy) -> None:
+    proxy.add(Fault("refuse", "GET", "/version"))
+
+    with pytest.raises(RuntimeError, match="spoilt"):
+        proxy.request("GET", "/version")
+    assert proxy.request("GET", "/version")
+
+
 def test_an_answer_is_cut_in_its_middle(proxy: DockerProxy) -> None:
     proxy.add(Fault("cut", "GET", "/version"))
 

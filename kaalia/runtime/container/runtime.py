@@ -156,7 +156,8 @@ class ContainerRuntime:
         """One call for the list; details are asked for, all at once, only where a line of the list is new."""
         mine, apart = await self._listed()
         looked = await asyncio.gather(*(self._look(*one) for one in mine))
-        self._seen = {one.observed.container_id: one for one in looked if one is not None}
+        self._seen = {one.observed.container_id: one for one in looked if isinstance(one, _Seen)}
+        apart += [one for one in looked if isinstance(one, SetApart)]
         return Found(tuple(one.observed for one in self._seen.values()), tuple(apart))
 
     async def inventory(self) -> tuple[Present, ...]:
@@ -210,13 +211,21 @@ class ContainerRuntime:
                 apart.append(reading.set_apart(entry, self._machine, error.problem))
         return mine, apart
 
-    async def _look(self, entry: dict[str, Any], labels: Labels) -> _Seen | None:
-        """The details for a line of the list, as known if the line is; None: it is gone meanwhile."""
+    async def _look(self, entry: dict[str, Any], labels: Labels) -> _Seen | SetApart | None:
+        """The details for a line of the list, as known if the line is; None: it is gone meanwhile.
+
+        A container that the engine lists and refuses to describe, as with a broken layer, holds nobody else up.
+        """
         container_id, line = str(entry["Id"]), reading.line_of(entry)
         known = self._seen.get(container_id)
         if known is not None and known.line == line:
             return known
-        document = await self._engine.inspect_container(container_id)
+        try:
+            document = await self._engine.inspect_container(container_id)
+        except WorkloadError as error:
+            if error.code == "engine_unavailable":
+                raise
+            return reading.set_apart(entry, self._machine, error.problem)
         return None if document is None else _Seen(line, reading.observed(document, labels))
 
     async def _prove_absent(self, contract_id: int) -> None:

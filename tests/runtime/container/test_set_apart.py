@@ -1,14 +1,17 @@
 """Containers that bear our labels and are not what they say: set apart, never touched, and nobody else is held up."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kaalia.runtime.base import ObservedState, Present
+from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.labels import Labels, encode
 from tests.support.containers import refused
 from tests.support.docker_engine import PrivateDocker
+from tests.support.docker_proxy import DockerProxy, Fault
 from tests.support.images import DEMO_IMAGE
 from tests.support.placements import MACHINE, build_placement
 
@@ -76,3 +79,25 @@ async def test_a_renamed_workload_is_not_lost(runtime: ContainerRuntime, docker_
 
     docker_host.request("POST", "/containers/mine/rename?name=C.84")
     assert [one.contract_id for one in (await runtime.observe()).workloads] == [84]
+
+
+async def test_what_the_engine_refuses_to_describe_holds_nobody_up(
+    runtime: ContainerRuntime, docker_host: PrivateDocker, tmp_path: Path
+) -> None:
+    """As a container whose layer is broken: listed, and each inspection of it ends in a server error."""
+    for contract_id in (85, 86):
+        await runtime.create(build_placement(contract_id))
+    broken = docker_host.inspect("C.85")["Id"]
+
+    with DockerProxy(tmp_path / "proxy.sock", docker_host) as proxy:
+        proxy.add(Fault("refuse", "GET", f"/containers/{broken}/json"))
+        engine = DockerEngine(proxy.socket)
+        seen = ContainerRuntime(engine, MACHINE)
+        found, healed = await seen.observe(), await seen.observe()
+        engine.close()
+
+    assert [one.contract_id for one in found.workloads] == [86]
+    assert [(one.name, one.contract_ids, one.problem.code) for one in found.set_apart] == [
+        ("C.85", frozenset({85}), "engine_refused")
+    ]
+    assert {one.contract_id for one in healed.workloads} == {85, 86}
