@@ -62,7 +62,7 @@ def test_an_instance_that_nothing_limits_is_warned_and_then_stopped(plain: Stack
 
     assert not [word for word in ALARMING if word in message(plain, large).lower()]
     assert "warning" not in message(plain, small)
-    assert "disk_over_size" in codes(plain)
+    wait_until("the condition", lambda: "disk_over_size" in codes(plain), 10)
     report = json.loads(plain.kaalia("report", "--json", "--config", str(plain.config_file)).stdout)
     assert report["engine"]["enforces_disk_size"] is False
 
@@ -80,7 +80,7 @@ def test_an_instance_that_nothing_limits_is_warned_and_then_stopped(plain: Stack
     assert "more than the 953.7 MiB rented" in row["status_msg"]
     assert problem(plain, large).code == "disk_limit_exceeded"
     assert problem(plain, large).evidence
-    assert "disk_limit_exceeded" in codes(plain)
+    wait_until("the condition", lambda: "disk_limit_exceeded" in codes(plain), 10)
     assert plain.engine.has_container(f"C.{large}"), "its data are kept"
     assert (plain.instance(small) or {})["actual_status"] == "running"
 
@@ -115,8 +115,7 @@ def test_only_unused_images_that_kaalia_pulled_go_when_room_is_short(tight: Stac
     wait_until("the shortage to be told", lambda: "disk_low" in codes(tight), 60)
     assert {used, unused, DEMO_IMAGE} <= tags(tight)
 
-    ledger = json.loads(tight.kaalia("disk", "--socket", str(tight.socket), "--json").stdout)
-    last_use = {entry["name"]: entry["used_at"] for entry in ledger["entries"] if entry["owner"] == "image"}
+    last_use = wait_until("the disk to be measured", lambda: last_uses(tight), 60)
     assert last_use[unused]
     assert last_use[DEMO_IMAGE] is None, "kaalia did not pull it"
 
@@ -125,11 +124,18 @@ def test_only_unused_images_that_kaalia_pulled_go_when_room_is_short(tight: Stac
     wait_until("the unused image to go", lambda: unused not in tags(tight), 60)
 
     assert {used, DEMO_IMAGE} <= tags(tight)
-    assert f"removed image {unused}" in tight.log_text("daemon")
+    wait_until("the removal to be logged", lambda: f"removed image {unused}" in tight.log_text("daemon"), 10)
     assert (tight.instance(kept) or {})["actual_status"] == "running"
     again = rent(tight, image=unused)
     tight.wait_status(again, "running")
     destroy(tight, kept, again)
+
+
+def last_uses(stack: Stack) -> dict[str, str | None]:
+    """By image; empty until the daemon has measured."""
+    told = stack.kaalia("disk", "--socket", str(stack.socket), "--json")
+    entries = json.loads(told.stdout)["entries"] if told.returncode == 0 else []
+    return {entry["name"]: entry["used_at"] for entry in entries if entry["owner"] == "image"}
 
 
 def tags(stack: Stack) -> set[str]:
