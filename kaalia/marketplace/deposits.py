@@ -1,21 +1,23 @@
 """The deposits of reserved instances: what is locked, what is left of it, and what an early end costs.
 
 The use itself is charged by the hour like any other, from the same credit; so nothing is paid twice, and an early end
-only costs the discount that was enjoyed.
+only costs the discount that was enjoyed: the renter pays the difference to the price on demand, and the owner earns it.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import reserved
+from kaalia.contracts.metering import NANO_USD
 from kaalia.contracts.reserved import Reservation
 from kaalia.marketplace import billing
-from kaalia.marketplace.db.tables import contracts, deposits, users
+from kaalia.marketplace.db.tables import contracts, deposits, forfeits, machines, users
 from kaalia.model.metering import Meter
 from kaalia.wire import document
 
@@ -26,6 +28,15 @@ class Deposit:
 
     reservation: Reservation
     used_hours: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Forfeit:
+    """US dollars that an owner earned by an early end."""
+
+    machine_id: int
+    at: datetime
+    amount_usd: Decimal
 
 
 async def get(tx: AsyncConnection, contract_id: int, now: datetime) -> Deposit | None:
@@ -56,16 +67,41 @@ async def locked(tx: AsyncConnection, user_id: int, now: datetime) -> Decimal:
     return sum((reserved.remaining(one.reservation, one.used_hours) for one in held if one), Decimal(0))
 
 
-async def close(tx: AsyncConnection, contract_id: int, user_id: int, now: datetime) -> None:
-    """The contract ends: the discount goes back to the owner as far as the deposit has anything left."""
-    held = await get(tx, contract_id, now)
+async def close(tx: AsyncConnection, row: sa.Row[Any], now: datetime) -> None:
+    """The renter ends a contract, a row of `contracts`, before its time: the discount goes to the owner.
+
+    No more of it than the deposit has left.
+    """
+    held = await get(tx, row.id, now)
     if held is None:
         return
     left = reserved.remaining(held.reservation, held.used_hours)
-    penalty = left - reserved.refund(held.reservation, held.used_hours)
-    await tx.execute(sa.delete(deposits).where(deposits.c.contract_id == contract_id))
-    if penalty > 0:
-        credit = Decimal((await tx.execute(sa.select(users.c.credit).where(users.c.id == user_id))).scalar_one())
-        await tx.execute(sa.update(users).where(users.c.id == user_id).values(credit=str(credit - penalty)))
-        words = f"Early end of reserved instance {contract_id}: {left - penalty:.2f} of {left:.2f} given back"
-        await billing.note_invoice(tx, user_id, -penalty, "reserved", "instance_prepay", words, now)
+    kept = (left - reserved.refund(held.reservation, held.used_hours)).quantize(NANO_USD, ROUND_HALF_EVEN)
+    await tx.execute(sa.delete(deposits).where(deposits.c.contract_id == row.id))
+    if kept > 0:
+        renter = sa.select(users.c.credit).where(users.c.id == row.user_id).with_for_update()
+        credit = Decimal((await tx.execute(renter)).scalar_one())
+        await tx.execute(sa.update(users).where(users.c.id == row.user_id).values(credit=str(credit - kept)))
+        words = f"Early end of reserved instance {row.id}: {left - kept:.2f} of {left:.2f} given back"
+        await billing.note_invoice(tx, row.user_id, -kept, "reserved", "instance_prepay", words, now)
+        await _earn(tx, row, kept, now)
+
+
+async def _earn(tx: AsyncConnection, row: sa.Row[Any], kept: Decimal, now: datetime) -> None:
+    owner = sa.select(machines.c.user_id).where(machines.c.id == row.machine_id)
+    values = {
+        "contract_id": row.id,
+        "machine_id": row.machine_id,
+        "user_id": row.user_id,
+        "host_id": (await tx.execute(owner)).scalar_one(),
+        "amount": str(kept),
+        "forfeited_at": now.timestamp(),
+    }
+    await tx.execute(sa.insert(forfeits).values(values))
+
+
+async def earned(tx: AsyncConnection, host_id: int) -> list[Forfeit]:
+    """What an owner ever earned by early ends, oldest first."""
+    query = sa.select(forfeits).where(forfeits.c.host_id == host_id)
+    rows = await tx.execute(query.order_by(forfeits.c.forfeited_at, forfeits.c.contract_id))
+    return [Forfeit(row.machine_id, from_epoch(row.forfeited_at), Decimal(row.amount)) for row in rows]

@@ -18,7 +18,7 @@ from kaalia.contracts import lease, pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import listings, liveness, machines, templates, volumes
+from kaalia.marketplace import deposits, listings, liveness, machines, templates, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -104,14 +104,19 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
 async def destroy(context: Context, caller: Caller, instance_ids: Collection[int]) -> None:
     """End contracts, all or none: they vanish here at once, and the machine removes containers and data.
 
+    A reserved one that ends before its time costs the discount that it had.
+
     Ending one that has ended is a success, since clients repeat requests. Raises ApiError 404 `no_such_instance`.
     """
     now = context.clock.now()
     async with context.engine.begin() as tx:
         found = await _all_owned(tx, caller, instance_ids, live_only=False)
         for row in found:
-            if row.ended_at is None:
-                await _end(tx, row, now)
+            if row.ended_at is not None:
+                continue
+            if not is_expired(document.decode(Contract, row.document), now):
+                await deposits.close(tx, row, now)
+            await _end(tx, row, now)
     _ring(context, found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kaalia.marketplace.billing import Charge
+from kaalia.marketplace.deposits import Forfeit
 from kaalia.model.metering import Meter
 from kaalia.units import GB
 
@@ -128,13 +129,19 @@ def searched_row(row: sa.Row[Any]) -> dict[str, Any]:
     }
 
 
-def earnings(found: Sequence[Charge], first: datetime, last: datetime) -> dict[str, Any]:
-    """Sums by machine and by UTC day, from the day of `first` to the day of `last`. Traffic is not metered: 0."""
+def earnings(found: Sequence[Charge], kept: Iterable[Forfeit], first: datetime, last: datetime) -> dict[str, Any]:
+    """Sums by machine, from the day of `first` to the day of `last`. Traffic is not metered: 0.
+
+    What early ends of reserved contracts cost is earned by GPUs: it makes up for their discount.
+    """
     by_machine: dict[int, dict[Meter, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     total: dict[Meter, Decimal] = defaultdict(Decimal)
     for charge in found:
         by_machine[charge.machine_id][charge.line.meter] += charge.line.amount_usd
         total[charge.line.meter] += charge.line.amount_usd
+    for one in _between(kept, first, last + DAY):
+        by_machine[one.machine_id][Meter.RUN] += one.amount_usd
+        total[Meter.RUN] += one.amount_usd
     return {
         "summary": {
             "total_gpu": float(total[Meter.RUN]),
@@ -148,12 +155,21 @@ def earnings(found: Sequence[Charge], first: datetime, last: datetime) -> dict[s
     }
 
 
-def day_row(day: datetime, found: Iterable[Charge]) -> dict[str, Any]:
+def day_row(day: datetime, found: Iterable[Charge], kept: Iterable[Forfeit]) -> dict[str, Any]:
     """`day`: its number since 1970."""
     sums: dict[Meter, Decimal] = defaultdict(Decimal)
     for charge in found:
         sums[charge.line.meter] += charge.line.amount_usd
+    sums[Meter.RUN] += kept_usd(_between(kept, day, day + DAY))
     return {"day": int(day.timestamp() // DAY.total_seconds()), **_earned(sums)}
+
+
+def kept_usd(kept: Iterable[Forfeit]) -> Decimal:
+    return sum((one.amount_usd for one in kept), Decimal(0))
+
+
+def _between(kept: Iterable[Forfeit], since: datetime, until: datetime) -> list[Forfeit]:
+    return [one for one in kept if since <= one.at < until]
 
 
 def start_of_day(at: datetime) -> datetime:

@@ -283,6 +283,19 @@ deposits = Table(
 """Reserved contracts: `document` is a Reservation JSON. The money stays in the user's credit, from which the use is
 charged; what of it is locked is worked out."""
 
+forfeits = Table(
+    "forfeits",
+    metadata,
+    Column("contract_id", Integer, primary_key=True),
+    Column("machine_id", Integer, nullable=False),
+    Column("user_id", Integer, nullable=False),
+    Column("host_id", Integer, nullable=False, index=True),
+    Column("amount", String, nullable=False),
+    Column("forfeited_at", Float, nullable=False),
+)
+"""What early ends of reserved contracts cost: taken from the credit of `user_id` (an invoice says so), earned by
+`host_id`."""
+
 price_increases = Table(
     "price_increases",
     metadata,

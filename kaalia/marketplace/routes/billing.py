@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from kaalia.clock import from_epoch
 from kaalia.contracts import query
 from kaalia.errors import ContractError
-from kaalia.marketplace import billing, statements
+from kaalia.marketplace import billing, deposits, statements
 from kaalia.marketplace.db.tables import charges, contracts
 from kaalia.marketplace.routes.parameters import MAX_IDS, json_value, whole_number
 from kaalia.marketplace.routing import Call, Route
@@ -88,13 +88,16 @@ async def show_earnings(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
         found = await billing.lines(tx, mine, first, min(last + statements.DAY, now))
         days = [first + statements.DAY * number for number in range((last - first).days + 1)]
+        forfeits = await deposits.earned(tx, user_id)
+        kept = [one for one in forfeits if machine_id in (0, one.machine_id)]
         per_day = [
-            statements.day_row(day, await billing.lines(tx, mine, day, min(day + statements.DAY, now))) for day in days
+            statements.day_row(day, await billing.lines(tx, mine, day, min(day + statements.DAY, now)), kept)
+            for day in days
         ]
-        earned = float(await billing.spent(tx, charges.c.host_id == user_id, now))
+        earned = float(await billing.spent(tx, charges.c.host_id == user_id, now) + statements.kept_usd(forfeits))
         credit = float(await billing.credit(tx, user_id, now))
     return {
-        **statements.earnings(found, first, last),
+        **statements.earnings(found, kept, first, last),
         "current": {"balance": earned, "service_fee": 0.0, "total": earned, "credit": credit},
         "per_day": per_day,
     }
