@@ -4,7 +4,7 @@ The refund of an early end is what is left of the deposit, less the discount tha
 alone counts; the disk is paid as ever.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 
@@ -22,12 +22,14 @@ _MONTHS_UNIT = Decimal("1e-9")
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """`months`: how long the deposit lasts at the discounted price. `discount_rate`: 0 to 1."""
+    """`months`: how long the deposit lasts at the discounted price. `discount_rate`: 0 to 1. Money in US dollars."""
 
     deposit: Decimal
     months: Decimal
     discount_rate: Decimal
     on_demand_usd_per_hour: Decimal
+    enjoyed_before: Decimal = Decimal(0)
+    """The discount of the reservation that this one goes on from; one that was used up has earned its own."""
 
     @property
     def usd_per_hour(self) -> Decimal:
@@ -64,7 +66,14 @@ def repriced(one: Reservation, used_hours: Decimal, usd_per_hour: Decimal) -> Re
     left = remaining(one, used_hours)
     monthly = usd_per_hour * HOURS_PER_MONTH
     months = (left / monthly).quantize(_MONTHS_UNIT) if monthly else one.months
-    return Reservation(left, months, one.discount_rate, usd_per_hour / (1 - one.discount_rate))
+    price = usd_per_hour / (1 - one.discount_rate)
+    return Reservation(left, months, one.discount_rate, price, _carried(one, used_hours))
+
+
+def topped_up(one: Reservation, used_hours: Decimal, added: Decimal, most: Decimal) -> Reservation:
+    """A further payment: the discount is worked out anew from what is left and what is added."""
+    made = reserve(remaining(one, used_hours) + added, one.on_demand_usd_per_hour, most)
+    return replace(made, enjoyed_before=_carried(one, used_hours))
 
 
 def remaining(one: Reservation, used_hours: Decimal) -> Decimal:
@@ -75,9 +84,13 @@ def remaining(one: Reservation, used_hours: Decimal) -> Decimal:
 def enjoyed(one: Reservation, used_hours: Decimal) -> Decimal:
     """The discount received so far."""
     covered = min(used_hours, one.deposit / one.usd_per_hour) if one.usd_per_hour else used_hours
-    return covered * (one.on_demand_usd_per_hour - one.usd_per_hour)
+    return one.enjoyed_before + covered * (one.on_demand_usd_per_hour - one.usd_per_hour)
 
 
 def refund(one: Reservation, used_hours: Decimal) -> Decimal:
     """What an end now gives back."""
     return max(Decimal(0), remaining(one, used_hours) - enjoyed(one, used_hours))
+
+
+def _carried(one: Reservation, used_hours: Decimal) -> Decimal:
+    return enjoyed(one, used_hours) if remaining(one, used_hours) > 0 else Decimal(0)

@@ -41,9 +41,12 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
             message = f"cannot prepay amount={added}: {max(free, Decimal(0)):.2f} US dollars of credit are free"
             raise ApiError(400, "insufficient_credit", message, remedy="Add credit, or prepay less")
         held = await deposits.get(tx, instance_id, now)
-        left = reserved.remaining(held.reservation, held.used_hours) if held else Decimal(0)
-        price = held.reservation.on_demand_usd_per_hour if held else contract.price_usd_per_hour
-        made = reserved.reserve(left + added, price, agreed.credit_discount_max)
+        most = agreed.credit_discount_max
+        made = (
+            reserved.topped_up(held.reservation, held.used_hours, added, most)
+            if held
+            else reserved.reserve(added, contract.price_usd_per_hour, most)
+        )
         await deposits.put(tx, instance_id, made, now)
         changed = replace(contract, kind=ContractKind.RESERVED, price_usd_per_hour=made.usd_per_hour)
         await billing.set_rate(tx, row.id, Rate(now, made.usd_per_hour, agreed.price_disk_per_gb_month))

@@ -50,3 +50,4 @@ def test_another_price_keeps_discount_and_what_is_left() -> None:
     assert (after.discount_rate, after.usd_per_hour) == (one.discount_rate, 2 * one.usd_per_hour)
     assert round(after.months, 3) == Decimal("0.25")
     assert reserved.repriced(one, Decimal(99_999), one.usd_per_hour).deposit == 0
+    assert round(reserved.refund(after, Decimal(0)), 2) == 216

@@ -121,3 +121,26 @@ async def test_nobodys_deposit_is_cut_when_the_owner_deletes_the_machine(tmp_pat
 
         assert await credit(market) == pytest.approx(1000 - 288)
         assert await ends_of_reservations(market) == []
+
+
+async def test_a_further_payment_does_not_forgive_the_discount(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        instance_id = await reserved_market(market)
+        await run_on(market, 15)
+        assert (await prepay(market, instance_id, 1))["success"]
+        held = await balance(market, instance_id)
+        await destroy(market, instance_id)
+
+        assert held["total_discount"] == pytest.approx(72)
+        assert held["refundable_deposit"] == pytest.approx(289 - 72)
+        assert await credit(market) == pytest.approx(1000 - 288 - 72)
+
+
+async def test_a_reservation_that_was_used_up_has_earned_its_discount(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        instance_id = await reserved_market(market)
+        await run_on(market, 30)
+        assert (await prepay(market, instance_id, 300))["success"]
+        await destroy(market, instance_id)
+
+        assert await credit(market) == pytest.approx(1000 - 576)
