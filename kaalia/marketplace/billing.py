@@ -186,7 +186,7 @@ async def _agreed(tx: AsyncConnection, meter: Meter, number: int) -> Agreed | No
     """None: there is no such contract, or volume when `meter` is VOLUME."""
     if meter is Meter.VOLUME:
         return await _agreed_volume(tx, number)
-    row = (await tx.execute(sa.select(contracts).where(contracts.c.id == number))).one_or_none()
+    row = (await tx.execute(_with_owner(contracts).where(contracts.c.id == number))).one_or_none()
     if row is None:
         return None
     contract = document.decode(Contract, row.document)
@@ -202,24 +202,30 @@ async def _agreed(tx: AsyncConnection, meter: Meter, number: int) -> Agreed | No
 
 
 async def _agreed_volume(tx: AsyncConnection, volume_id: int) -> Agreed | None:
-    row = (await tx.execute(sa.select(volumes).where(volumes.c.id == volume_id))).one_or_none()
+    row = (await tx.execute(_with_owner(volumes).where(volumes.c.id == volume_id))).one_or_none()
     if row is None:
         return None
     start_at = from_epoch(row.start_date)
+    price = Decimal(0) if row.user_id == row.owner_id else Decimal(row.price_per_gb_month)
     return Agreed(
         machine_id=row.machine_id,
         user_id=row.user_id,
         start_at=start_at,
-        rates=(Rate(start_at, Decimal(0), Decimal(row.price_per_gb_month)),),
+        rates=(Rate(start_at, Decimal(0), price),),
         disk_bytes=row.size_bytes,
         end_at=None,
         ended_at=None if row.ended_at is None else from_epoch(row.ended_at),
     )
 
 
+def _with_owner(rented: sa.Table) -> sa.Select[Any]:
+    """Rows of contracts or volumes, with the `owner_id` of their machine: nobody pays himself."""
+    return sa.select(rented, machines.c.user_id.label("owner_id")).join(machines, machines.c.id == rented.c.machine_id)
+
+
 async def _rates(tx: AsyncConnection, row: sa.Row[Any]) -> tuple[Rate, ...]:
     contract = document.decode(Contract, row.document)
-    if contract.kind in _FREE:
+    if contract.kind in _FREE or row.user_id == row.owner_id:
         return (Rate(contract.start_at, Decimal(0), Decimal(0)),)
     query = sa.select(rates).where(rates.c.contract_id == row.id).order_by(rates.c.valid_from, rates.c.id)
     found = tuple(

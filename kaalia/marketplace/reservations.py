@@ -35,7 +35,8 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
         row = await instances.owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
         agreed = document.decode(Listing, row.price_terms)
-        _check(contract, agreed, added)
+        machine = await machines.get(tx, row.machine_id)
+        _check(contract, agreed, added, is_own=machine is not None and machine.user_id == caller.user_id)
         free = await billing.credit(tx, caller.user_id, now) - await deposits.locked(tx, caller.user_id, now)
         if added > free:
             message = f"cannot prepay amount={added}: {max(free, Decimal(0)):.2f} US dollars of credit are free"
@@ -72,7 +73,10 @@ async def shown(context: Context, caller: Caller, instance_id: int) -> dict[str,
     return {"success": True, **numbers}
 
 
-def _check(contract: Contract, agreed: Listing, added: Decimal) -> None:
+def _check(contract: Contract, agreed: Listing, added: Decimal, is_own: bool) -> None:
+    if is_own:
+        message = f"cannot prepay instance {contract.contract_id}: its machine is your own, and costs you nothing"
+        raise ApiError(400, "not_reservable", message, remedy="Prepay what you rent from others")
     if contract.kind not in (ContractKind.ON_DEMAND, ContractKind.RESERVED):
         message = f"cannot prepay instance {contract.contract_id}: it is {contract.kind}"
         raise ApiError(400, "not_reservable", message, remedy="Rent on demand, then prepay")

@@ -1,5 +1,6 @@
 """The billing commands of the real client, on what a machine counted."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -334,3 +335,21 @@ async def test_a_question_that_makes_no_sense_is_refused(tmp_path: Path, path: s
 
     assert answer.status == 400, answer.body
     assert named in answer.body["msg"]
+
+
+async def test_an_owner_pays_nothing_on_his_own_machine(tmp_path: Path) -> None:
+    """Neither for an instance nor for a volume, running or ended; and he earns nothing by it."""
+    async with rented_market(tmp_path) as market:
+        own = replace(market, renter=market.host)
+        instance_id = await used(own)
+        await kept(own)
+        host = market.client(market.host)
+        user = await host.json("show", "user")
+        earned = await host.json("show", "earnings", "-s", "2026-01-01", "-e", "2026-01-01")
+        shown = await host.json("show", "invoices-v1", "-c", "-s", "2025-12-30", "-e", "2026-01-02")
+        prepaid = await market.host.call("PUT", f"/api/v0/instances/prepay/{instance_id}/", {"amount": 5})
+
+    assert user["credit"] == 1000
+    assert earned["current"]["total"] == earned["summary"]["total_gpu"] == earned["summary"]["total_stor"] == 0
+    assert {row["source"]: row["amount"] for row in shown["results"]} == {"instance-1": 0, "volume-1": 0}
+    assert (prepaid.status, prepaid.body["error"]) == (400, "not_reservable")
