@@ -7,14 +7,11 @@ and volumes stay: they hold nobody up.
 from dataclasses import dataclass
 from datetime import datetime
 
-from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
+from kaalia.contracts.contract import OWN_KINDS, Contract, Desired, is_expired
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 
 _OVER = (WorkloadState.ENDED, WorkloadState.REJECTED)
 _AT_REST = (WorkloadState.WAITING, WorkloadState.STOPPED, WorkloadState.EXITED, WorkloadState.FAILED)
-
-_OWNERS = (ContractKind.SELFTEST, ContractKind.DEFAULT_JOB)
-"""Of the owner himself: at rest they hold nobody up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,8 @@ def holds(contract: Contract, status: WorkloadStatus | None, now: datetime) -> b
         return False
     if status.state not in _AT_REST or contract.desired is Desired.ENDED:
         return True
-    return contract.kind not in _OWNERS and not is_expired(contract, now)
+    # What is the owner's himself holds nobody up at rest.
+    return contract.kind not in OWN_KINDS and not is_expired(contract, now)
 
 
 def _is_new(status: WorkloadStatus) -> bool:

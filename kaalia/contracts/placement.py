@@ -23,6 +23,7 @@ from kaalia.contracts.admission import House
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired, is_expired
 from kaalia.contracts.disk import Overrun
+from kaalia.contracts.lease import LeaseTime, Standing, certain, standing
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import OPEN, Policy
@@ -179,18 +180,20 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
     # Before its renter's wish to have it stopped: what is stopped counts as admitted, and may be started.
     if one.is_new and (reason := _not_admitted(one, machine, now)):
         return Wish(contract, Want.WAIT, reason=reason)
-    if (stop := _must_stop(one, now)) is not None:
+    time = certain(now) if machine.latest_at is None else LeaseTime(now, machine.latest_at, is_certain=False)
+    lease = standing(contract.end_at, time)
+    if (stop := _must_stop(one, lease)) is not None:
         return stop
-    if machine.latest_at is not None and is_expired(contract, machine.latest_at):
+    if lease is Standing.IN_DOUBT:
         return Wish(contract, Want.WAIT, reason=MAYBE_OVER)
     if machine.is_cordoned and contract.kind is ContractKind.DEFAULT_JOB:
         return Wish(contract, Want.YIELD, reason=_DRAINED)
     return Wish(contract, Want.RUN) if _has_given_up(one) else None
 
 
-def _must_stop(one: Held, now: datetime) -> Wish | None:
+def _must_stop(one: Held, lease: Standing) -> Wish | None:
     contract = one.contract
-    if is_expired(contract, now):
+    if lease is Standing.OVER:
         return Wish(contract, Want.STOP, reason=f"stopped: the contract ended at {contract.end_at:%Y-%m-%d %H:%M} UTC")
     if contract.desired is Desired.STOPPED:
         return Wish(contract, Want.STOP, reason="stopped")

@@ -5,10 +5,9 @@ from datetime import datetime
 
 from kaalia.contracts.lease import LeaseTime
 from kaalia.model.health import Condition, Severity
-from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.ledger import Books, claims_of
 from kaalia.reconciler.quantities import of_contract
-from kaalia.runtime.base import Observed, SetApart
+from kaalia.runtime.base import ALIVE, Observed, SetApart
 from kaalia.store.amounts import Amount, OwnerKind
 from kaalia.store.claims import Claim
 from kaalia.store.enrolment import AcceptedSnapshot

@@ -30,7 +30,7 @@ from kaalia.reconciler.actions import (
     Start,
     Stop,
 )
-from kaalia.runtime.base import Observed, ObservedState
+from kaalia.runtime.base import ALIVE, Observed, ObservedState
 
 SIGNAL_EXIT = 128
 """Exit codes from here on: ended by a signal, so possibly not by its own will."""
@@ -53,7 +53,6 @@ class Interruption:
 
 
 _NOTHING = Nothing()
-_ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
 _FINAL = (WorkloadState.ENDED, WorkloadState.REJECTED)
 
 
@@ -94,7 +93,7 @@ def diff_orphan(observed: Observed, missing_since: datetime, missing_revisions: 
     """
     if is_abandoned(missing_since, missing_revisions, now):
         return Remove(observed.contract_id, observed.generation)
-    if observed.end_at is None or now < observed.end_at or observed.state not in _ALIVE:
+    if observed.end_at is None or now < observed.end_at or observed.state not in ALIVE:
         return _NOTHING
     return Stop(observed.contract_id, observed.generation, "stopped: the contract ended")
 
@@ -143,7 +142,7 @@ def _wait_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Actio
 
 def _yield(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
     """Stop what runs. What ended by itself only gives its GPUs back: it is not to run when they return."""
-    if observed is not None and observed.state in _ALIVE:
+    if observed is not None and observed.state in ALIVE:
         return Stop(wish.contract.contract_id, observed.generation, wish.reason)
     is_exited = observed is not None and observed.state is ObservedState.EXITED
     if row and is_exited and row.state in (WorkloadState.EXITED, WorkloadState.FAILED):

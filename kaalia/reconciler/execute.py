@@ -23,9 +23,7 @@ from kaalia.reconciler.actions import (
     Stop,
 )
 from kaalia.reconciler.launch import Tools, launch, start_now
-from kaalia.runtime.base import Observed, ObservedState
-
-ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
+from kaalia.runtime.base import ALIVE, Observed, ObservedState
 
 
 async def execute(

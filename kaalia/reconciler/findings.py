@@ -13,11 +13,10 @@ from kaalia.model.health import HOST, Condition, Severity
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.reconciler.ledger import Books, claim_kind_of
 from kaalia.reconciler.quantities import limits
-from kaalia.runtime.base import ObservedState, Present
+from kaalia.runtime.base import ALIVE, ObservedState, Present
 from kaalia.store.amounts import OwnerKind
 from kaalia.store.claims import Claim, ClaimKind
 
-ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
 NETWORK = "kaalia-"
 """A contract's network is called by it and its number."""
 Thing = tuple[ClaimKind, str]
@@ -104,13 +103,16 @@ def _uses(view: View) -> Iterable[Condition]:
     owners = view.owners()
     users: defaultdict[Thing, list[int]] = defaultdict(list)
     missing: defaultdict[str, list[str]] = defaultdict(list)
+    agreed = {stored.contract.contract_id for stored in view.books.contracts}
+    uncounted = agreed - {one.owner_id for one in view.books.amounts if one.owner is OwnerKind.CONTRACT}
     for one in view.quiet():
         name = f"C.{one.contract_id}" if one.container_id else f"{NETWORK}{one.contract_id}"
         for thing in _things(one):
             users[thing].append(one.contract_id)
             if thing not in owners:
                 missing[name].append(_said(thing))
-        if one.container_id and not _is_counted(one, view.books):
+        # Of a container without a contract nobody knows how much it was promised.
+        if one.container_id and one.contract_id in uncounted:
             missing[name].append("its disk")
     for thing, contract_ids in users.items():
         everyone = sorted({*contract_ids, *([owners[thing]] if thing in owners else [])})
@@ -127,13 +129,6 @@ def _things(one: Present) -> list[Thing]:
     if one.state in ALIVE:
         things += [(ClaimKind.GPU, uuid) for uuid in one.gpu_uuids]
     return things
-
-
-def _is_counted(one: Present, books: Books) -> bool:
-    """Of a container without a contract nobody knows how much it was promised."""
-    is_agreed = any(stored.contract.contract_id == one.contract_id for stored in books.contracts)
-    counted = {amount.owner_id for amount in books.amounts if amount.owner is OwnerKind.CONTRACT}
-    return not is_agreed or one.contract_id in counted
 
 
 def _ports(view: View) -> Iterable[Condition]:

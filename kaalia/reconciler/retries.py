@@ -26,7 +26,7 @@ MOUNTING = frozenset({"command_failed", "command_timeout", "volume_missing"})
 Launches try again as for the above. A start goes on trying: its renter's data wait behind it, and nobody would ask.
 """
 RETRY_S = (5.0, 15.0, 45.0, 120.0)
-"""Waits before attempts 2 to 5. Then a launch is given up; what goes on, as stops and removals do, keeps the last pace."""
+"""Waits before attempts 2 to 5. Then a launch is given up; a stop, and all else that goes on, keeps the last pace."""
 POSTPONED_S = 2.0
 UNEXPECTED_S = 60.0
 """After an error that nobody foresaw."""

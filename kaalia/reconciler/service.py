@@ -22,7 +22,6 @@ from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing
 from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
 from kaalia.reconciler.diff import Sight, diff, diff_orphan
-from kaalia.reconciler.execute import ALIVE
 from kaalia.reconciler.eyes import Eyes
 from kaalia.reconciler.hands import Hands
 from kaalia.reconciler.holdings import holdings
@@ -30,7 +29,7 @@ from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import BindMount, RegistryLogin, Runtime
+from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
 from kaalia.service import Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic

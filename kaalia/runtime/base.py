@@ -57,6 +57,10 @@ class ObservedState(StrEnum):
     DEAD = "dead"
 
 
+ALIVE = (ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.RESTARTING)
+"""It has processes, or will have some in a moment: it uses its GPUs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """A workload that exists on this machine and bears the labels of our machine."""
