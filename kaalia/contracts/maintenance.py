@@ -104,11 +104,17 @@ def cut(end_at: datetime | None, windows: Iterable[Window], since: datetime) -> 
     return min(ends, default=None)
 
 
-def extended(offered: datetime | None, agreed: datetime | None, windows: Iterable[Window]) -> datetime | None:
-    """The end that a contract gets when it is extended: before the windows that it did not reach as agreed."""
+def extended(
+    offered: datetime | None, agreed: datetime | None, windows: Iterable[Window], now: datetime
+) -> datetime | None:
+    """The end that a contract gets when it is extended: before the windows that it did not reach as agreed.
+
+    A window that is over holds nothing up. While one lasts that a contract ended before, it keeps its end.
+    """
     if agreed is None:
         return offered
-    return cut(offered, [one for one in windows if one.start_at >= agreed], agreed)
+    end_at = cut(offered, [one for one in windows if one.start_at >= agreed], now)
+    return agreed if end_at is not None and end_at <= now else end_at
 
 
 def obstacle(end_at: datetime | None, windows: Iterable[Window], now: datetime) -> Window | None:

@@ -22,7 +22,7 @@ async def extend(tx: AsyncConnection, machine: MachineRecord, listing: Listing, 
     offered = offer.end_of_offer(listing, now)
     extended = 0
     for one in await agreements.of_machine(tx, machine.id):
-        end_at = maintenance.extended(offered, one.agreed.contract.end_at, machine.windows)
+        end_at = maintenance.extended(offered, one.agreed.contract.end_at, machine.windows, now)
         if offer.is_later(end_at, one.agreed.contract.end_at) and not increase.is_dearer(one.latest, listing):
             await agreements.put_end(tx, one, end_at)
             extended += 1

@@ -164,7 +164,7 @@ async def _new_end(
     """Of the terms, before maintenance that the contract does not reach yet."""
     machine = await machines.get(tx, machine_id)
     windows = machine.windows if machine else ()
-    return maintenance.extended(offer.end_of_offer(terms, now), one.agreed.contract.end_at, windows)
+    return maintenance.extended(offer.end_of_offer(terms, now), one.agreed.contract.end_at, windows, now)
 
 
 async def _standing(tx: AsyncConnection, contract_id: int) -> Standing:

@@ -13,7 +13,7 @@ from tests.support.machines import machine_report
 DAY_S = 86400
 
 
-async def relist(market: Market, machine_id: int, days: int | None, **terms: Any) -> int:
+async def relist(market: Market, machine_id: int, days: float | None, **terms: Any) -> int:
     end_date = None if days is None else market.clock.now().timestamp() + days * DAY_S
     body = {"machine": machine_id, "end_date": end_date, **terms}
     answer = await market.host.call("PUT", "/api/v0/machines/create_asks/", body)
