@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from kaalia.contracts.contract import Contract
+from kaalia.contracts.contract import Contract, ContractKind
 from kaalia.errors import Problem
 
 TOLERANCE = timedelta(minutes=2)
@@ -114,8 +114,12 @@ def standing(end_at: datetime | None, time: LeaseTime) -> Standing:
 
 
 def is_deletable(contract: Contract, now: datetime) -> bool:
-    """It has been over for so long that the owner of the machine may have its data removed."""
-    return contract.end_at is not None and now >= contract.end_at + DELETABLE_AFTER
+    """It has been over for so long that the owner of the machine may have its data removed.
+
+    Never a default job: that only waits for the end of maintenance, and goes when its owner removes it.
+    """
+    is_waiting = contract.kind is ContractKind.DEFAULT_JOB
+    return not is_waiting and contract.end_at is not None and now >= contract.end_at + DELETABLE_AFTER
 
 
 def problem(anchor: Anchor, reading: Reading) -> Problem | None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
 from kaalia.contracts import increase
-from kaalia.contracts.contract import Contract, prolonged
+from kaalia.contracts.contract import OWN_KINDS, Contract, prolonged
 from kaalia.contracts.increase import Agreement
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace.db.tables import contracts, price_increases
@@ -47,12 +47,12 @@ async def standing(tx: AsyncConnection, row: sa.Row[Any]) -> Standing:
 
 
 async def of_machine(tx: AsyncConnection, machine_id: int) -> list[Standing]:
-    """The contracts of a machine that nobody ended, locked."""
+    """The rentals of a machine that nobody ended, locked. Nobody agrees on anything about the owner's own work."""
     alive = sa.and_(
         contracts.c.machine_id == machine_id, contracts.c.ended_at.is_(None), contracts.c.removed_at.is_(None)
     )
     rows = (await tx.execute(sa.select(contracts).where(alive).order_by(contracts.c.id).with_for_update())).all()
-    return await _standings(tx, rows)
+    return [one for one in await _standings(tx, rows) if one.agreed.contract.kind not in OWN_KINDS]
 
 
 async def put_end(tx: AsyncConnection, one: Standing, end_at: datetime | None) -> None:

@@ -1,7 +1,7 @@
 """The owner's default job: background instances of his own, one a GPU, that run while nobody rents the GPU.
 
-They rank below every rental, so the machine stops them when a renter comes and starts them again afterwards. Setting
-a job replaces the earlier one.
+They rank below every rental, so the machine stops them when a renter comes and starts them again afterwards. A job
+stands until the owner removes it or sets another one; maintenance interrupts it.
 """
 
 import json
@@ -14,13 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import environment, image, maintenance
-from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.contracts import environment, image, maintenance, offer
+from kaalia.contracts.contract import Contract, ContractKind, Desired, prolonged
 from kaalia.contracts.environment import Identity, Launch
 from kaalia.contracts.offer import Listing
 from kaalia.errors import ContractError
 from kaalia.marketplace import auth, listings, machines, terms
 from kaalia.marketplace.context import Context
+from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.workload import LaunchMode, WorkloadSpec
@@ -67,7 +68,7 @@ def read(body: dict[str, Any]) -> Job:
 async def put(context: Context, tx: AsyncConnection, machine: MachineRecord, job: Job) -> list[int]:
     """One contract a GPU in place of those before; returns their ids. Ring the machine's bell after the commit.
 
-    They end when the next maintenance begins. Raises ApiError 409.
+    They end when the next maintenance begins, see `resume`. Raises ApiError 409.
     """
     if machine.report is None:
         message = f"cannot set the default job of machine {machine.id}: its daemon has not reported yet"
@@ -88,6 +89,44 @@ async def remove(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
     ended = await _end(tx, machine_id, now)
     await _tell(tx, machine_id, now)
     return ended
+
+
+async def resume(context: Context) -> None:
+    """Let jobs whose maintenance is over or cancelled go on, to the next one or without an end."""
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        candidates = sorted({row.machine_id for row in await tx.execute(_ending())})
+    for machine_id in candidates:
+        async with context.engine.begin() as tx:
+            resumed = await _resume(tx, machine_id, now)
+        if resumed:
+            context.machine_bells.ring(machine_id)
+
+
+async def _resume(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
+    # The windows must not change under this.
+    await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
+    machine = await machines.get(tx, machine_id)
+    resumed = 0
+    for row in (await tx.execute(_ending().where(contracts.c.machine_id == machine_id))).all():
+        contract = document.decode(Contract, row.document)
+        end_at = maintenance.extended(None, contract.end_at, machine.windows if machine else (), now)
+        if contract.kind is ContractKind.DEFAULT_JOB and offer.is_later(end_at, contract.end_at):
+            text = document.encode(prolonged(contract, end_at))
+            await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=text))
+            resumed += 1
+    if resumed:
+        await _tell(tx, machine_id, now)
+    return resumed
+
+
+def _ending() -> sa.Select[Any]:
+    """Live default jobs with an end. A search in the text, so that the other contracts need not be decoded."""
+    text = contracts.c.document
+    jobs = text.contains(f'"kind":"{ContractKind.DEFAULT_JOB}"', autoescape=True)
+    ending = ~text.contains('"end_at":null', autoescape=True)
+    query = sa.select(contracts.c.id, contracts.c.machine_id, text)
+    return query.where(jobs, ending, contracts.c.ended_at.is_(None), contracts.c.removed_at.is_(None))
 
 
 async def _tell(tx: AsyncConnection, machine_id: int, now: datetime) -> None:

@@ -1,11 +1,12 @@
-"""What the marketplace does by itself, every few seconds: ends that roll on daily, prices that come to hold.
+"""What the marketplace does by itself, every few seconds: ends that roll on daily, prices that come to hold,
+default jobs that come back after maintenance.
 
 Each job looks for what is due by the clock, so one that was missed is done late, and doing it twice changes nothing.
 """
 
 import asyncio
 
-from kaalia.marketplace import extensions, increases
+from kaalia.marketplace import default_jobs, extensions, increases
 from kaalia.marketplace.context import Context
 from kaalia.service import run_forever
 
@@ -26,3 +27,4 @@ async def once(context: Context) -> None:
     """Everything that is due now."""
     await increases.apply_all(context)
     await extensions.roll(context)
+    await default_jobs.resume(context)
