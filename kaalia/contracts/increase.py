@@ -41,10 +41,13 @@ def asked(agreed: Agreement, listing: Listing) -> Prices:
     contract, units = agreed.contract, _units(agreed.contract)
     if contract.kind is ContractKind.INTERRUPTIBLE:
         return _with(listing, max(contract.price_usd_per_hour / units, bid_floor(listing)))
-    undiscounted = agreed.terms.price_gpu_per_hour * units
-    if contract.kind is ContractKind.RESERVED and undiscounted > 0:
-        return _with(listing, listing.price_gpu_per_hour * contract.price_usd_per_hour / undiscounted)
-    return _with(listing, listing.price_gpu_per_hour)
+    if contract.kind is not ContractKind.RESERVED:
+        return _with(listing, listing.price_gpu_per_hour)
+    listed, before = listing.price_gpu_per_hour, agreed.terms.price_gpu_per_hour
+    if listed == before:
+        # Worked out from the discount it could come out dearer, by a rounding in the last digit.
+        return paid(Agreement(contract, listing))
+    return _with(listing, listed * contract.price_usd_per_hour / (before * units) if before else listed)
 
 
 def is_dearer(agreed: Agreement, listing: Listing) -> bool:

@@ -4,8 +4,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from kaalia.contracts import increase, offer
+from kaalia.contracts import increase, offer, reserved
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.increase import Agreement
 from kaalia.contracts.offer import Listing
@@ -60,6 +62,28 @@ def test_a_reserved_contract_keeps_its_discount() -> None:
     raised = replace(TERMS, price_gpu_per_hour=Decimal("0.8"))
     assert increase.is_dearer(reserved, raised)
     assert increase.accepted(reserved, raised).contract.price_usd_per_hour == Decimal("1.2")
+
+
+@given(
+    price=st.decimals("0.001", 100, places=3),
+    gpu_count=st.integers(1, 16),
+    amount=st.decimals(1, 100_000, places=2),
+    most=st.decimals(0, "0.5", places=3),
+)
+@example(Decimal("0.4"), 2, Decimal(3092), Decimal("0.5"))
+def test_no_rounding_makes_a_reserved_contract_dearer_at_the_same_price(
+    price: Decimal, gpu_count: int, amount: Decimal, most: Decimal
+) -> None:
+    listing = replace(TERMS, price_gpu_per_hour=price)
+    bought = reserved.reserve(amount, price * gpu_count, most)
+    contract = agreed(ContractKind.RESERVED, str(bought.usd_per_hour)).contract
+    contract = replace(contract, spec=replace(contract.spec, gpu_count=gpu_count))
+    one = Agreement(contract, listing)
+    assert increase.asked(one, listing) == increase.paid(one)
+    assert not increase.is_dearer(one, listing)
+    assert increase.is_dearer(one, replace(listing, price_gpu_per_hour=price + Decimal("0.001")))
+    cheaper = increase.asked(one, replace(listing, price_gpu_per_hour=price - Decimal("0.001")))
+    assert cheaper.gpu_per_hour < increase.paid(one).gpu_per_hour
 
 
 def test_new_prices_begin_at_the_end_and_never_in_the_past() -> None:

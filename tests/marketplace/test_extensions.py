@@ -132,6 +132,21 @@ async def test_a_rolling_end_extends_nothing_at_a_higher_price(tmp_path: Path) -
         assert await days_left(market, await contract_of(market, instance_id)) == 10
 
 
+async def test_a_prepaid_contract_goes_along_at_an_unchanged_price(tmp_path: Path) -> None:
+    """These numbers made it dearer in the last of 28 digits."""
+    async with open_market(tmp_path) as market:
+        await market.list_machine(machine_report(gpus=2), duration="10 days", credit_discount_max=0.5)
+        instance_id = await rent(market, num_gpus=1)
+        done = await market.renter.call("PUT", f"/api/v0/instances/prepay/{instance_id}/", {"amount": 605})
+        assert done.status == 200, done.body
+        market.clock.advance(DAY_S)
+        await jobs.once(market.context)
+        asked = await market.renter.call("GET", "/api/v0/instances/pending-price-increases/")
+
+        assert await days_left(market, await contract_of(market, instance_id)) == 10
+        assert asked.body["pending_price_increases"] == []
+
+
 async def test_terms_are_frozen_with_the_end_that_was_promised(tmp_path: Path) -> None:
     """A rolling duration goes on rolling; the contract's end does not."""
     async with open_market(tmp_path) as market:
