@@ -65,10 +65,8 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
         found = await _all_owned(tx, caller, instance_ids)
         for row in found:
             contract = document.decode(Contract, row.document)
-            if desired is Desired.RUNNING and is_expired(contract, now):
-                ended = f"{contract.end_at:%Y-%m-%d %H:%M} UTC"
-                message = f"cannot start instance {row.id}: its contract expired at {ended}"
-                raise ApiError(400, "contract_expired", message, remedy="Copy the data and rent another offer")
+            if desired is Desired.RUNNING:
+                _check_not_expired("start", contract, now)
             changed = replace(contract, desired=desired)
             status = _status(row)
             if desired is Desired.RUNNING and status is not None and status.state in _ENDED_BY_ITSELF:
@@ -88,16 +86,18 @@ async def set_label(context: Context, caller: Caller, instance_id: int, label: s
 async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
     """Stop and start the container; one that is under way already takes a further request in.
 
-    Raises ApiError 404 `no_such_instance`, 400 `not_running`.
+    Raises ApiError 404 `no_such_instance`, 400 `contract_expired` or `not_running`.
     """
+    now = context.clock.now()
     async with context.engine.begin() as tx:
         row = await owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
+        _check_not_expired("reboot", contract, now)
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
             raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
         if (changed := _restarted(contract, _status(row))) != contract:
-            await _change(tx, row, changed, context.clock.now())
+            await _change(tx, row, changed, now)
     context.machine_bells.ring(row.machine_id)
 
 
@@ -148,6 +148,13 @@ async def _end(tx: AsyncConnection, row: Row, now: datetime) -> None:
     )
     await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == row.id))
     await _change(tx, row, replace(document.decode(Contract, row.document), desired=Desired.ENDED), now)
+
+
+def _check_not_expired(verb: str, contract: Contract, now: datetime) -> None:
+    if is_expired(contract, now):
+        ended = f"{contract.end_at:%Y-%m-%d %H:%M} UTC"
+        message = f"cannot {verb} instance {contract.contract_id}: its contract expired at {ended}"
+        raise ApiError(400, "contract_expired", message, remedy="Copy the data and rent another offer")
 
 
 def _status(row: Row) -> WorkloadStatus | None:

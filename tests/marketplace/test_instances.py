@@ -151,17 +151,23 @@ async def test_starting_what_ended_by_itself_is_a_restart(tmp_path: Path, state:
         assert (await contract_of(market, instance_id)).restart_count == 1
 
 
-async def test_an_expired_contract_cannot_start(tmp_path: Path) -> None:
+async def test_an_expired_contract_can_neither_start_nor_reboot(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         terms = type(TERMS)(TERMS.price_gpu_per_hour, rolling_duration_s=60.0)
         await list_machine(market.context, 1, terms)
         instance_id = await rent(market)
         market.clock.advance(61)
 
+        before = await contract_of(market, instance_id)
+
         answer = await market.renter.call("PUT", f"/api/v0/instances/{instance_id}/", {"state": "running"})
+        rebooted = await market.renter.call("PUT", f"/api/v0/instances/reboot/{instance_id}/", {})
         row = await show(market, instance_id)
 
         assert (answer.status, answer.body["error"]) == (400, "contract_expired")
+        assert (rebooted.status, rebooted.body["error"]) == (400, "contract_expired")
+        assert rebooted.body["msg"].startswith(f"cannot reboot instance {instance_id}: its contract expired at 2026")
+        assert await contract_of(market, instance_id) == before, "no reboot waits for an extension"
         assert (row["intended_status"], row["next_state"], row["duration"]) == ("stopped", "stopped", 0.0)
 
 
