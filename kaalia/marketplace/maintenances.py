@@ -20,8 +20,8 @@ from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.wire.error import ApiError
 
-EPOCH_MAX = 253402300799.0
-"""The end of the year 9999, the last that can be written."""
+START_MAX = datetime(3000, 1, 1, tzinfo=UTC)
+"""Later starts are no dates: far enough from the last one that can be written for any window to end before it."""
 
 
 def read(body: dict[str, Any], now: datetime) -> Window:
@@ -69,17 +69,25 @@ async def cancel(tx: AsyncConnection, machine: MachineRecord, now: datetime) -> 
 
 def _start(value: Any) -> datetime:
     """Epoch seconds as a number or text, or ISO 8601, UTC unless it names a zone."""
-    epoch = _number(value)
     try:
-        if epoch is not None and 0 <= epoch <= EPOCH_MAX:
-            return from_epoch(epoch)
-        if epoch is None and isinstance(value, str):
-            at = datetime.fromisoformat(value)
-            return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
+        at = _moment(value)
+    except (ValueError, OverflowError, OSError):
+        at = None
+    if at is not None and from_epoch(0) <= at <= START_MAX:
+        return at
     cause = f"sdate={_quoted(value)} is no date"
     raise _invalid(f"cannot schedule maintenance: {cause}", "Give seconds since 1970 or 2026-12-01T09:00:00Z")
+
+
+def _moment(value: Any) -> datetime | None:
+    """Raises ValueError, OverflowError or OSError."""
+    epoch = _number(value)
+    if epoch is not None:
+        return from_epoch(epoch)
+    if not isinstance(value, str):
+        return None
+    at = datetime.fromisoformat(value)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _number(value: Any) -> float | None:
