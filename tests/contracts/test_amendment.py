@@ -198,6 +198,14 @@ def test_a_self_test_never_grows() -> None:
     assert codes(known, replace(known, end_at=None)) == ["selftest_too_long"]
 
 
+def test_a_default_job_may_go_on_after_its_end() -> None:
+    """Maintenance interrupted it, which nothing of the owner's listing bounds."""
+    known = own(ContractKind.DEFAULT_JOB, end_at=START + timedelta(hours=1))
+
+    assert codes(known, replace(known, end_at=START + timedelta(days=9))) == []
+    assert codes(known, replace(known, end_at=None)) == []
+
+
 def test_a_new_generation_gives_no_more_of_the_machine() -> None:
     known = agreed()
     spec = known.spec

@@ -73,6 +73,22 @@ async def test_the_owners_job_comes_back_with_its_container(rig: Rig) -> None:
     assert (await rig.row(51)).container_id == container_id
 
 
+async def test_the_owners_job_goes_on_after_maintenance_with_its_container(rig: Rig) -> None:
+    """The marketplace takes its end away when the window is over."""
+    job = contract(51, kind=ContractKind.DEFAULT_JOB, end_at=START + HOUR)
+    job = replace(job, spec=replace(job.spec, disk_bytes=GB))
+    await rig.put(job)
+    await rig.settle()
+    container_id = (await rig.row(51)).container_id
+    await rig.later(minutes=61)
+    assert await rig.state(51) is WorkloadState.STOPPED
+
+    await rig.put(replace(job, end_at=None))
+    await rig.settle()
+    assert await rig.state(51) is WorkloadState.RUNNING
+    assert (await rig.row(51)).container_id == container_id
+
+
 async def test_a_cordon_is_in_force_once_nothing_begun_before_is_unwritten(rig: Rig) -> None:
     placed = await place(rig)
     assert await stored(rig) == StoredCordon(placed, is_obeyed=False)
