@@ -32,15 +32,22 @@ class Overrun:
     generation: int
     size_bytes: int
     promised_bytes: int
+    counts_holes: bool = False
+    """The size counts holes in files, which take no room: it really holds this or less."""
 
     @property
     def is_exceeded(self) -> bool:
-        """Past the margin: it may not run."""
-        return self.size_bytes > limit_bytes(self.promised_bytes)
+        """Past the margin: it may not run. Not by a size that may be mostly holes."""
+        return not self.counts_holes and self.size_bytes > limit_bytes(self.promised_bytes)
 
     @property
     def warning(self) -> str:
         """For the renter, of what still runs."""
+        if self.counts_holes:
+            return (
+                f"its files, holes counted, come to {format_bytes(self.size_bytes)} "
+                f"of the {format_bytes(self.promised_bytes)} rented: delete what is not needed"
+            )
         return (
             f"it holds {format_bytes(self.size_bytes)} of the {format_bytes(self.promised_bytes)} rented: "
             f"delete files, above {format_bytes(limit_bytes(self.promised_bytes))} it is stopped"

@@ -112,14 +112,18 @@ class DiskWatch:
     async def overruns(self) -> tuple[Overrun, ...]:
         """Who holds more than was rented, by measuring. Raises WorkloadError."""
         written = await self._hands.engine.written()
-        promised = await self._database.read(_promised)
+        promised, known = await self._database.read(lambda tx: (_promised(tx), disk.overruns(tx)))
         found = []
         for contract_id, (generation, promised_bytes) in promised.items():
             size = written.get(contract_id, 0)
-            if size > promised_bytes:
-                size = await self._hands.engine.allocated(contract_id, size)
-            if size > promised_bytes:
-                found.append(Overrun(contract_id, generation, size, promised_bytes))
+            if size <= promised_bytes:
+                continue
+            allocated = await self._hands.engine.allocated(contract_id, size)
+            if allocated is None:
+                over = Overrun(contract_id, generation, size, promised_bytes, counts_holes=True)
+                found.append(_surer(over, known.get(contract_id)))
+            elif allocated > promised_bytes:
+                found.append(Overrun(contract_id, generation, allocated, promised_bytes))
         return tuple(found)
 
     async def _put(self, found: tuple[Overrun, ...]) -> None:
@@ -205,6 +209,12 @@ def _promised(tx: Transaction) -> dict[int, tuple[int, int]]:
         if row is not None and row.state not in _OVER and row.generation == contract.generation:
             found[contract.contract_id] = (contract.generation, contract.spec.disk_bytes)
     return found
+
+
+def _surer(guess: Overrun, known: Overrun | None) -> Overrun:
+    """What was measured without holes stands: an instance that was stopped does not start because `du` failed."""
+    is_same = known is not None and (known.generation, known.promised_bytes) == (guess.generation, guess.promised_bytes)
+    return known if known is not None and is_same else guess
 
 
 def _wanted(tx: Transaction) -> frozenset[str]:

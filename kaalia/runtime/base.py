@@ -230,8 +230,8 @@ class EngineDisk(Protocol):
         """Bytes that each contract's container has written, by contract id. Walks the files of ours only."""
         ...
 
-    async def allocated(self, contract_id: int, written_bytes: int) -> int:
-        """Of what it has written, what takes room: files with holes say more. The same where that cannot be told."""
+    async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
+        """Of what it has written, what takes room: files with holes say more. None: that cannot be told."""
         ...
 
     async def images(self) -> tuple[EngineImage, ...]: ...

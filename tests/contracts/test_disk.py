@@ -26,6 +26,13 @@ def test_a_margin_lies_between_a_warning_and_a_stop(size: float, is_exceeded: bo
     assert str(limit_bytes(10 * GB)) in over.problem.evidence
 
 
+def test_a_size_with_holes_in_it_is_never_past_the_margin() -> None:
+    over = Overrun(7, 1, 500 * GB, 10 * GB, counts_holes=True)
+
+    assert not over.is_exceeded
+    assert "holes counted, come to 465.7 GiB of the 9.3 GiB rented" in over.warning
+
+
 @pytest.mark.parametrize("promised_gb", [1, 8, 10, 100, 5000])
 def test_the_margin_is_a_tenth_and_never_nothing(promised_gb: int) -> None:
     margin = limit_bytes(promised_gb * GB) - promised_gb * GB

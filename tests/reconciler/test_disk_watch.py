@@ -100,6 +100,34 @@ async def test_holes_in_files_are_not_held_against_anybody(watched: Watched) -> 
     assert await watched.overruns() == {}
 
 
+async def test_a_size_that_may_be_mostly_holes_warns_and_stops_nobody(watched: Watched) -> None:
+    await watched.report(UNENFORCED)
+    await watched.rent(51)
+    watched.disk.sizes, watched.disk.opaque = {51: 500 * GB}, {51}
+
+    await watched.look()
+
+    assert await watched.told() == {("disk_over_size", "C.51"): Severity.WARN}
+    (over,) = (await watched.store.read(disk.overruns)).values()
+    assert (over.size_bytes, over.is_exceeded) == (500 * GB, False)
+
+
+async def test_who_was_measured_too_large_stays_so_while_holes_cannot_be_told(watched: Watched) -> None:
+    await watched.report(UNENFORCED)
+    await watched.rent(51)
+    watched.disk.sizes, watched.disk.holes = {51: 30 * GB}, {51: 10 * GB}
+    await watched.look()
+
+    watched.disk.opaque = {51}
+    await watched.look()
+    assert await watched.overruns() == {51: 20}
+    assert await watched.told() == {("disk_limit_exceeded", "C.51"): Severity.CRITICAL}
+
+    watched.disk.sizes = {51: 9 * GB}
+    await watched.look()
+    assert await watched.told() == {}
+
+
 async def test_nothing_is_measured_where_sizes_are_enforced_unless_that_is_in_doubt(watched: Watched) -> None:
     await watched.report(ENGINE)
     await watched.rent(51)

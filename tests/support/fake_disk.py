@@ -20,6 +20,8 @@ class FakeDisk:
     """Contract id -> what its container has written, as Docker says it."""
     holes: dict[int, int] = field(default_factory=dict)
     """Contract id -> how much of that are holes in files."""
+    opaque: set[int] = field(default_factory=set)
+    """Contracts whose holes cannot be told."""
     unsure: tuple[LimitsUnsure, ...] = ()
     is_down: bool = False
     measurements: int = 0
@@ -50,9 +52,9 @@ class FakeDisk:
         self.measurements += 1
         return dict(self.sizes)
 
-    async def allocated(self, contract_id: int, written_bytes: int) -> int:
+    async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
         self._answer()
-        return written_bytes - self.holes.get(contract_id, 0)
+        return None if contract_id in self.opaque else written_bytes - self.holes.get(contract_id, 0)
 
     async def images(self) -> tuple[EngineImage, ...]:
         self._answer()

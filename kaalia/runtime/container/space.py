@@ -1,6 +1,7 @@
 """Who fills the engine's disk, as `runtime.base.EngineDisk`: images, what containers wrote, volumes without a name."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -13,6 +14,8 @@ from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.inside import Twins
 from kaalia.runtime.container.spec import container_name
 from kaalia.runtime.labels import machine_filter, owner, twin_of
+
+log = logging.getLogger(__name__)
 
 _COUNT_S = 600.0
 """For counting the blocks of one container's layer."""
@@ -48,17 +51,19 @@ class EngineSpace:
                 sizes[contract_id] = int(entry.get("SizeRw") or 0)
         return sizes
 
-    async def allocated(self, contract_id: int, written_bytes: int) -> int:
-        """What the container's layer really takes of the disk: files with holes count for less than they say."""
-        document = await self._engine.inspect_container(container_name(contract_id))
-        driver = (document or {}).get("GraphDriver") or {}
+    async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
+        document = await self._engine.inspect_container(container_name(contract_id)) or {}
+        if _is_snapshot(document):
+            return written_bytes
+        driver = document.get("GraphDriver") or {}
         layer = str((driver.get("Data") or {}).get("UpperDir") or "")
         if not layer.startswith("/") or ".." in PurePosixPath(layer).parts:
-            return written_bytes
+            return None  # such as btrfs, whose subvolume also holds the image
         try:
             return min(written_bytes, await block.allocated_bytes(layer, _COUNT_S))
-        except HostError:
-            return written_bytes
+        except HostError as error:
+            log.warning("disk: the holes in files of C.%d are not told: %s", contract_id, error)
+            return None
 
     async def images(self) -> tuple[EngineImage, ...]:
         """Without twins, which are other names for what is listed."""
@@ -81,6 +86,15 @@ class EngineSpace:
 
     async def sweep(self) -> None:
         await self._twins.sweep()
+
+
+def _is_snapshot(container: Mapping[str, Any]) -> bool:
+    """Kept by containerd's image store, whose sizes are counted in blocks already (continuity `fs.DiskUsage`).
+
+    Docker 29 names the snapshot; before, GraphDriver is called by it. Docker's own drivers have other names.
+    """
+    root = (container.get("Storage") or {}).get("RootFS") or {}
+    return bool(root.get("Snapshot")) or (container.get("GraphDriver") or {}).get("Name") == "overlayfs"
 
 
 def _nameless_bytes(container: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]]) -> int:
