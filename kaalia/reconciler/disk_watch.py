@@ -100,7 +100,7 @@ class DiskWatch:
     async def _watch_sizes(self, engine: Engine | None, unsure: tuple[LimitsUnsure, ...]) -> None:
         if engine is None or self._clock.monotonic_s() < self._measure_at_s:
             return
-        if engine.enforces_disk_size and not unsure:
+        if engine.enforces_disk_size and not any(engine.data_root in one.folders for one in unsure):
             await self._put(())
             return
         began_s = self._clock.monotonic_s()

@@ -247,10 +247,14 @@ class EngineDisk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LimitsUnsure:
-    """A file system that does not hold the sizes that were promised on it now. `evidence`: why."""
+    """A file system that does not hold the sizes that were promised on it now. `evidence`: why.
+
+    `folders`: all that are known to lie on it.
+    """
 
     folder: str
     evidence: str
+    folders: frozenset[str]
 
 
 class DiskLimits(Protocol):

@@ -25,6 +25,11 @@ from tests.support.fake_runtime import ENGINE
 UNENFORCED = replace(ENGINE, enforces_disk_size=False)
 
 
+def unsure(*folders: str) -> LimitsUnsure:
+    """All on one file system."""
+    return LimitsUnsure(folders[0], "a rescan is under way", frozenset(folders))
+
+
 class Watched:
     """A watch over a fake disk, and the books that it reads and writes."""
 
@@ -136,7 +141,7 @@ async def test_nothing_is_measured_where_sizes_are_enforced_unless_that_is_in_do
     await watched.look()
     assert (watched.disk.measurements, await watched.told()) == (0, {})
 
-    watched.disk.unsure = (LimitsUnsure("/var/lib/docker", "a rescan is under way"),)
+    watched.disk.unsure = (unsure("/var/lib/docker"),)
     await watched.look()
     assert await watched.overruns() == {51: 20}
     assert set(await watched.told()) == {("disk_limits_unsure", "/var/lib/docker"), ("disk_limit_exceeded", "C.51")}
@@ -144,6 +149,20 @@ async def test_nothing_is_measured_where_sizes_are_enforced_unless_that_is_in_do
     watched.disk.unsure = ()
     await watched.look()
     assert (await watched.overruns(), await watched.told()) == ({}, {})
+
+
+async def test_doubts_about_another_file_system_than_dockers_measure_nobody(watched: Watched) -> None:
+    await watched.report(ENGINE)
+    await watched.rent(51)
+    watched.disk.sizes = {51: 20 * GB}
+
+    watched.disk.unsure = (unsure("/volumes"),)
+    await watched.look()
+    assert await watched.told() == {("disk_limits_unsure", "/volumes"): Severity.WARN}
+
+    watched.disk.unsure = (unsure("/volumes", ENGINE.data_root),)
+    await watched.look()
+    assert await watched.overruns() == {51: 20}
 
 
 async def test_what_was_measured_stays_while_the_engine_is_silent(watched: Watched) -> None:

@@ -194,15 +194,16 @@ class BtrfsLimits:
     async def check(self, wait_s: float) -> tuple[LimitsUnsure, ...]:
         for folder in list(self._blind):
             await self.watch(folder)
-        unsure = [LimitsUnsure(str(folder), why) for folder, why in self._blind.items()]
-        for one in list(self._known.values()):
+        unsure = [LimitsUnsure(str(folder), why, frozenset({str(folder)})) for folder, why in self._blind.items()]
+        for uuid, one in list(self._known.items()):
             try:
                 counts = await one.settle(wait_s)
                 why = one.evidence or counts
             except HostError as error:
                 counts, why = Counts.INCONSISTENT, _evidence(error)
             if counts is not Counts.SOUND and (counts is not Counts.OFF or one.is_promised):
-                unsure.append(LimitsUnsure(str(one.folder), why))
+                folders = frozenset(str(folder) for folder, its in self._uuids.items() if its == uuid)
+                unsure.append(LimitsUnsure(str(one.folder), why, folders))
         return tuple(unsure)
 
     async def close(self) -> None:

@@ -83,7 +83,9 @@ async def test_a_limit_holds_again_after_a_removal_that_spoilt_the_counts(disk: 
 
 
 async def test_spoilt_counts_are_told_until_they_are_mended(disk: Path, limits: BtrfsLimits) -> None:
-    await limits.settle(disk, 30)
+    (volumes := disk / "volumes").mkdir()
+    await limits.settle(volumes, 30)
+    await limits.watch(disk)
     spoil(disk)
 
     (told,) = await limits.check(0)
@@ -93,7 +95,8 @@ async def test_spoilt_counts_are_told_until_they_are_mended(disk: Path, limits: 
             break
         await asyncio.sleep(0.05)
 
-    assert told.folder == str(disk)
+    assert told.folder == str(volumes)
+    assert told.folders == {str(volumes), str(disk)}
     assert told.evidence
     assert left == ()
     assert not btrfs.is_inconsistent(disk)
