@@ -58,6 +58,15 @@ class Hands:
     low_water_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rented:
+    """The container that holds a contract's data, and the disk that was rented with it."""
+
+    container_id: str
+    generation: int
+    disk_bytes: int
+
+
 class DiskWatch:
     """One look every half a minute."""
 
@@ -110,21 +119,27 @@ class DiskWatch:
         await self._put(found)
 
     async def overruns(self) -> tuple[Overrun, ...]:
-        """Who holds more than was rented, by measuring. Raises WorkloadError."""
+        """Who holds more than was rented, by measuring. Raises WorkloadError.
+
+        That takes minutes: of a container that was made anew meanwhile nothing is known.
+        """
+        before, known = await self._database.read(lambda tx: (_rented(tx), disk.overruns(tx)))
         written = await self._hands.engine.written()
-        promised, known = await self._database.read(lambda tx: (_promised(tx), disk.overruns(tx)))
         found = []
-        for contract_id, (generation, promised_bytes) in promised.items():
+        for contract_id, rented in before.items():
             size = written.get(contract_id, 0)
-            if size <= promised_bytes:
-                continue
-            allocated = await self._hands.engine.allocated(contract_id, size)
-            if allocated is None:
-                over = Overrun(contract_id, generation, size, promised_bytes, counts_holes=True)
+            if size > rented.disk_bytes and (over := await self._overrun(contract_id, rented, size)) is not None:
                 found.append(_surer(over, known.get(contract_id)))
-            elif allocated > promised_bytes:
-                found.append(Overrun(contract_id, generation, allocated, promised_bytes))
-        return tuple(found)
+        after = await self._database.read(_rented)
+        return tuple(one for one in found if before[one.contract_id] == after.get(one.contract_id))
+
+    async def _overrun(self, contract_id: int, rented: _Rented, written_bytes: int) -> Overrun | None:
+        allocated = await self._hands.engine.allocated(contract_id, written_bytes)
+        if allocated is None:
+            return Overrun(contract_id, rented.generation, written_bytes, rented.disk_bytes, counts_holes=True)
+        if allocated <= rented.disk_bytes:
+            return None
+        return Overrun(contract_id, rented.generation, allocated, rented.disk_bytes)
 
     async def _put(self, found: tuple[Overrun, ...]) -> None:
         is_news = await self._database.read(lambda tx: disk.overruns(tx) != {one.contract_id: one for one in found})
@@ -198,23 +213,26 @@ class DiskWatch:
         )
 
 
-def _promised(tx: Transaction) -> dict[int, tuple[int, int]]:
-    """Contract id -> generation of its container, bytes that were rented with it."""
+def _rented(tx: Transaction) -> dict[int, _Rented]:
+    """By contract id: all that have a container of what is rented now."""
     rows = workloads.all_workloads(tx)
     found = {}
     for stored in contracts.all_contracts(tx):
         contract = stored.contract
         row = rows.get(contract.contract_id)
         # A newer generation may have other terms, and its container is not there yet.
-        if row is not None and row.state not in _OVER and row.generation == contract.generation:
-            found[contract.contract_id] = (contract.generation, contract.spec.disk_bytes)
+        if row is None or row.state in _OVER or row.generation != contract.generation or row.container_id is None:
+            continue
+        found[contract.contract_id] = _Rented(row.container_id, row.generation, contract.spec.disk_bytes)
     return found
 
 
-def _surer(guess: Overrun, known: Overrun | None) -> Overrun:
+def _surer(new: Overrun, known: Overrun | None) -> Overrun:
     """What was measured without holes stands: an instance that was stopped does not start because `du` failed."""
-    is_same = known is not None and (known.generation, known.promised_bytes) == (guess.generation, guess.promised_bytes)
-    return known if known is not None and is_same else guess
+    if not new.counts_holes or known is None or known.counts_holes:
+        return new
+    is_same = (known.generation, known.promised_bytes) == (new.generation, new.promised_bytes)
+    return known if is_same else new
 
 
 def _wanted(tx: Transaction) -> frozenset[str]:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -117,13 +118,24 @@ async def test_a_size_that_may_be_mostly_holes_warns_and_stops_nobody(watched: W
     assert (over.size_bytes, over.is_exceeded) == (500 * GB, False)
 
 
+@pytest.mark.parametrize("opaque", [set(), {51}], ids=["counted", "with holes"])
+async def test_the_newest_size_is_the_one_that_counts(watched: Watched, opaque: set[int]) -> None:
+    await watched.report(UNENFORCED)
+    await watched.rent(51)
+    watched.disk.opaque = opaque
+    for size in (round(10.5 * GB), 30 * GB, 12 * GB):
+        watched.disk.sizes = {51: size}
+        await watched.look()
+        assert await watched.overruns() == {51: size // GB}
+
+
 async def test_who_was_measured_too_large_stays_so_while_holes_cannot_be_told(watched: Watched) -> None:
     await watched.report(UNENFORCED)
     await watched.rent(51)
     watched.disk.sizes, watched.disk.holes = {51: 30 * GB}, {51: 10 * GB}
     await watched.look()
 
-    watched.disk.opaque = {51}
+    watched.disk.sizes, watched.disk.opaque = {51: 40 * GB}, {51}
     await watched.look()
     assert await watched.overruns() == {51: 20}
     assert await watched.told() == {("disk_limit_exceeded", "C.51"): Severity.CRITICAL}
@@ -189,6 +201,27 @@ async def test_a_contract_that_is_over_or_of_an_older_generation_is_not_judged(w
     await watched.look()
 
     assert await watched.overruns() == {}
+
+
+@pytest.mark.parametrize("changes", [{"generation": 2}, {"container_id": "d" * 64}], ids=["recycled", "made anew"])
+async def test_a_new_container_is_not_held_to_what_the_old_one_was_measured_to_hold(
+    watched: Watched, changes: dict[str, Any]
+) -> None:
+    await watched.report(UNENFORCED)
+    made = await watched.rent(51)
+    watched.disk.sizes = {51: 20 * GB}
+
+    async def replaced() -> None:
+        def work(tx: Transaction) -> None:
+            contracts.upsert(tx, replace(made, generation=changes.get("generation", 1)), watched.clock.now())
+            workloads.put(tx, build_status(51, **changes))
+
+        await watched.store.transaction(work)
+
+    watched.disk.meanwhile = replaced
+    await watched.look()
+
+    assert (await watched.overruns(), await watched.told()) == ({}, {})
 
 
 async def test_measuring_takes_a_small_part_of_the_time(watched: Watched) -> None:

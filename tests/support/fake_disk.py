@@ -1,11 +1,16 @@
 """A disk and an engine on it that work in memory: images take room, containers write, limits hold or do not."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from kaalia.errors import WorkloadError
 from kaalia.reconciler.disk_watch import Space
 from kaalia.runtime.base import EngineImage, EngineUsage, LimitsUnsure
 from kaalia.units import GB
+
+
+async def _nothing() -> None:
+    """No time passes."""
 
 
 @dataclass
@@ -25,6 +30,8 @@ class FakeDisk:
     unsure: tuple[LimitsUnsure, ...] = ()
     is_down: bool = False
     measurements: int = 0
+    meanwhile: Callable[[], Awaitable[None]] = _nothing
+    """What happens while the engine measures or lists: its answer is of before."""
     sweeps: int = 0
     conflicts: set[str] = field(default_factory=set)
     """Images that somebody uses in a way that no list tells."""
@@ -50,7 +57,9 @@ class FakeDisk:
     async def written(self) -> dict[int, int]:
         self._answer()
         self.measurements += 1
-        return dict(self.sizes)
+        sizes = dict(self.sizes)
+        await self.meanwhile()
+        return sizes
 
     async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
         self._answer()
