@@ -78,6 +78,8 @@ class DiskWatch:
         self._clock = clock
         self._look_s = look_s
         self._measure_at_s = 0.0
+        self._low: Condition | None = None
+        """As the last look that came to an end found it."""
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
@@ -89,17 +91,19 @@ class DiskWatch:
     async def look(self) -> None:
         """One look at everything. What the engine or a program does not tell now is told later."""
         unsure = await self._hands.limits.check(MEND_S)
-        low: Condition | None = None
         try:
             report = await self._database.read(machine.get_report)
             await self._watch_sizes(report.engine if report else None, unsure)
-            low = await self._keep_room()
         except (WorkloadError, HostError) as error:
-            log.warning("disk: %s", error)
-        now = self._clock.now()
+            log.warning("disk: sizes are not measured: %s", error)
+        try:
+            self._low = await self._keep_room()
+        except (WorkloadError, HostError) as error:
+            log.warning("disk: no room is made: %s", error)
+        now, low = self._clock.now(), [self._low] if self._low else []
 
         def work(tx: Transaction) -> None:
-            found = [*map(_unsure, unsure), *map(_over, disk.overruns(tx).values()), *([low] if low else [])]
+            found = [*map(_unsure, unsure), *map(_over, disk.overruns(tx).values()), *low]
             conditions.replace(tx, SOURCE, found, now)
 
         await self._database.transaction(work)
@@ -113,10 +117,12 @@ class DiskWatch:
             await self._put(())
             return
         began_s = self._clock.monotonic_s()
-        found = await self.overruns()
-        took_s = self._clock.monotonic_s() - began_s
-        self._measure_at_s = began_s + took_s + min(max(took_s * MEASURE_SHARE, MEASURE_MIN_S), MEASURE_MAX_S)
-        await self._put(found)
+        try:
+            await self._put(await self.overruns())
+        finally:  # a walk that ended with an error has cost as much
+            now_s = self._clock.monotonic_s()
+            pause_s = min(max((now_s - began_s) * MEASURE_SHARE, MEASURE_MIN_S), MEASURE_MAX_S)
+            self._measure_at_s = now_s + pause_s
 
     async def overruns(self) -> tuple[Overrun, ...]:
         """Who holds more than was rented, by measuring. Raises WorkloadError.

@@ -234,6 +234,35 @@ async def test_measuring_takes_a_small_part_of_the_time(watched: Watched) -> Non
     assert watched.disk.measurements == 1
 
 
+async def test_a_measuring_that_fails_keeps_its_pace_and_lets_images_go(watched: Watched) -> None:
+    await watched.report(UNENFORCED)
+    await watched.rent(51)
+    watched.disk.is_too_slow = True
+    watched.disk.add_image("old")
+    await watched.pulled("old", 30)
+    watched.disk.others_bytes = 895 * GB  # 95 of 100 are free
+
+    for _ in range(4):
+        await watched.watch.look()
+        watched.clock.advance(MEASURE_MIN_S / 4)
+
+    assert watched.disk.measurements == 1
+    assert watched.disk.names() == set()
+
+
+async def test_a_shortage_is_told_until_room_is_seen(watched: Watched) -> None:
+    watched.disk.others_bytes = 930 * GB
+    await watched.look()
+    watched.disk.is_down = True
+
+    await watched.look()
+    assert await watched.told() == {("disk_low", "host"): Severity.WARN}
+
+    watched.disk.is_down, watched.disk.others_bytes = False, 0
+    await watched.look()
+    assert await watched.told() == {}
+
+
 async def test_room_is_made_from_the_longest_unused_image_on(watched: Watched) -> None:
     for name, days_ago in (("old", 30), ("older", 60), ("new", 1)):
         watched.disk.add_image(name)

@@ -29,6 +29,8 @@ class FakeDisk:
     """Contracts whose holes cannot be told."""
     unsure: tuple[LimitsUnsure, ...] = ()
     is_down: bool = False
+    is_too_slow: bool = False
+    """Walking files takes longer than is waited for; all else is answered."""
     measurements: int = 0
     meanwhile: Callable[[], Awaitable[None]] = _nothing
     """What happens while the engine measures or lists: its answer is of before."""
@@ -57,6 +59,8 @@ class FakeDisk:
     async def written(self) -> dict[int, int]:
         self._answer()
         self.measurements += 1
+        if self.is_too_slow:
+            raise WorkloadError("engine_unavailable", "cannot list containers: no answer within 180 s")
         sizes = dict(self.sizes)
         await self.meanwhile()
         return sizes
