@@ -161,12 +161,12 @@ class DiskWatch:
 
     async def _keep_room(self) -> Condition | None:
         """Remove images while there is too little room; what is wrong if that is not enough. Raises WorkloadError."""
+        listed_at = self._clock.now()
         listed = await self._hands.engine.images()
-        now = self._clock.now()
 
         def note(tx: Transaction) -> None:
-            images.keep_pulled(tx, [one.image_id for one in listed])
-            images.touch_pulled(tx, [one.image_id for one in listed if one.in_use], now)
+            images.keep_pulled(tx, [one.image_id for one in listed], listed_at)
+            images.touch_pulled(tx, [one.image_id for one in listed if one.in_use], listed_at)
 
         await self._database.transaction(note)
         space = await self._hands.space()

@@ -47,9 +47,12 @@ def touch_pulled(tx: Transaction, image_ids: Iterable[str], now: datetime) -> No
     tx.executemany("UPDATE pulled_images SET used_at = ? WHERE image_id = ?", rows)
 
 
-def keep_pulled(tx: Transaction, image_ids: Collection[str]) -> None:
-    """Forget all but these: what is gone and comes back may be somebody else's."""
-    gone = {one.image_id for one in all_pulled(tx)} - set(image_ids)
+def keep_pulled(tx: Transaction, image_ids: Collection[str], listed_at: datetime) -> None:
+    """Forget all but these: what is gone and comes back may be somebody else's.
+
+    `listed_at`: when their listing began; what was pulled since then need not be in it.
+    """
+    gone = {one.image_id for one in all_pulled(tx) if one.used_at < listed_at} - set(image_ids)
     tx.executemany("DELETE FROM pulled_images WHERE image_id = ?", [(image_id,) for image_id in gone])
 
 

@@ -315,6 +315,20 @@ async def test_what_anybody_needs_stays_and_that_it_is_not_enough_is_told(watche
     assert await watched.told() == {}
 
 
+async def test_an_image_that_is_pulled_while_images_are_listed_stays_known(watched: Watched) -> None:
+    await watched.pulled("gone", 30)
+
+    async def pull() -> None:
+        watched.clock.advance(0.1)
+        watched.disk.add_image("new")
+        await watched.pulled("new", 0)
+
+    watched.disk.meanwhile = pull
+    await watched.look()
+
+    assert {one.image_id for one in await watched.store.read(images.all_pulled)} == {"sha256:new"}
+
+
 async def test_an_image_that_is_in_use_stays_young(watched: Watched) -> None:
     watched.disk.add_image("a", in_use=True)
     await watched.pulled("a", 30)

@@ -71,7 +71,9 @@ class FakeDisk:
 
     async def images(self) -> tuple[EngineImage, ...]:
         self._answer()
-        return tuple(self.held.values())
+        held = tuple(self.held.values())
+        await self.meanwhile()
+        return held
 
     async def remove_image(self, image_id: str) -> None:
         self._answer()
