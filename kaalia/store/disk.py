@@ -37,13 +37,11 @@ def close_order(tx: Transaction, kind: DiskOrder) -> None:
     tx.execute("DELETE FROM disk_orders WHERE kind = ?", (kind,))
 
 
-def put_overruns(tx: Transaction, found: Iterable[Overrun]) -> bool:
-    """All that are over their size now. True: that is news to the reconciler."""
-    news, known = {one.contract_id: one for one in found}, overruns(tx)
+def put_overruns(tx: Transaction, found: Iterable[Overrun]) -> None:
+    """All that are over their size now."""
     tx.execute("DELETE FROM overruns")
-    rows = [(one.contract_id, _OVERRUN.dump_json(one).decode()) for one in news.values()]
+    rows = [(one.contract_id, _OVERRUN.dump_json(one).decode()) for one in found]
     tx.executemany("INSERT INTO overruns (contract_id, document) VALUES (?, ?)", rows)
-    return news != known
 
 
 def overruns(tx: Transaction) -> dict[int, Overrun]:
