@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from kaalia.errors import HostError
+from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block
 from kaalia.host.kernel import read_text
 from kaalia.model.volume import VolumeBackend
@@ -20,6 +20,10 @@ _SUBVOLUME_INODE = 256
 """Of the root of every btrfs subvolume."""
 _PROJECT_BASE = 0x40000000
 """Project numbers of volumes; Docker counts its own from 1."""
+
+_NO_SPACE = "No space left on device"
+_UNSUPPORTED = ("Operation not supported", "Function not implemented")
+"""What `fallocate` says where the file system cannot take space at once: EOPNOTSUPP, ENOSYS."""
 
 
 class Backend(Protocol):
@@ -124,7 +128,12 @@ class Loop:
         image = place.image(volume_id)
         try:
             await command("fallocate", "-l", str(size_bytes), image, timeout_s=LONG_S)
-        except HostError:
+        except HostError as error:
+            await command("rm", "-f", "--", image)
+            if _NO_SPACE in error.problem.evidence:
+                raise _full(volume_id, size_bytes, error) from error
+            if not any(text in error.problem.evidence for text in _UNSUPPORTED):
+                raise
             await command("truncate", "-s", str(size_bytes), image)
         await command("mkfs.ext4", "-q", "-F", "-m", "0", image, timeout_s=LONG_S)
         await command("mkdir", "-p", place.home(volume_id))
@@ -151,6 +160,15 @@ class Loop:
         await command("rm", "-f", "--", place.image(volume_id))
         if await asyncio.to_thread(home.is_dir):
             await command("rmdir", home)
+
+
+def _full(volume_id: int, size_bytes: int, error: HostError) -> WorkloadError:
+    return WorkloadError(
+        "disk_full",
+        f"cannot make volume {volume_id} of {size_bytes} bytes: the disk space is used up",
+        remedy="rent a smaller volume, or free space on the machine",
+        evidence=error.problem.evidence.strip(),
+    )
 
 
 async def choose(folder: Path, limits: BtrfsLimits) -> Backend:

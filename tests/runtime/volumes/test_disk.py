@@ -11,7 +11,9 @@ import pytest
 from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import WorkloadError
 from kaalia.model.volume import VolumeBackend
+from kaalia.runtime.volumes.backends import Loop
 from kaalia.runtime.volumes.disk import DiskVolumes, default_folder
+from kaalia.runtime.volumes.place import Place
 from kaalia.units import MIB
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
@@ -147,6 +149,37 @@ async def test_a_copy_begins_with_the_data_of_its_source(disk: Disk) -> None:
     await hands.make(copy)
 
     assert (Path(await hands.ready(copy)) / "file").read_text() == "kept"
+
+
+async def test_a_volume_that_the_disk_has_no_room_for_is_refused_and_leaves_nothing(disk: Disk) -> None:
+    if disk.kind is not VolumeBackend.LOOP:
+        pytest.skip("takes no space at once")
+    hands = disk.hands()
+    await hands.open()
+
+    with pytest.raises(WorkloadError) as full:
+        await hands.make(replace(VOLUME, size_bytes=1000 * MIB))
+
+    assert full.value.code == "disk_full"
+    assert "1048576000" in full.value.problem.message
+    assert [*Path(hands.place).iterdir()] == []
+    await hands.make(VOLUME)
+    assert await hands.ready(VOLUME)
+
+
+async def test_where_space_cannot_be_taken_at_once_the_size_still_holds(tmp_path: Path) -> None:
+    if "KAALIA_TEST_NAMESPACES" not in os.environ:
+        pytest.skip("mounts: run it by scripts/sandbox")
+    place, loop = Place(tmp_path, "7@b16c2d1bead12626"), Loop()
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", tmp_path], check=True)
+    place.root.mkdir()
+    try:
+        await loop.make(place, 5, SIZE)
+        with pytest.raises(OSError, match="No space left"):
+            fill(place.home(5) / "big", SIZE + 8 * MIB)
+    finally:
+        await loop.remove(place, 5)
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 async def test_the_remains_of_a_crash_are_cleared_away(disk: Disk) -> None:
