@@ -63,7 +63,7 @@ class DiskService:
         await bells.wait(self._bell, MEASURE_S)
 
     async def obey(self) -> None:
-        """Do what was asked, then measure. Raises WorkloadError or HostError; the orders then stay open."""
+        """Do what was asked, then measure. Raises WorkloadError or HostError."""
         asked = await self._database.read(disk.orders)
         if DiskOrder.REMOVE_ORPHANS in asked:
             await self._remove_orphans()
@@ -71,8 +71,8 @@ class DiskService:
 
         def work(tx: Transaction) -> None:
             disk.put_ledger(tx, ledger)
-            for kind in asked:
-                disk.close_order(tx, kind)
+            if DiskOrder.MEASURE in asked:
+                disk.close_order(tx, DiskOrder.MEASURE)
 
         await self._database.transaction(work)
 
@@ -88,7 +88,7 @@ class DiskService:
         entries = [*_engine_entries(usage, promised, last_use)]
         known = {one.volume.volume_id: one for one in stored}
         for volume_id in sorted({*known, *await self._hands.found()}):
-            used = await self._hands.used_bytes(volume_id) if _is_whole(known.get(volume_id)) else None
+            used = await self._used_bytes(volume_id) if _is_whole(known.get(volume_id)) else None
             entries.append(_volume_entry(volume_id, known.get(volume_id), used))
         space = report.disk if report else None
         return DiskLedger(
@@ -101,12 +101,27 @@ class DiskService:
             entries=tuple(entries),
         )
 
+    async def _used_bytes(self, volume_id: int) -> int | None:
+        """None: it does not tell, as one that is missing. The others are counted for all that."""
+        try:
+            return await self._hands.used_bytes(volume_id)
+        except HostError as error:
+            log.warning("disk: volume %d is not measured: %s", volume_id, error)
+            return None
+
     async def _remove_orphans(self) -> None:
-        known = {one.volume.volume_id for one in await self._database.read(volumes.all_volumes)}
+        """What is an orphan now, and once: the order is closed before anything goes, whatever comes of it.
+
+        An order that outlived its removal would take what becomes an orphan later, without a word of the owner.
+        """
+
+        def begin(tx: Transaction) -> set[int]:
+            disk.close_order(tx, DiskOrder.REMOVE_ORPHANS)
+            return {one.volume.volume_id for one in volumes.all_volumes(tx)}
+
+        known = await self._database.transaction(begin)
         await self._hands.open()
-        for volume_id in await self._hands.found():
-            if volume_id in known:
-                continue
+        for volume_id in sorted(set(await self._hands.found()) - known):
             try:
                 await self._keeper.remove_orphan(volume_id)
                 log.info("disk: the orphaned volume %d was removed at the owner's word", volume_id)

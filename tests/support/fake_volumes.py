@@ -1,7 +1,7 @@
 """Volumes in memory, as `runtime.base.Volumes`: they can be lost, be in use, or fail."""
 
 from kaalia.contracts.volume import Volume
-from kaalia.errors import KaaliaError, WorkloadError
+from kaalia.errors import HostError, KaaliaError, WorkloadError
 from kaalia.model.volume import VolumeBackend
 
 
@@ -12,12 +12,17 @@ class FakeVolumes:
         self.keys: dict[int, str] = {}
         self.mounted: set[int] = set()
         self.fails_with: KaaliaError | None = None
+        self.fails_to_open: KaaliaError | None = None
+        self.unreadable: set[int] = set()
+        """Volumes whose file system does not tell what they hold."""
 
     @property
     def place(self) -> str:
         return "/volumes"
 
     async def open(self) -> VolumeBackend:
+        if self.fails_to_open is not None:
+            raise self.fails_to_open
         return VolumeBackend.LOOP
 
     async def make(self, volume: Volume) -> None:
@@ -32,6 +37,8 @@ class FakeVolumes:
         return f"/volumes/V.{volume.volume_id}"
 
     async def used_bytes(self, volume_id: int) -> int | None:
+        if volume_id in self.unreadable:
+            raise HostError("command_failed", f"cannot run `btrfs qgroup show V.{volume_id}`: exit code 1")
         return 0 if volume_id in self.keys else None
 
     async def remove(self, volume_id: int, key: str | None) -> None:
