@@ -131,11 +131,11 @@ class DiskService:
 
 
 def _engine_entries(usage: EngineUsage, promised: dict[int, int], last_use: dict[str, datetime]) -> Iterator[DiskEntry]:
-    for image in usage.images:
+    for image in sorted(usage.images, key=lambda one: one.name):
         yield DiskEntry(ByteOwner.IMAGE, image.name, image.size_bytes, used_at=last_use.get(image.image_id))
     if usage.cache_bytes:
         yield DiskEntry(ByteOwner.CACHE, "layers of builds", usage.cache_bytes)
-    for contract_id, size in usage.instances:
+    for contract_id, size in sorted(usage.instances):
         owner = ByteOwner.INSTANCE if contract_id in promised else ByteOwner.ORPHAN
         yield DiskEntry(owner, f"C.{contract_id}", size, promised.get(contract_id))
     if usage.foreign_bytes:

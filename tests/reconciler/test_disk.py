@@ -106,3 +106,13 @@ async def test_a_volume_that_cannot_be_read_does_not_hide_the_others(held: Held)
 
     assert await held.sizes() == {"C.51": 3 * GB, "V.5": 0, "V.7": 0}
     assert await held.orders() == frozenset()
+
+
+async def test_rows_are_in_order(held: Held) -> None:
+    held.engine.sizes = {4: GB, 12: GB, 2: GB}
+    for name in ("b", "a"):
+        held.engine.add_image(name)
+
+    await held.service.obey()
+
+    assert list(await held.sizes()) == ["a:latest", "b:latest", "C.2", "C.4", "C.12", "V.5", "V.7"]
