@@ -14,7 +14,7 @@ from kaalia.clock import Clock
 from kaalia.contracts import metering
 from kaalia.contracts import volume as rules
 from kaalia.contracts.contract import Contract, Desired
-from kaalia.contracts.volume import VolumeDesired
+from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import ContractError, HostError, KaaliaError, Problem, WorkloadError
 from kaalia.model.metering import Meter
 from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
@@ -120,6 +120,7 @@ class VolumesService:
         volume = stored.volume
         creating = self._status(stored, VolumeState.CREATING, backend)
         try:
+            _check_source(volume)
             await self._database.transaction(lambda tx: self._admit(tx, stored, creating), Topic.OUTBOX)
             self._checkpoint("volume.make.intended")
             if volume.copy_of is not None:
@@ -208,6 +209,18 @@ class VolumesService:
 
     def _status(self, stored: StoredVolume, state: VolumeState, backend: VolumeBackend) -> VolumeStatus:
         return VolumeStatus(stored.volume.volume_id, state, self._clock.now(), backend)
+
+
+def _check_source(volume: Volume) -> None:
+    """A copy is agreed after its source, so it has the higher number. One that has not, as in a circle of copies,
+    would be waited for by itself for ever. Raises WorkloadError `volume_unknown`."""
+    if volume.copy_of is not None and volume.copy_of >= volume.volume_id:
+        raise WorkloadError(
+            "volume_unknown",
+            f"cannot make volume {volume.volume_id} as a copy of volume {volume.copy_of}: "
+            "a source is older than its copy",
+            remedy="rent again, with a volume that exists",
+        )
 
 
 def _instances_bytes(tx: Transaction) -> int:

@@ -1,11 +1,13 @@
 """What the volumes' service counts, and whom it lets mount."""
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
 from kaalia.contracts import metering
+from kaalia.contracts.contract import Contract
 from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import WorkloadError
 from kaalia.model.metering import Edge, Entry, Meter
@@ -40,6 +42,11 @@ async def service(store: Database, changes: Changes, clock: FakeClock, hands: Fa
 
 async def agree(store: Database, volume: Volume) -> None:
     await store.transaction(lambda tx: volumes.upsert(tx, volume))
+
+
+def mounting(volume_id: int) -> Contract:
+    made = build_contract(7)
+    return replace(made, spec=replace(made.spec, volumes=(VolumeMount(volume_id, "/data"),)))
 
 
 async def counted(store: Database) -> list[tuple[datetime, datetime | None]]:
@@ -115,6 +122,32 @@ async def test_what_was_never_made_is_never_counted(
     assert stored.status.state is VolumeState.FAILED
 
 
+@pytest.mark.parametrize("sources", [{51: 51}, {51: 52, 52: 51}], ids=["of itself", "in a circle"])
+async def test_a_copy_that_waits_for_itself_is_refused_and_holds_nobody_up(
+    store: Database, service: VolumesService, hands: FakeVolumes, sources: dict[int, int]
+) -> None:
+    for volume_id, source in sources.items():
+        await agree(store, replace(VOLUME, volume_id=volume_id, copy_of=source))
+    await agree(store, replace(VOLUME, volume_id=60))
+
+    async with asyncio.timeout(5):
+        await service.reconcile()
+
+    states = {one.volume.volume_id: one.status for one in await store.read(volumes.all_volumes)}
+    assert states[51] is not None
+    assert states[51].problem is not None
+    assert (states[51].state, states[51].problem.code) == (VolumeState.FAILED, "volume_unknown")
+    assert set(hands.keys) == {60}
+
+
+async def test_a_copy_is_made_after_its_source(store: Database, service: VolumesService, hands: FakeVolumes) -> None:
+    await agree(store, replace(VOLUME, volume_id=60, copy_of=51))
+
+    await service.mounts(mounting(60))
+
+    assert list(hands.keys) == [51, 60]
+
+
 async def test_a_contract_that_is_forgotten_ends_no_volume_of_its_number(
     store: Database, clock: FakeClock, service: VolumesService
 ) -> None:
@@ -144,8 +177,7 @@ async def test_a_boot_costs_nothing_while_the_machine_was_down(
 async def test_an_expired_volume_is_mounted_for_who_had_it_before_and_nobody_new(
     store: Database, clock: FakeClock, service: VolumesService
 ) -> None:
-    old = build_contract(7)
-    old = replace(old, spec=replace(old.spec, volumes=(VolumeMount(51, "/data"),)))
+    old = mounting(51)
     await agree(store, replace(VOLUME, end_at=old.start_at + timedelta(hours=1)))
     clock.advance(7200)
 
