@@ -14,6 +14,7 @@ from kaalia.clock import Clock
 from kaalia.contracts import metering
 from kaalia.contracts import volume as rules
 from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.placement import Held
 from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import ContractError, HostError, KaaliaError, Problem, WorkloadError
 from kaalia.model.metering import Meter
@@ -224,13 +225,10 @@ def _check_source(volume: Volume) -> None:
 
 
 def _instances_bytes(tx: Transaction) -> int:
-    """Disk promised to contracts that were admitted and have not ended."""
-    states = {number: row.state for number, row in workloads.all_workloads(tx).items()}
-    return sum(
-        stored.contract.spec.disk_bytes
-        for stored in contracts.all_contracts(tx)
-        if states.get(stored.contract.contract_id) not in (None, WorkloadState.WAITING, *_OVER)
-    )
+    """Disk promised to contracts, by the books; nobody is asked which containers exist."""
+    rows = workloads.all_workloads(tx)
+    agreed = [stored.contract for stored in contracts.all_contracts(tx)]
+    return sum(one.spec.disk_bytes for one in agreed if Held(one, rows.get(one.contract_id)).has_disk)
 
 
 def _users(tx: Transaction, volume_id: int) -> list[int]:

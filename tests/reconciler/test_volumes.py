@@ -12,16 +12,16 @@ from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import WorkloadError
 from kaalia.model.metering import Edge, Entry, Meter
 from kaalia.model.volume import VolumeState
-from kaalia.model.workload import VolumeMount
+from kaalia.model.workload import VolumeMount, WorkloadState
 from kaalia.reconciler.ledger import Boot, Ledger
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import BindMount
-from kaalia.store import journal, outbox, volumes
+from kaalia.store import contracts, journal, machine, outbox, volumes, workloads
 from kaalia.store.changes import Changes
-from kaalia.store.database import Database
+from kaalia.store.database import Database, Transaction
 from kaalia.units import GB
 from kaalia.wire import document
-from tests.support.builders import build_contract
+from tests.support.builders import build_contract, build_report, build_status
 from tests.support.clock import FakeClock
 from tests.support.fake_volumes import FakeVolumes
 
@@ -146,6 +146,27 @@ async def test_a_copy_is_made_after_its_source(store: Database, service: Volumes
     await service.mounts(mounting(60))
 
     assert list(hands.keys) == [51, 60]
+
+
+@pytest.mark.parametrize("state", [None, *WorkloadState])
+async def test_a_volume_gets_what_instances_were_not_promised(
+    store: Database, clock: FakeClock, service: VolumesService, hands: FakeVolumes, state: WorkloadState | None
+) -> None:
+    report = build_report(clock.now())
+    assert report.disk is not None
+    tight = replace(report, disk=replace(report.disk, total_bytes=20 * GB))
+
+    def rented(tx: Transaction) -> None:
+        machine.put_report(tx, tight)
+        contracts.upsert(tx, build_contract(7), clock.now())  # of 16 GiB
+        if state is not None:
+            workloads.put(tx, build_status(7, state=state))
+
+    await store.transaction(rented)
+    await service.reconcile()
+
+    has_disk = state not in (None, WorkloadState.WAITING, WorkloadState.REJECTED, WorkloadState.ENDED)
+    assert (hands.keys == {}) is has_disk
 
 
 async def test_a_contract_that_is_forgotten_ends_no_volume_of_its_number(
