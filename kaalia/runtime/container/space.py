@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from kaalia.errors import HostError
+from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block
 from kaalia.runtime.base import EngineImage, EngineUsage
 from kaalia.runtime.container.engine import DockerEngine
@@ -18,7 +18,7 @@ from kaalia.runtime.labels import machine_filter, owner, twin_of
 log = logging.getLogger(__name__)
 
 _COUNT_S = 600.0
-"""For counting the blocks of one container's layer."""
+"""For counting the blocks of one container's layer, or of one volume."""
 
 
 class EngineSpace:
@@ -49,21 +49,30 @@ class EngineSpace:
             contract_id = owner(entry.get("Labels"), self._machine)
             if contract_id is not None:
                 sizes[contract_id] = int(entry.get("SizeRw") or 0)
+                if any(one.get("Type") == "volume" for one in entry.get("Mounts") or []):
+                    sizes[contract_id] += await _told(contract_id, self._nameless(contract_id)) or 0
         return sizes
 
     async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
-        document = await self._engine.inspect_container(container_name(contract_id)) or {}
+        return await _told(contract_id, self._allocated(contract_id, written_bytes))
+
+    async def _allocated(self, contract_id: int, written_bytes: int) -> int | None:
+        document = await self._document(contract_id)
         if _is_snapshot(document):
             return written_bytes
         driver = document.get("GraphDriver") or {}
         layer = str((driver.get("Data") or {}).get("UpperDir") or "")
         if not layer.startswith("/") or ".." in PurePosixPath(layer).parts:
             return None  # such as btrfs, whose subvolume also holds the image
-        try:
-            return min(written_bytes, await block.allocated_bytes(layer, _COUNT_S))
-        except HostError as error:
-            log.warning("disk: the holes in files of C.%d are not told: %s", contract_id, error)
-            return None
+        allocated = await block.allocated_bytes(layer, _COUNT_S) + await _nameless_allocated(document)
+        return min(written_bytes, allocated)
+
+    async def _nameless(self, contract_id: int) -> int:
+        return await _nameless_allocated(await self._document(contract_id))
+
+    async def _document(self, contract_id: int) -> Mapping[str, Any]:
+        """The inspection of a contract's container; empty when there is none."""
+        return await self._engine.inspect_container(container_name(contract_id)) or {}
 
     async def images(self) -> tuple[EngineImage, ...]:
         """Without twins, which are other names for what is listed."""
@@ -86,6 +95,24 @@ class EngineSpace:
 
     async def sweep(self) -> None:
         await self._twins.sweep()
+
+
+async def _told(contract_id: int, count: Awaitable[int | None]) -> int | None:
+    """None, and a word in the log, for one that cannot be counted: the others are measured for all that."""
+    try:
+        return await count
+    except (HostError, WorkloadError) as error:
+        log.warning("disk: files of C.%d are not counted: %s", contract_id, error)
+        return None
+
+
+async def _nameless_allocated(container: Mapping[str, Any]) -> int:
+    """Blocks of the volumes that the engine made for this container, by its inspection. Raises HostError.
+
+    All of its volumes are such: kaalia itself mounts folders only.
+    """
+    found = [str(one.get("Source")) for one in container.get("Mounts") or [] if one.get("Type") == "volume"]
+    return sum([await block.allocated_bytes(folder, _COUNT_S) for folder in found])
 
 
 def _is_snapshot(container: Mapping[str, Any]) -> bool:

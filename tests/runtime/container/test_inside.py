@@ -163,13 +163,17 @@ async def test_without_twins_volumes_count_as_the_instances_and_go_with_it(docke
     await runtime.start(225)
     await output(runtime, 225, "end\n")
 
-    usage = await EngineSpace(engine, MACHINE, runtime.twins).usage()
+    space = EngineSpace(engine, MACHINE, runtime.twins)
+    usage, written = await space.usage(), (await space.written())[225]
+    allocated = await space.allocated(225, written)
     made = len(volumes(docker_host))
     await runtime.remove(225)
     engine.close()
 
     assert made == len(before) + 2
     assert dict(usage.instances)[225] >= 30 * MIB
+    assert written >= 30 * MIB
+    assert allocated is None if docker_host.enforces_disk_size else (allocated or 0) >= 30 * MIB
     assert volumes(docker_host) == before
 
 

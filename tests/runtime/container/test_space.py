@@ -51,6 +51,18 @@ async def test_the_blocks_of_a_layer_are_counted(tmp_path: Path) -> None:
     assert MIB <= size < 2 * MIB
 
 
+async def test_a_volume_without_a_name_is_part_of_it(tmp_path: Path) -> None:
+    for name in ("diff", "volume"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(bytes(MIB))
+    mounts = [{"Type": "volume", "Source": str(tmp_path / "volume")}, {"Type": "bind", "Source": "/"}]
+
+    size = await allocated(tmp_path, {**overlay2(tmp_path / "diff"), "Mounts": mounts})
+
+    assert size is not None
+    assert 2 * MIB <= size < 3 * MIB
+
+
 @pytest.mark.parametrize(
     "document",
     [
