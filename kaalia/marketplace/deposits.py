@@ -17,7 +17,7 @@ from kaalia.contracts import reserved
 from kaalia.contracts.metering import NANO_USD
 from kaalia.contracts.reserved import Reservation
 from kaalia.marketplace import billing
-from kaalia.marketplace.db.tables import contracts, deposits, forfeits, machines, users
+from kaalia.marketplace.db.tables import contracts, deposits, forfeits, machines, prepayments, users
 from kaalia.model.metering import Meter
 from kaalia.wire import document
 
@@ -57,6 +57,22 @@ async def put(tx: AsyncConnection, contract_id: int, made: Reservation, now: dat
     await tx.execute(sa.delete(deposits).where(deposits.c.contract_id == contract_id))
     values = {"contract_id": contract_id, "document": document.encode(made), "prepaid_at": now.timestamp()}
     await tx.execute(sa.insert(deposits).values(values))
+
+
+async def note_payment(tx: AsyncConnection, contract_id: int, amount: Decimal, now: datetime) -> None:
+    """`amount` as it was asked for. `deposits.prepaid_at` says something else: a change of prices moves it."""
+    await tx.execute(sa.delete(prepayments).where(prepayments.c.contract_id == contract_id))
+    values = {"contract_id": contract_id, "amount": str(amount), "requested_at": now.timestamp()}
+    await tx.execute(sa.insert(prepayments).values(values))
+
+
+async def is_repeated(tx: AsyncConnection, contract_id: int, amount: Decimal, since: datetime) -> bool:
+    """The newest payment was of this amount, and made after `since`."""
+    query = sa.select(prepayments.c.amount).where(
+        prepayments.c.contract_id == contract_id, prepayments.c.requested_at > since.timestamp()
+    )
+    newest = await tx.scalar(query)
+    return newest is not None and Decimal(newest) == amount
 
 
 async def locked(tx: AsyncConnection, user_id: int, now: datetime) -> Decimal:

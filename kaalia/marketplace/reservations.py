@@ -14,7 +14,7 @@ from kaalia.contracts.contract import Contract, ContractKind
 from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.reserved import Reservation
-from kaalia.marketplace import billing, deposits, increases, instances, machines, terms
+from kaalia.marketplace import billing, deposits, increases, instances, machines, rentals, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.routing import Caller
@@ -27,12 +27,16 @@ AMOUNT_MAX = 1_000_000
 async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any) -> Reservation:
     """Lock `amount` US dollars of the caller's credit for this instance.
 
+    The client repeats what was not answered: the same amount within a minute is one payment.
     Raises ApiError 404 `no_such_instance`, 400 `not_reservable`, `invalid_args` or `insufficient_credit`.
     """
     added, now = terms.money("amount", amount, AMOUNT_MAX), context.clock.now()
     async with context.engine.begin() as tx:
         await increases.apply_due(tx, (await instances.owned(tx, caller, instance_id)).id, now)
         row = await instances.owned(tx, caller, instance_id)
+        held = await deposits.get(tx, instance_id, now)
+        if held and await deposits.is_repeated(tx, instance_id, added, now - rentals.REPEAT_WINDOW):
+            return held.reservation
         contract = document.decode(Contract, row.document)
         agreed = document.decode(Listing, row.price_terms)
         machine = await machines.get(tx, row.machine_id)
@@ -41,7 +45,6 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
         if added > free:
             message = f"cannot prepay amount={added}: {max(free, Decimal(0)):.2f} US dollars of credit are free"
             raise ApiError(400, "insufficient_credit", message, remedy="Add credit, or prepay less")
-        held = await deposits.get(tx, instance_id, now)
         most = agreed.credit_discount_max
         made = (
             reserved.topped_up(held.reservation, held.used_hours, added, most)
@@ -49,6 +52,7 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
             else reserved.reserve(added, contract.price_usd_per_hour, most)
         )
         await deposits.put(tx, instance_id, made, now)
+        await deposits.note_payment(tx, instance_id, added, now)
         changed = replace(contract, kind=ContractKind.RESERVED, price_usd_per_hour=made.usd_per_hour)
         await billing.set_rate(tx, row.id, Rate(now, made.usd_per_hour, agreed.price_disk_per_gb_month))
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(changed)))

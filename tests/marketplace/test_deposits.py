@@ -144,3 +144,21 @@ async def test_a_reservation_that_was_used_up_has_earned_its_discount(tmp_path: 
         await destroy(market, instance_id)
 
         assert await credit(market) == pytest.approx(1000 - 576)
+
+
+async def test_a_payment_that_is_repeated_is_one_payment(tmp_path: Path) -> None:
+    """The client repeats a request whose answer is lost; another amount, or the same one later, is another payment."""
+    async with open_market(tmp_path) as market:
+        instance_id = await reserved_market(market, amount=100)
+        market.clock.advance(50)
+        again = await prepay(market, instance_id, 100.0)
+        repeated = await balance(market, instance_id)
+        assert (await prepay(market, instance_id, 60))["success"]
+        other = await balance(market, instance_id)
+        market.clock.advance(61)
+        assert (await prepay(market, instance_id, 60))["success"]
+        later = await balance(market, instance_id)
+
+    assert again["success"]
+    assert again["timescale"] == pytest.approx(repeated["discount_months"])
+    assert [round(one["balance"]) for one in (repeated, other, later)] == [100, 160, 220]

@@ -283,6 +283,15 @@ deposits = Table(
 """Reserved contracts: `document` is a Reservation JSON. The money stays in the user's credit, from which the use is
 charged; what of it is locked is worked out."""
 
+prepayments = Table(
+    "prepayments",
+    metadata,
+    Column("contract_id", Integer, primary_key=True),
+    Column("amount", String, nullable=False),
+    Column("requested_at", Float, nullable=False),
+)
+"""The newest payment into each deposit, by which its repetition is known."""
+
 forfeits = Table(
     "forfeits",
     metadata,
