@@ -35,6 +35,11 @@ class Call:
             raise RuntimeError("a public route asked who is calling")
         return self.signed_in
 
+    @property
+    def is_heard(self) -> bool:
+        """The caller is still there to read an answer."""
+        return self.request.transport is not None and not self.request.transport.is_closing()
+
     def number(self, name: str) -> int:
         """An integer of the path; the route's pattern has checked that it is one."""
         return int(self.request.match_info[name])

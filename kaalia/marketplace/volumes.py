@@ -36,7 +36,10 @@ from kaalia.wire import volume as wire
 from kaalia.wire.error import ApiError
 
 REPEAT_WINDOW = timedelta(seconds=60)
-"""A request that is repeated within it gets the volume it made before: the client repeats what was not answered."""
+"""A request that is repeated within it gets the volume it made before: the client repeats what was not answered.
+
+A volume without a name is made anew as soon as the answer to the request before was read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,16 @@ async def rent(context: Context, caller: Caller, wanted: Wanted) -> int:
         volume_id, machine_id = await create(context, tx, caller, wanted, now, repeat_key)
     context.machine_bells.ring(machine_id)
     return volume_id
+
+
+async def answered(context: Context, volume_id: int) -> None:
+    """The caller is about to read what he rented: his next request with the same words is another volume.
+
+    One with a name is told apart by that: the same name again is a repetition.
+    """
+    nameless = sa.and_(volumes.c.id == volume_id, volumes.c.name.is_(None))
+    async with context.engine.begin() as tx:
+        await tx.execute(sa.update(volumes).where(nameless).values(idempotency_key=None))
 
 
 async def create(

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import sqlalchemy as sa
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -159,3 +161,25 @@ async def add_machine(
             await liveness.seen(tx, machine_id, now)
             await listings.refresh_asks(tx, machine_id, now)
     return machine_id
+
+
+@asynccontextmanager
+async def unanswered(market: Market, method: str, path: str, body: Any) -> AsyncIterator[None]:
+    """A request of the renter's whose caller goes away before it is answered; on entry it may still be at work."""
+    # As in service: the test server of aiohttp would give up a request whose caller is gone.
+    runner = web.AppRunner(app.build(market.context))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        data = json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {market.renter.key}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        async with market.context.engine.begin():  # the request waits for this one, and its caller does not
+            writer.write(head.encode() + data)
+            await asyncio.sleep(0.2)
+            writer.close()
+            await asyncio.sleep(0.2)
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,16 +1,15 @@
 """`launch instance`: search and rent in one; a repetition is told from another launch by whether it was answered."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from kaalia.marketplace import app, rentals
+from kaalia.marketplace import rentals
 from kaalia.marketplace.routing import Caller
 from tests.marketplace.renting import contract_of, rented_market, show
+from tests.marketplace.support import unanswered
 
 
 def launch_body(**filters: Any) -> dict[str, Any]:
@@ -45,26 +44,12 @@ async def test_two_launches_with_equal_words_are_two_instances(tmp_path: Path) -
 async def test_a_launch_whose_caller_went_away_is_repeated_and_not_doubled(tmp_path: Path) -> None:
     """As the client does it after a broken connection: the first answer reached nobody."""
     async with rented_market(tmp_path) as market:
-        # As in service: the test server of aiohttp would give up a request whose caller is gone.
-        runner = web.AppRunner(app.build(market.context))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        body = json.dumps(launch_body()).encode()
-        head = f"PUT /api/v0/launch_instance/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {market.renter.key}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        _, writer = await asyncio.open_connection(*runner.addresses[0])
-        async with market.context.engine.begin():  # the request waits for this one, and its caller does not
-            writer.write(head.encode() + body)
-            await asyncio.sleep(0.2)
-            writer.close()
-            await asyncio.sleep(0.2)
-        async with asyncio.timeout(10):
+        async with unanswered(market, "PUT", "/api/v0/launch_instance/", launch_body()), asyncio.timeout(10):
             while not (found := (await market.renter.call("GET", "/api/v0/instances/")).body["instances"]):
                 await asyncio.sleep(0.01)
 
         again = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
         third = await market.renter.call("PUT", "/api/v0/launch_instance/", launch_body())
-        await runner.cleanup()
 
         assert again.body["new_contract"] == found[0]["id"]
         assert third.body["new_contract"] != found[0]["id"]

@@ -1,5 +1,6 @@
 """Volumes on the marketplace: the documented 1000 GB example, renting, mounting, deleting, and what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.units import GB
 from kaalia.wire import document
 from tests.marketplace.renting import accept, ask_of, show
-from tests.marketplace.support import Market, add_machine, open_market
+from tests.marketplace.support import Market, add_machine, open_market, unanswered
 from tests.support.machines import machine_report
 
 
@@ -170,8 +171,27 @@ async def test_the_machine_is_told_of_volumes_and_proves_them_gone(market: Marke
 
 
 async def test_a_repeated_request_makes_one_volume(market: Market) -> None:
-    assert await create(market, 20) == await create(market, 20)
+    """A name tells one from others, whether the answer was read or not."""
+    assert await create(market, 20, name="lab") == await create(market, 20, name="lab")
     assert await create(market, 21) != await create(market, 20)
+
+
+async def test_two_volumes_in_the_same_words_are_two(market: Market) -> None:
+    first, second = await create(market, 20), await create(market, 20)
+    clone = {"src_id": first, "dst_id": 1}
+    copies = [await market.renter.call("POST", "/api/v0/volumes/copy/", clone) for _ in range(2)]
+
+    assert len({first, second, *(copy.body["volume_id"] for copy in copies)}) == 4
+
+
+async def test_a_volume_whose_renter_went_away_is_not_doubled(market: Market) -> None:
+    """As the client does it after a broken connection: the first answer reached nobody."""
+    async with unanswered(market, "PUT", "/api/v0/volumes/", {"id": 1, "size": 20}), asyncio.timeout(10):
+        while not (found := (await market.renter.call("GET", "/api/v0/volumes/")).body["volumes"]):
+            await asyncio.sleep(0.01)
+
+    assert await create(market, 20) == found[0]["id"]
+    assert await create(market, 20) != found[0]["id"]
 
 
 @pytest.mark.parametrize(

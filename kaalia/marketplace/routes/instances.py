@@ -44,7 +44,7 @@ async def launch(call: Call) -> dict[str, Any]:
     """Search and rent in one. A refusal is a 200: of any other status the client shows nothing but the number."""
     try:
         rental = await rentals.launch(call.context, call.caller, call.body)
-        if call.request.transport is not None and not call.request.transport.is_closing():
+        if call.is_heard:
             await rentals.answered(call.context, rental)
         return _rented(rental)
     except KaaliaError as error:

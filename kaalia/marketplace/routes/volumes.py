@@ -57,8 +57,7 @@ async def search(call: Call) -> dict[str, Any]:
 async def create(call: Call) -> dict[str, Any]:
     body = call.body
     wanted = Wanted(whole_number("id", body.get("id")), _size(body.get("size", DEFAULT_SIZE_GB)), _name(body))
-    volume_id = await volumes.rent(call.context, _account(call), wanted)
-    return {"success": True, "volume_id": volume_id, "volume_name": f"V.{volume_id}"}
+    return await _made(call, await volumes.rent(call.context, _account(call), wanted))
 
 
 async def show(call: Call) -> dict[str, Any]:
@@ -78,7 +77,13 @@ async def clone(call: Call) -> dict[str, Any]:
     source, offer = whole_number("src_id", body.get("src_id")), whole_number("dst_id", body.get("dst_id"))
     size = None if body.get("size") is None else _size(body["size"])
     volume_id = await volumes.clone(call.context, _account(call), source, offer, size)
-    return {"success": True, "volume_id": volume_id, "volume_name": f"V.{volume_id}", "msg": "the copy is being made"}
+    return {**await _made(call, volume_id), "msg": "the copy is being made"}
+
+
+async def _made(call: Call, volume_id: int) -> dict[str, Any]:
+    if call.is_heard:
+        await volumes.answered(call.context, volume_id)
+    return {"success": True, "volume_id": volume_id, "volume_name": f"V.{volume_id}"}
 
 
 def _size(value: Any) -> Decimal:
