@@ -61,6 +61,24 @@ class Charge:
     host_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One interval, as far as the renter agreed to it, and all that its cost in any part of it depends on."""
+
+    charge_id: int
+    owed: Interval
+    rates: tuple[Rate, ...]
+    proven_at: datetime | None
+    """The machine's last word while it goes on; None: it has ended."""
+    machine_id: int
+    user_id: int
+    host_id: int
+    quantity: int
+
+    def horizon(self, until: datetime) -> datetime:
+        return until if self.proven_at is None else min(until, self.proven_at)
+
+
 async def take(tx: AsyncConnection, machine_id: int, entries: Iterable[Entry], now: datetime) -> None:
     """Apply a machine's journal lines, in order. Lines about contracts of others are logged and change nothing."""
     machine = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one()
@@ -120,6 +138,11 @@ async def set_rate(tx: AsyncConnection, contract_id: int, rate: Rate) -> None:
 
 async def lines(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datetime, until: datetime) -> list[Charge]:
     """What was charged for use between `since` and `until`, oldest first. `whose`: a condition on `charges`."""
+    return reckon(await load(tx, whose, since, until), since, until)
+
+
+async def load(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datetime, until: datetime) -> list[Use]:
+    """What was used between `since` and `until`, oldest first. `whose`: a condition on `charges`."""
     query = (
         sa.select(charges, machines.c.last_seen_at)
         .join(machines, machines.c.id == charges.c.machine_id, isouter=True)
@@ -128,16 +151,30 @@ async def lines(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datet
         .order_by(charges.c.started_at, charges.c.id)
     )
     rows = (await tx.execute(query)).all()
-    known = {key: await _agreed(tx, *key) for key in {(Meter(row.meter), row.contract_id) for row in rows}}
+    known = {key: await _agreed(tx, *key) for key in {_whose_terms(row) for row in rows}}
     found = []
     for row in rows:
-        agreed = known[Meter(row.meter), row.contract_id]
+        agreed = known[_whose_terms(row)]
         if agreed is None:
             continue
-        horizon = until if row.ended_at is not None else min(until, from_epoch(row.last_seen_at or row.started_at))
-        for line in metering.lines(_owed(_interval(row), agreed), agreed.rates, since, horizon):
-            found.append(Charge(row.id, line, row.quantity, row.machine_id, row.user_id, row.host_id))
+        proven_at = None if row.ended_at is not None else from_epoch(row.last_seen_at or row.started_at)
+        owed = _owed(_interval(row), agreed)
+        found.append(Use(row.id, owed, agreed.rates, proven_at, row.machine_id, row.user_id, row.host_id, row.quantity))
     return found
+
+
+def reckon(used: Iterable[Use], since: datetime, until: datetime) -> list[Charge]:
+    """What it costs between `since` and `until`, in the same order."""
+    return [
+        Charge(one.charge_id, line, one.quantity, one.machine_id, one.user_id, one.host_id)
+        for one in used
+        for line in metering.lines(one.owed, one.rates, since, one.horizon(until))
+    ]
+
+
+def _whose_terms(row: sa.Row[Any]) -> tuple[Meter, int]:
+    """What `_agreed` tells apart: run and disk of a contract go by one agreement."""
+    return Meter.VOLUME if row.meter == Meter.VOLUME else Meter.RUN, row.contract_id
 
 
 async def spent(tx: AsyncConnection, whose: sa.ColumnElement[bool], now: datetime) -> Decimal:

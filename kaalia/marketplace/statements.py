@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kaalia.marketplace.billing import Charge
+from kaalia.marketplace.billing import Charge, Use, reckon
 from kaalia.marketplace.deposits import Forfeit
 from kaalia.model.metering import Meter
 from kaalia.units import GB
@@ -129,14 +129,17 @@ def searched_row(row: sa.Row[Any]) -> dict[str, Any]:
     }
 
 
-def earnings(found: Sequence[Charge], kept: Iterable[Forfeit], first: datetime, last: datetime) -> dict[str, Any]:
-    """Sums by machine, from the day of `first` to the day of `last`. Traffic is not metered: 0.
+def earnings(
+    used: Sequence[Use], kept: Sequence[Forfeit], days: tuple[datetime, datetime], now: datetime
+) -> dict[str, Any]:
+    """Sums by machine and by day, from the first to the last of `days`, both included. Traffic is not metered: 0.
 
     What early ends of reserved contracts cost is earned by GPUs: it makes up for their discount.
     """
     by_machine: dict[int, dict[Meter, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     total: dict[Meter, Decimal] = defaultdict(Decimal)
-    for charge in found:
+    first, last = days
+    for charge in reckon(used, first, min(last + DAY, now)):
         by_machine[charge.machine_id][charge.line.meter] += charge.line.amount_usd
         total[charge.line.meter] += charge.line.amount_usd
     for one in _between(kept, first, last + DAY):
@@ -152,10 +155,25 @@ def earnings(found: Sequence[Charge], kept: Iterable[Forfeit], first: datetime, 
         "per_machine": [{"machine_id": key, **_earned(sums)} for key, sums in sorted(by_machine.items())],
         "first_day": first.date().isoformat(),
         "last_day": last.date().isoformat(),
+        "per_day": _per_day(used, kept, days, now),
     }
 
 
-def day_row(day: datetime, found: Iterable[Charge], kept: Iterable[Forfeit]) -> dict[str, Any]:
+def _per_day(
+    used: Iterable[Use], kept: Sequence[Forfeit], days: tuple[datetime, datetime], now: datetime
+) -> list[dict[str, Any]]:
+    first, last = days
+    found: dict[datetime, list[Charge]] = {first + DAY * number: [] for number in range((last - first).days + 1)}
+    for one in used:
+        # Each use is asked for its own days only: most are shorter than the time in question.
+        day, ends = max(first, start_of_day(one.owed.started_at)), min(last + DAY, one.owed.ended_at or now)
+        while day < ends:
+            found[day].extend(reckon([one], day, min(day + DAY, now)))
+            day += DAY
+    return [_day_row(day, charges, kept) for day, charges in found.items()]
+
+
+def _day_row(day: datetime, found: Iterable[Charge], kept: Iterable[Forfeit]) -> dict[str, Any]:
     """`day`: its number since 1970."""
     sums: dict[Meter, Decimal] = defaultdict(Decimal)
     for charge in found:
