@@ -1,36 +1,17 @@
 """`show earnings` over a long time: the days add up, and the marketplace is not held up meanwhile."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from kaalia.model.metering import Edge, Meter
 from tests.marketplace.renting import rent, rented_market
-from tests.marketplace.support import Market
+from tests.marketplace.support import Market, statements
 from tests.marketplace.test_cli_billing import edge, post, used
 
 DAY_S = 86400
-
-
-@contextmanager
-def statements(market: Market) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile."""
-    seen: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        seen.append(statement)
-
-    engine = market.context.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 async def earnings(market: Market, days: int) -> dict[str, Any]:
@@ -47,9 +28,9 @@ async def test_a_year_asks_the_database_no_more_than_a_day(tmp_path: Path) -> No
     async with rented_market(tmp_path) as market:
         for _ in range(3):
             await used(market, hours=1)
-        with statements(market) as of_a_day:
+        with statements(market.context) as of_a_day:
             await earnings(market, 1)
-        with statements(market) as of_a_year:
+        with statements(market.context) as of_a_year:
             await earnings(market, 366)
 
     assert len(of_a_year) == len(of_a_day)

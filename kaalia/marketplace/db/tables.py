@@ -128,7 +128,7 @@ contracts = Table(
     Column("start_date", Float, nullable=False),
     Column("ended_at", Float, nullable=True),
     Column("removed_at", Float, nullable=True),
-    Column("idempotency_key", String, nullable=True),
+    Column("idempotency_key", String, nullable=True, index=True),
     sqlite_autoincrement=True,
 )
 """`document`: Contract JSON (what the daemon is told), `status`: its latest WorkloadStatus JSON, `request`: the merged
@@ -212,7 +212,7 @@ volumes = Table(
     Column("offer_id", Integer, nullable=False),
     Column("key", String, nullable=False),
     Column("name", String, nullable=True),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
     Column("copy_of", Integer, nullable=True),
     Column("price_per_gb_month", String, nullable=False),
     Column("status", Text, nullable=True),
@@ -220,7 +220,7 @@ volumes = Table(
     Column("end_at", Float, nullable=True),
     Column("ended_at", Float, nullable=True),
     Column("removed_at", Float, nullable=True),
-    Column("idempotency_key", String, nullable=True),
+    Column("idempotency_key", String, nullable=True, index=True),
     sqlite_autoincrement=True,
 )
 """`status`: the machine's latest VolumeStatus JSON. `ended_at`: the renter deleted it; `removed_at`: the machine proved
