@@ -15,6 +15,7 @@ from kaalia.marketplace import agreements, increases, machines, volume_leases
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.wire import document
 
 
 async def extend(tx: AsyncConnection, machine: MachineRecord, listing: Listing, now: datetime) -> int:
@@ -33,12 +34,14 @@ async def roll(context: Context) -> None:
     """Move the ends of the listings with a duration whose day has come, and of the contracts that go along."""
     listed = tables.machines.c.listing
     # A search in the text, so that the other listings, which are most, need not be decoded.
-    rolling = sa.select(tables.machines.c.id).where(
+    rolling = sa.select(tables.machines.c.id, listed).where(
         listed.is_not(None), listed.contains('"rolling_duration_s":'), ~listed.contains('"rolling_duration_s":null')
     )
     async with context.engine.begin() as tx:
-        candidates = (await tx.scalars(rolling.order_by(tables.machines.c.id))).all()
-    for machine_id in candidates:
+        candidates = (await tx.execute(rolling.order_by(tables.machines.c.id))).all()
+    now = context.clock.now()
+    due = [row.id for row in candidates if offer.rolled(document.decode(Listing, row.listing), now) is not None]
+    for machine_id in due:
         if await _roll_one(context, machine_id):
             context.machine_bells.ring(machine_id)
 

@@ -7,7 +7,7 @@ import pytest
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.marketplace import jobs
 from tests.marketplace.renting import contract_of, hear_of, rent, revision_of
-from tests.marketplace.support import Market, open_market
+from tests.marketplace.support import Market, open_market, statements
 from tests.support.machines import machine_report
 
 DAY_S = 86400
@@ -200,3 +200,20 @@ async def test_the_jobs_run_by_themselves(tmp_path: Path) -> None:
         await asyncio.gather(running, return_exceptions=True)
         [row] = (await market.host.call("GET", "/api/v0/machines")).body["machines"]
         assert row["duration"] == 10 * DAY_S
+
+
+async def test_a_machine_whose_day_has_not_come_is_left_alone(tmp_path: Path) -> None:
+    """Every ten seconds all of them are looked at: one look, not a transaction for each."""
+    async with open_market(tmp_path) as market:
+        with statements(market.context) as without:
+            await jobs.once(market.context)
+        for _ in range(3):
+            await market.list_machine(machine_report(gpus=1), duration="10 days")
+        with statements(market.context) as resting:
+            await jobs.once(market.context)
+        market.clock.advance(DAY_S)
+        with statements(market.context) as due:
+            await jobs.once(market.context)
+
+    assert len(resting) == len(without)
+    assert len(due) > len(resting)
