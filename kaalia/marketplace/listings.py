@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -209,9 +210,20 @@ async def everything(tx: AsyncConnection, now: datetime) -> list[tuple[MachineRe
     return result
 
 
+@lru_cache(maxsize=4096)
+def _contract(document: str) -> Contract:
+    # A search decodes every live contract; most have not changed since the last search.
+    return _CONTRACT.validate_json(document)
+
+
+@lru_cache(maxsize=4096)
+def _status(document: str) -> WorkloadStatus:
+    return _STATUS.validate_json(document)
+
+
 def _one_live(row: sa.Row[Any], now: datetime) -> _Live:
-    contract = _CONTRACT.validate_json(row.document)
-    status = None if row.status is None else _STATUS.validate_json(row.status)
+    contract = _contract(row.document)
+    status = None if row.status is None else _status(row.status)
     has_gpus = status is not None and status.state in HOLDS_GPUS
     wants_gpus = _wants_gpus(contract, status, now)
     rental = Rental(

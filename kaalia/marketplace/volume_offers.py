@@ -4,6 +4,7 @@ A machine's volume offer ends when the machine's own offer does; an end of its o
 and is three months away when the owner names none.
 """
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -124,9 +125,14 @@ async def search(context: Context, body: dict[str, Any]) -> list[dict[str, Any]]
     now = context.clock.now()
     async with context.engine.begin() as tx:
         offers = await _everything(tx, now)
-    found = [_shown(context, offer, storage_gb, now) for offer in offers if _is_open(context, offer, now)]
-    rows = query.sort([row for row in found if query.matches(row, filters)], order)
-    return rows[: min(limit, ROWS_MAX)]
+
+    def answer() -> list[dict[str, Any]]:
+        found = [_shown(context, offer, storage_gb, now) for offer in offers if _is_open(context, offer, now)]
+        rows = query.sort([row for row in found if query.matches(row, filters)], order)
+        return rows[: min(limit, ROWS_MAX)]
+
+    # Thousands of rows take longer than an event loop may be blocked.
+    return await asyncio.to_thread(answer)
 
 
 def _shown(context: Context, offer: VolumeOffer, storage_gb: Decimal, now: datetime) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from kaalia.marketplace import listings, machines
 from kaalia.model.machine import MachineReport, Missing
 from kaalia.model.workload import WorkloadState
 from kaalia.units import GB
-from tests.marketplace.renting import prove_removed, rent, say
+from tests.marketplace.renting import prove_removed, rent, rented_market, say
 from tests.marketplace.support import Market, open_market
 from tests.support.machines import machine_report
 
@@ -230,3 +230,19 @@ async def test_an_offer_ends_with_its_end_date(tmp_path: Path) -> None:
 
     assert [(offer["rentable"], offer["duration"], offer["end_date"]) for offer in before] == [(True, 100, end)]
     assert [(offer["rentable"], offer["duration"]) for offer in after] == [(False, 0)]
+
+
+async def test_a_contract_that_did_not_change_is_decoded_once(tmp_path: Path) -> None:
+    """Each search looks at every live contract."""
+    async with rented_market(tmp_path) as market:
+        now = market.context.clock.now()
+        instance_id = await rent(market)
+        async with market.context.engine.begin() as tx:
+            [[_, first, _], [_, second, _]] = [(await listings.everything(tx, now))[0] for _ in range(2)]
+        stopped = await market.renter.call("PUT", f"/api/v0/instances/{instance_id}/", {"state": "stopped"})
+        assert stopped.status == 200
+        async with market.context.engine.begin() as tx:
+            [[_, third, _]] = await listings.everything(tx, now)
+
+    assert first.rivals[0] is second.rivals[0]
+    assert third.rivals == ()
