@@ -44,12 +44,20 @@ async def get(tx: AsyncConnection, contract_id: int, now: datetime) -> Deposit |
     if row is None:
         return None
     since = from_epoch(row.prepaid_at)
+    proven_at = min(now, await _heard_at(tx, contract_id) or now)
     used_s = sum(
-        max(0.0, ((one.ended_at or now) - max(one.started_at, since)).total_seconds())
+        max(0.0, (min(one.ended_at or proven_at, now) - max(one.started_at, since)).total_seconds())
         for one in await billing.intervals(tx, contract_id)
         if one.meter is Meter.RUN
     )
     return Deposit(document.decode(Reservation, row.document), Decimal(str(used_s)) / 3600)
+
+
+async def _heard_at(tx: AsyncConnection, contract_id: int) -> datetime | None:
+    """The machine's last word: while it is silent the deposit stands still, as its charges do."""
+    joined = sa.select(machines.c.last_seen_at).join(contracts, contracts.c.machine_id == machines.c.id)
+    heard_at = await tx.scalar(joined.where(contracts.c.id == contract_id))
+    return None if heard_at is None else from_epoch(heard_at)
 
 
 async def put(tx: AsyncConnection, contract_id: int, made: Reservation, now: datetime) -> None:

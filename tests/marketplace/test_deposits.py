@@ -162,3 +162,17 @@ async def test_a_payment_that_is_repeated_is_one_payment(tmp_path: Path) -> None
     assert again["success"]
     assert again["timescale"] == pytest.approx(repeated["discount_months"])
     assert [round(one["balance"]) for one in (repeated, other, later)] == [100, 160, 220]
+
+
+async def test_a_silent_machine_uses_nothing_up(tmp_path: Path) -> None:
+    """Neither charges nor the discount count what it has not told."""
+    async with open_market(tmp_path) as market:
+        instance_id = await reserved_market(market)
+        await run_on(market, 5)
+        market.clock.advance(10 * DAY_S)
+        held = await balance(market, instance_id)
+        await destroy(market, instance_id)
+
+        assert held["balance"] == pytest.approx(576 - 5 * 24 * 0.8)
+        assert held["total_discount"] == pytest.approx(5 * 24 * 0.2)
+        assert await credit(market) == pytest.approx(1000 - 5 * 24)
