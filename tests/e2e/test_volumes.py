@@ -1,4 +1,4 @@
-"""Volumes end to end, by the real client: data outlive the instance, are shared on one machine, and have a quota."""
+"""Disk end to end, by the real client: volumes outlive the instance, are shared on one machine; both have a quota."""
 
 import json
 from pathlib import Path
@@ -75,6 +75,14 @@ def test_a_volume_lives_from_offer_to_deletion(stack: Stack, docker_host: Privat
     seconds = row["end"] - row["start"]
     assert 1 < seconds < 170
     assert row["amount"] == pytest.approx(0.2 * seconds / 3600 / 730, abs=1e-9)
+
+
+def test_a_write_beyond_the_rented_size_fails_inside_the_instance(stack: Stack) -> None:
+    number = create(stack, command="dd if=/dev/zero of=/big bs=1M count=1200; ls -l /big; echo ended")
+    said = output(stack, number, "ended").lower()
+    assert "no space left" in said or "quota exceeded" in said, said
+    assert (stack.instance(number) or {})["actual_status"] == "running"
+    destroy(stack, number)
 
 
 def space(stack: Stack) -> float:
