@@ -60,16 +60,21 @@ class LocalClient:
         return self._get("/v1/ledger", _LEDGER)
 
     def disk(self) -> DiskLedger:
+        """The newest measurement. Raises LocalError `no_disk_ledger` when there is none yet."""
         return self._get("/v1/disk", _DISK)
 
-    def order_disk(self, kind: DiskOrder) -> DiskLedger | None:
-        """Ask for it; the ledger as it was before, None when the disk was never measured."""
+    def measured_disk(self) -> DiskLedger | None:
+        """As `disk`; None when it was never measured."""
         try:
-            before = self.disk()
+            return self.disk()
         except LocalError as error:
             if error.code != "no_disk_ledger":
                 raise
-            before = None
+            return None
+
+    def order_disk(self, kind: DiskOrder) -> DiskLedger | None:
+        """Ask for it; the ledger as it was before, None when the disk was never measured."""
+        before = self.measured_disk()
         self._get(f"/v1/disk/{kind}", _ORDERED, "POST")
         return before
 

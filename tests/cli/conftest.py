@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -30,6 +31,7 @@ class Result:
 
 
 Run = Callable[..., Result]
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -65,6 +67,9 @@ class Daemon:
         asyncio.run_coroutine_threadsafe(self._database.open(), self._loop).result(10)
         self._service = asyncio.run_coroutine_threadsafe(LocalApiService(self.socket, context).run(), self._loop)
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(context.listening.wait(), 10), self._loop).result(11)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        return asyncio.run_coroutine_threadsafe(self._database.read(work), self._loop).result(10)
 
     def write(self, work: Callable[[Transaction], None]) -> None:
         asyncio.run_coroutine_threadsafe(self._database.transaction(work), self._loop).result(10)

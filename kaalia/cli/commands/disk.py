@@ -79,21 +79,16 @@ def orphans(
 
 
 def _ordered(client: LocalClient, kind: DiskOrder) -> DiskLedger:
-    """Ask for it, and wait until the daemon has measured after that."""
+    """Ask for it, and wait until the daemon has measured after that. Raises LocalError `no_disk_ledger`."""
     before = client.order_disk(kind)
     deadline_s = time.monotonic() + WAIT_S
-    while True:
-        ledger = client.disk() if before is None else _newer(client, before)
-        if ledger is not None:
-            return ledger
-        if time.monotonic() > deadline_s:
-            return client.disk()
-        time.sleep(0.1)
-
-
-def _newer(client: LocalClient, before: DiskLedger) -> DiskLedger | None:
-    ledger = client.disk()
-    return ledger if ledger.measured_at > before.measured_at else None
+    with output.console(stderr=True).status("measuring the disk"):
+        while time.monotonic() < deadline_s:
+            ledger = client.measured_disk()
+            if ledger is not None and (before is None or ledger.measured_at > before.measured_at):
+                return ledger
+            time.sleep(0.1)
+    return client.disk()
 
 
 def _orphans(ledger: DiskLedger) -> tuple[DiskEntry, ...]:

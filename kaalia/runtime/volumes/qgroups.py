@@ -91,7 +91,10 @@ class Qgroups:
                 return counts
             await command("btrfs", "quota", "enable", self.folder)
             counts = await self.look()
-        if counts is Counts.SOUND and not self._is_doubted:
+        if counts is Counts.SOUND:
+            # What was removed may take minutes to clear away, and may spoil nothing: a launch does not wait for it.
+            if self._is_doubted:
+                self._begin()
             return counts
         self._begin()
         with suppress(TimeoutError):
@@ -129,17 +132,21 @@ class Qgroups:
 
     async def _clear(self) -> None:
         """Wait until removed subvolumes are gone, then remove the qgroups of ours that an older kernel left behind."""
-        if not self._dropped and not await self._removed():
-            return
-        await command("btrfs", "filesystem", "sync", self.folder)  # wakes the kernel's cleaner
-        for _ in range(round(CLEARING_S / _POLL_S)):
-            if not await self._removed():
-                break
-            await asyncio.sleep(_POLL_S)
+        if self._dropped or await self._removed():
+            await self._sync()  # wakes the kernel's cleaner
+            for _ in range(round(CLEARING_S / _POLL_S)):
+                if not await self._removed():
+                    break
+                await asyncio.sleep(_POLL_S)
+        # Off the list is not done: the counts are judged, and marked if need be, when the clearing is committed.
+        await self._sync()
         for subvolume_id in sorted(self._dropped):
             with suppress(HostError):  # newer kernels have removed it
                 await command("btrfs", "qgroup", "destroy", f"0/{subvolume_id}", self.folder)
         self._dropped.clear()
+
+    async def _sync(self) -> None:
+        await command("btrfs", "filesystem", "sync", self.folder)
 
     async def _removed(self) -> bool:
         """Some subvolume was removed, and is not cleared away yet."""
