@@ -107,7 +107,7 @@ class TenantsService:
                 await reconciler.run()
             finally:
                 await beside.close()
-                await limits.close()
+                await runtime.close()
 
     def _hands(self, machine: str, limits: BtrfsLimits) -> DiskVolumes:
         async def data_root() -> str:
@@ -118,7 +118,7 @@ class TenantsService:
 
         folder = self._config.volumes.dir
         fixed = folder if isinstance(folder, Path) else None
-        return DiskVolumes(machine, data_root, self._engine.mount_sources, fixed, limits)
+        return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
 
     async def _space(self) -> Space:
         found = await block.filesystem(Path((await self._engine.facts()).data_root))

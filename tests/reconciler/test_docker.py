@@ -44,12 +44,14 @@ class World:
     engine: DockerEngine
     clock: SystemClock
     task: asyncio.Task[None] | None = None
+    runtime: ContainerRuntime | None = None
 
     async def begin(self) -> None:
+        self.runtime = ContainerRuntime(self.engine, MACHINE)
         service = ReconcilerService(
             self.store,
             self.changes,
-            ContainerRuntime(self.engine, MACHINE),
+            self.runtime,
             self.clock,
             MACHINE,
             self._no_login,
@@ -66,6 +68,8 @@ class World:
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
+        if self.runtime is not None:
+            await self.runtime.close()
 
     async def put(self, made: Contract) -> None:
         await self.store.transaction(lambda tx: contracts.upsert(tx, made, self.clock.now()), Topic.CONTRACTS)

@@ -77,6 +77,10 @@ class ContainerRuntime:
         self._ulimits: list[dict[str, Any]] = []
         self._seen: dict[str, _Seen] = {}
 
+    async def close(self) -> None:
+        """Let go of what goes on in the background; the workloads run on."""
+        await self._limits.close()
+
     async def engine(self) -> Engine:
         self._facts = None
         self._ulimits = await self._engine.ulimits()

@@ -26,11 +26,11 @@ class DiskVolumes:
         machine: str,
         data_root: Callable[[], Awaitable[str]],
         mount_sources: Callable[[], Awaitable[frozenset[str]]],
+        limits: BtrfsLimits,
         folder: Path | None = None,
-        limits: BtrfsLimits | None = None,
     ) -> None:
         self._machine = machine
-        self._limits = limits or BtrfsLimits()
+        self._limits = limits
         self._data_root = data_root
         self._mount_sources = mount_sources
         self._folder = folder

@@ -1,12 +1,16 @@
 """The runtime under test, on the private engine."""
 
-import pytest
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
 
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from tests.support.placements import MACHINE
 
 
-@pytest.fixture
-def runtime(docker_engine: DockerEngine) -> ContainerRuntime:
-    return ContainerRuntime(docker_engine, MACHINE)
+@pytest_asyncio.fixture
+async def runtime(docker_engine: DockerEngine) -> AsyncIterator[ContainerRuntime]:
+    made = ContainerRuntime(docker_engine, MACHINE)
+    yield made
+    await made.close()

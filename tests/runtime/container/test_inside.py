@@ -168,6 +168,7 @@ async def test_without_twins_volumes_count_as_the_instances_and_go_with_it(docke
     allocated = await space.allocated(225, written)
     made = len(volumes(docker_host))
     await runtime.remove(225)
+    await runtime.close()
     engine.close()
 
     assert made == len(before) + 2

@@ -175,6 +175,7 @@ async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
     restarted = ContainerRuntime(engine, MACHINE)
     second = await restarted.create(placement)
     seen = await restarted.observe()
+    await restarted.close()
     engine.close()
 
     assert second == first

@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import WorkloadError
@@ -14,6 +15,7 @@ from kaalia.model.volume import VolumeBackend
 from kaalia.runtime.volumes.backends import Loop
 from kaalia.runtime.volumes.disk import DiskVolumes, default_folder
 from kaalia.runtime.volumes.place import Place
+from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.units import MIB
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
@@ -26,6 +28,7 @@ VOLUME = Volume(5, "a" * 32, SIZE, VolumeDesired.PRESENT)
 class Disk:
     kind: VolumeBackend
     data_root: Path
+    limits: BtrfsLimits
     mounted: set[str] = field(default_factory=set)
 
     def hands(self) -> DiskVolumes:
@@ -37,11 +40,11 @@ class Disk:
         async def sources() -> frozenset[str]:
             return frozenset(self.mounted)
 
-        return DiskVolumes("7@b16c2d1bead12626", data_root, sources)
+        return DiskVolumes("7@b16c2d1bead12626", data_root, sources, self.limits)
 
 
-@pytest.fixture(params=list(VolumeBackend), ids=str)
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+@pytest_asyncio.fixture(params=list(VolumeBackend), ids=str)
+async def disk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Disk]:
     """A file system of its own as Docker's data root."""
     if "KAALIA_TEST_NAMESPACES" not in os.environ:
         pytest.skip("mounts: run it by scripts/sandbox")
@@ -56,7 +59,9 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         ["mkfs.btrfs", "-q", image] if kind is VolumeBackend.BTRFS else ["mkfs.ext4", "-q", image], check=True
     )
     subprocess.run(["mount", "-o", "loop", image, root], check=True)
-    yield Disk(kind, root)
+    limits = BtrfsLimits()
+    yield Disk(kind, root, limits)
+    await limits.close()
     for line in reversed(Path("/proc/mounts").read_text().splitlines()):
         if line.split()[1].startswith(str(tmp_path)):
             subprocess.run(["umount", line.split()[1]], check=True)
