@@ -247,11 +247,18 @@ def usage(spent: Iterable[Interval], until: datetime) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """US dollars from `valid_from` on: the whole contract's run by the hour, its disk or volume by GB and month."""
+    """US dollars from `valid_from` on: the whole contract's run by the hour, its disk or volume by GB and month, its
+    traffic by GB."""
 
     valid_from: datetime
     run_usd_per_hour: Decimal
     disk_usd_per_gb_month: Decimal
+    inet_up_usd_per_gb: Decimal = Decimal(0)
+    inet_down_usd_per_gb: Decimal = Decimal(0)
+
+    def usd_per_gb(self, meter: Meter) -> Decimal:
+        """Of traffic."""
+        return self.inet_up_usd_per_gb if meter is Meter.INET_UP else self.inet_down_usd_per_gb
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +301,18 @@ def _line(spent: Interval, rate: Rate, begins: datetime, ends: datetime) -> Line
     exact = per_hour * _microseconds(begins, ends) / _MICROSECONDS_PER_HOUR
     amount = exact.quantize(NANO_USD, ROUND_HALF_EVEN)
     return Line(spent.contract_id, spent.meter, begins, ends, per_hour, amount)
+
+
+def traffic_usd(counted: Interval, rates: Sequence[Rate]) -> Decimal:
+    """What the bytes of a closed interval cost: by the lowest price that held in it. `rates` in order of time."""
+    prices = [
+        rate.usd_per_gb(counted.meter)
+        for at, rate in enumerate(rates)
+        if (not at or rate.valid_from <= (counted.ended_at or rate.valid_from))
+        and (at + 1 == len(rates) or rates[at + 1].valid_from > counted.started_at)
+    ]
+    exact = min(prices, default=Decimal(0)) * counted.amount / GB
+    return exact.quantize(NANO_USD, ROUND_HALF_EVEN)
 
 
 def total_usd(found: Iterable[Line]) -> Decimal:

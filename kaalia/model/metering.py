@@ -9,21 +9,29 @@ class Meter(StrEnum):
     """RUN counts the time in which the container ran, with its GPUs; DISK the time in which its disk was kept.
 
     VOLUME counts the time in which a volume was kept, with its bytes: a volume is a contract with a number of its own.
+    INET_UP and INET_DOWN count bytes to and from the internet.
     """
 
     RUN = "run"
     DISK = "disk"
     VOLUME = "volume"
+    INET_UP = "inet_up"
+    INET_DOWN = "inet_down"
+
+
+TRAFFIC = (Meter.INET_UP, Meter.INET_DOWN)
 
 
 class Edge(StrEnum):
     START = "start"
     END = "end"
+    COUNT = "count"
+    """Of meters that count bytes instead of time: so many since the contract began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the machine's journal, never changed. Edges of a meter alternate and never go back in time."""
+    """One line of the machine's journal, never changed. START and END alternate; no meter goes back in time."""
 
     contract_id: int
     """The volume's number when the meter is VOLUME: these are counted apart."""
@@ -33,7 +41,7 @@ class Entry:
     at: datetime
     """The exact moment: the container engine's own, where it is known."""
     amount: int
-    """GPUs of RUN, bytes of the others; an END repeats that of its START."""
+    """GPUs of RUN, bytes of the others; an END repeats that of its START, a COUNT is a sum that never shrinks."""
     reason: str = ""
     """The state of the workload or volume that made it, or why an end was inferred."""
 

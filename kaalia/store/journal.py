@@ -38,6 +38,8 @@ def add(tx: Transaction, entries: Iterable[Entry], now: datetime) -> None:
                 now.timestamp(),
             ),
         ).lastrowid
+        if entry.edge is Edge.COUNT:
+            continue
         if entry.edge is Edge.START:
             tx.execute(
                 "INSERT OR REPLACE INTO meters (contract_id, meter, start_entry) VALUES (?, ?, ?)",
@@ -79,7 +81,7 @@ def open_starts(tx: Transaction) -> tuple[Entry, ...]:
 def all_entries(tx: Transaction, contract_id: int | None = None) -> tuple[Entry, ...]:
     """In the order in which they were written. Of one contract: none of the volume with the same number."""
     rows = tx.execute(
-        """SELECT * FROM journal WHERE ?1 IS NULL OR (contract_id = ?1 AND meter IN ('run', 'disk'))
+        """SELECT * FROM journal WHERE ?1 IS NULL OR (contract_id = ?1 AND meter <> 'volume')
            ORDER BY entry_id""",
         (contract_id,),
     ).fetchall()

@@ -65,5 +65,13 @@ async def test_a_contract_and_a_volume_of_one_number_are_counted_apart(store: Da
     assert await store.read(journal.open_starts) == (RUN,)
 
 
+async def test_sums_of_traffic_are_lines_that_open_no_meter(store: Database) -> None:
+    line = Entry(51, 1, Meter.INET_UP, Edge.COUNT, START, 10**15, "running")
+    await store.transaction(lambda tx: journal.add(tx, [RUN, line, VOLUME], START))
+
+    assert await store.read(journal.open_starts) == (RUN, VOLUME)
+    assert await store.read(lambda tx: journal.all_entries(tx, 51)) == (RUN, line)
+
+
 def numbers(tx: Transaction) -> list[int]:
     return [row["entry_id"] for row in tx.execute("SELECT entry_id FROM journal ORDER BY entry_id").fetchall()]
