@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, ContractKind
-from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.marketplace import billing, increases, instances, listings, machines, terms
 from kaalia.marketplace.context import Context
@@ -42,8 +41,7 @@ async def change(context: Context, caller: Caller, instance_id: int, price: Any)
         bid = await _winning(tx, row.machine_id, contract, agreed, now) if wanted is None else wanted
         _check(bid, contract, agreed)
         changed = replace(contract, price_usd_per_hour=bid)
-        rate = Rate(now, bid, agreed.price_disk_per_gb_month)
-        await billing.set_rate(tx, row.id, rate)
+        await billing.set_rate(tx, row.id, billing.rate(now, bid, agreed))
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(changed)))
         await machines.bump(tx, row.machine_id)
         await listings.refresh_asks(tx, row.machine_id, now)

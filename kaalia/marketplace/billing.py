@@ -22,8 +22,8 @@ from kaalia.contracts.increase import Agreement
 from kaalia.contracts.metering import Line, Rate
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import agreements
-from kaalia.marketplace.db.tables import charges, contracts, invoices, machines, rates, users, volumes
-from kaalia.model.metering import Entry, Interval, Meter
+from kaalia.marketplace.db.tables import charges, contracts, inet_rates, invoices, machines, rates, users, volumes
+from kaalia.model.metering import TRAFFIC, Edge, Entry, Interval, Meter
 from kaalia.wire import document
 from kaalia.wire.protocol import MAX_CLOCK_SKEW_S
 
@@ -74,17 +74,21 @@ class Use:
     user_id: int
     host_id: int
     quantity: int
+    amount_usd: Decimal | None = None
+    """Of traffic: what it cost, as it was written. It belongs to the moment at which it was told, whole."""
 
     def horizon(self, until: datetime) -> datetime:
         return until if self.proven_at is None else min(until, self.proven_at)
 
 
 async def take(tx: AsyncConnection, machine_id: int, entries: Iterable[Entry], now: datetime) -> None:
-    """Apply a machine's journal lines, in order. Lines about contracts of others are logged and change nothing."""
+    """Apply a machine's lines about times, in order. Lines about contracts of others are logged and change nothing."""
     machine = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one()
     heard_at = from_epoch(machine.last_seen_at) if machine.last_seen_at is not None else now
     for entry in entries:
-        agreed = await _agreed(tx, entry.meter, entry.contract_id)
+        if entry.meter in TRAFFIC or entry.edge is Edge.COUNT:
+            continue
+        agreed = await what_was_agreed(tx, entry.meter, entry.contract_id)
         if agreed is None or agreed.machine_id != machine_id:
             log.warning("foreign_contract: machine %d counted %s of %d", machine_id, entry.meter, entry.contract_id)
             continue
@@ -124,16 +128,23 @@ async def _close(tx: AsyncConnection, charge_id: int, agreed: Agreed, interval: 
     )
 
 
-async def set_rate(tx: AsyncConnection, contract_id: int, rate: Rate) -> None:
-    """A contract's prices from `rate.valid_from` on. Called with each change of price, before it is written."""
-    await tx.execute(
-        sa.insert(rates).values(
-            contract_id=contract_id,
-            valid_from=rate.valid_from.timestamp(),
-            run_usd_per_hour=str(rate.run_usd_per_hour),
-            disk_usd_per_gb_month=str(rate.disk_usd_per_gb_month),
-        )
-    )
+def rate(at: datetime, run_usd_per_hour: Decimal, terms: Listing) -> Rate:
+    """What holds from then on: the contract's price, and the rest by the terms that were agreed."""
+    disk, up, down = terms.price_disk_per_gb_month, terms.price_inet_up_per_gb, terms.price_inet_down_per_gb
+    return Rate(at, run_usd_per_hour, disk, up, down)
+
+
+async def set_rate(tx: AsyncConnection, contract_id: int, held: Rate) -> None:
+    """A contract's prices from `held.valid_from` on. Called with each change of price, before it is written."""
+    values = {
+        "contract_id": contract_id,
+        "valid_from": held.valid_from.timestamp(),
+        "run_usd_per_hour": str(held.run_usd_per_hour),
+        "disk_usd_per_gb_month": str(held.disk_usd_per_gb_month),
+    }
+    rate_id = (await tx.execute(sa.insert(rates).values(values).returning(rates.c.id))).scalar_one()
+    traffic = {"up_usd_per_gb": str(held.inet_up_usd_per_gb), "down_usd_per_gb": str(held.inet_down_usd_per_gb)}
+    await tx.execute(sa.insert(inet_rates).values(rate_id=rate_id, **traffic))
 
 
 async def lines(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: datetime, until: datetime) -> list[Charge]:
@@ -151,11 +162,14 @@ async def load(tx: AsyncConnection, whose: sa.ColumnElement[bool], since: dateti
         .order_by(charges.c.started_at, charges.c.id)
     )
     rows = (await tx.execute(query)).all()
-    known = {key: await _agreed(tx, *key) for key in {_whose_terms(row) for row in rows}}
+    known = {key: await what_was_agreed(tx, *key) for key in {_whose_terms(row) for row in rows}}
     found = []
     for row in rows:
         agreed = known[_whose_terms(row)]
         if agreed is None:
+            continue
+        if row.meter in TRAFFIC:
+            found.append(_told(row))
             continue
         proven_at = None if row.ended_at is not None else from_epoch(row.last_seen_at or row.started_at)
         owed = _owed(_interval(row), agreed)
@@ -168,8 +182,16 @@ def reckon(used: Iterable[Use], since: datetime, until: datetime) -> list[Charge
     return [
         Charge(one.charge_id, line, one.quantity, one.machine_id, one.user_id, one.host_id)
         for one in used
-        for line in metering.lines(one.owed, one.rates, since, one.horizon(until))
+        for line in _lines(one, since, until)
     ]
+
+
+def _lines(used: Use, since: datetime, until: datetime) -> tuple[Line, ...]:
+    owed = used.owed
+    if used.amount_usd is None or owed.ended_at is None:
+        return metering.lines(owed, used.rates, since, used.horizon(until))
+    told = Line(owed.contract_id, owed.meter, owed.started_at, owed.ended_at, Decimal(0), used.amount_usd)
+    return (told,) if since < owed.ended_at <= until else ()
 
 
 def _whose_terms(row: sa.Row[Any]) -> tuple[Meter, int]:
@@ -219,7 +241,7 @@ async def intervals(tx: AsyncConnection, contract_id: int, *meters: Meter) -> tu
     return tuple(_interval(row) for row in await tx.execute(query))
 
 
-async def _agreed(tx: AsyncConnection, meter: Meter, number: int) -> Agreed | None:
+async def what_was_agreed(tx: AsyncConnection, meter: Meter, number: int) -> Agreed | None:
     """None: there is no such contract, or volume when `meter` is VOLUME."""
     if meter is Meter.VOLUME:
         return await _agreed_volume(tx, number)
@@ -264,20 +286,38 @@ async def _rates(tx: AsyncConnection, row: sa.Row[Any]) -> tuple[Rate, ...]:
     contract = document.decode(Contract, row.document)
     if contract.kind in _FREE or row.user_id == row.owner_id:
         return (Rate(contract.start_at, Decimal(0), Decimal(0)),)
-    query = sa.select(rates).where(rates.c.contract_id == row.id).order_by(rates.c.valid_from, rates.c.id)
-    found = tuple(
-        Rate(from_epoch(one.valid_from), Decimal(one.run_usd_per_hour), Decimal(one.disk_usd_per_gb_month))
-        for one in await tx.execute(query)
-    )
     terms = document.decode(Listing, row.price_terms)
-    first = found or (Rate(contract.start_at, contract.price_usd_per_hour, terms.price_disk_per_gb_month),)
+    found = tuple([_held(one, terms) for one in await tx.execute(_rows_of_rates(row.id))])
+    first = found or (rate(contract.start_at, contract.price_usd_per_hour, terms),)
     # An accepted increase holds to the second, whenever it is written into the contract.
     steps = (await agreements.standing(tx, row)).steps
     return (*first, *(_rate(step.at, step.agreed) for step in steps))
 
 
+def _rows_of_rates(contract_id: int) -> sa.Select[Any]:
+    joined = rates.join(inet_rates, inet_rates.c.rate_id == rates.c.id, isouter=True)
+    query = sa.select(rates, inet_rates.c.up_usd_per_gb, inet_rates.c.down_usd_per_gb).select_from(joined)
+    return query.where(rates.c.contract_id == contract_id).order_by(rates.c.valid_from, rates.c.id)
+
+
+def _held(row: sa.Row[Any], terms: Listing) -> Rate:
+    """A row of an older marketplace says nothing of traffic: then the terms do."""
+    by_terms = rate(from_epoch(row.valid_from), Decimal(row.run_usd_per_hour), terms)
+    held = replace(by_terms, disk_usd_per_gb_month=Decimal(row.disk_usd_per_gb_month))
+    if row.up_usd_per_gb is None:
+        return held
+    up, down = Decimal(row.up_usd_per_gb), Decimal(row.down_usd_per_gb)
+    return replace(held, inet_up_usd_per_gb=up, inet_down_usd_per_gb=down)
+
+
 def _rate(at: datetime, agreed: Agreement) -> Rate:
-    return Rate(at, agreed.contract.price_usd_per_hour, agreed.terms.price_disk_per_gb_month)
+    return rate(at, agreed.contract.price_usd_per_hour, agreed.terms)
+
+
+def _told(row: sa.Row[Any]) -> Use:
+    """A charge for traffic."""
+    ids = (row.machine_id, row.user_id, row.host_id)
+    return Use(row.id, _interval(row), (), None, *ids, row.quantity, Decimal(row.amount))
 
 
 def _owed(interval: Interval, agreed: Agreed) -> Interval:

@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.maintenance import open_windows
-from kaalia.marketplace import billing, listings, liveness, machines, removal, rentals, volumes
+from kaalia.marketplace import billing, listings, liveness, machines, removal, rentals, traffic, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
-from kaalia.model.metering import Meter
+from kaalia.model.metering import TRAFFIC, Meter
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, facts, signature
 from kaalia.wire.error import ApiError
@@ -106,7 +106,9 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         acked_seq = machine.acked_seq if machine.stream_id == post.stream_id else 0
         fresh = sorted((m for m in post.messages if m.seq > acked_seq), key=lambda message: message.seq)
         told, full = [m.workload for m in fresh if m.workload is not None], list(post.workloads or ())
-        await billing.take(tx, machine_id, [m.meter for m in fresh if m.meter is not None], now)
+        counted = [m.meter for m in fresh if m.meter is not None]
+        await billing.take(tx, machine_id, counted, now)
+        await traffic.take(tx, machine_id, machine.user_id, counted, now)
         await _apply_statuses(context, tx, machine_id, told, in_order=True)
         await _apply_statuses(context, tx, machine_id, full, in_order=False)
         await _apply_report(context, tx, machine_id, fresh)
@@ -228,10 +230,11 @@ def _check_numbers(post: StatusPost) -> None:
     spaces = [*(post.volumes or ()), *(m.volume for m in post.messages if m.volume is not None)]
     numbers = [post.revision, *(m.seq for m in post.messages), *(told.contract_id for told in statuses)]
     numbers += [told.volume_id for told in spaces]
-    numbers += [
-        number for m in post.messages if m.meter is not None for number in (m.meter.contract_id, m.meter.amount)
-    ]
-    if not all(0 <= number <= _NUMBER_MAX for number in numbers):
+    entries = [m.meter for m in post.messages if m.meter is not None]
+    numbers += [entry.contract_id for entry in entries]
+    numbers += [entry.amount for entry in entries if entry.meter not in TRAFFIC]
+    # Sums of a fast line over years are greater than any size.
+    if not all(0 <= number <= _NUMBER_MAX for number in numbers) or any(entry.amount < 0 for entry in entries):
         raise ApiError(400, "document_invalid", f"cannot read StatusPost: numbers must be 0 to {_NUMBER_MAX}")
 
 

@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.clock import from_epoch
 from kaalia.contracts import increase, maintenance, offer, reserved
 from kaalia.contracts.contract import ContractKind, prolonged, repriceable
-from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
 from kaalia.marketplace import agreements, billing, deposits, listings, machines
 from kaalia.marketplace.agreements import Standing, Step
@@ -147,8 +146,7 @@ async def apply_due(tx: AsyncConnection, contract_id: int, now: datetime) -> Non
 
 async def _apply(tx: AsyncConnection, one: Standing, step: Step) -> None:
     contract, terms = step.agreed.contract, step.agreed.terms
-    rate = Rate(step.at, contract.price_usd_per_hour, terms.price_disk_per_gb_month)
-    await billing.set_rate(tx, one.contract_id, rate)
+    await billing.set_rate(tx, one.contract_id, billing.rate(step.at, contract.price_usd_per_hour, terms))
     if contract.kind is ContractKind.RESERVED and (held := await deposits.get(tx, one.contract_id, step.at)):
         made = reserved.repriced(held.reservation, held.used_hours, contract.price_usd_per_hour)
         await deposits.put(tx, one.contract_id, made, step.at)

@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts import environment, offer, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.environment import Identity, Launch
-from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.marketplace import (
     accounts,
@@ -297,8 +296,7 @@ async def _write(
         remedy = f"Stay below {CONTRACT_MAX_CHARS}, the account's own variables included; fetch large data in onstart"
         raise ApiError(400, "invalid_args", message, remedy=remedy)
     await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
-    disk_price = machine.listing.price_disk_per_gb_month
-    await billing.set_rate(tx, contract_id, Rate(now, contract.price_usd_per_hour, disk_price))
+    await billing.set_rate(tx, contract_id, billing.rate(now, contract.price_usd_per_hour, terms))
     await _keep_key(tx, user_id, identity, now)
     taken = await tx.execute(
         sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from kaalia.contracts import reserved
 from kaalia.contracts.contract import Contract, ContractKind
-from kaalia.contracts.metering import Rate
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.reserved import Reservation
 from kaalia.marketplace import billing, deposits, increases, instances, machines, rentals, terms
@@ -54,7 +53,7 @@ async def prepay(context: Context, caller: Caller, instance_id: int, amount: Any
         await deposits.put(tx, instance_id, made, now)
         await deposits.note_payment(tx, instance_id, added, now)
         changed = replace(contract, kind=ContractKind.RESERVED, price_usd_per_hour=made.usd_per_hour)
-        await billing.set_rate(tx, row.id, Rate(now, made.usd_per_hour, agreed.price_disk_per_gb_month))
+        await billing.set_rate(tx, row.id, billing.rate(now, made.usd_per_hour, agreed))
         await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(changed)))
         await machines.bump(tx, row.machine_id)
     context.machine_bells.ring(row.machine_id)

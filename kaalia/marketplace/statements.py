@@ -10,12 +10,24 @@ import sqlalchemy as sa
 
 from kaalia.marketplace.billing import Charge, Use, reckon
 from kaalia.marketplace.deposits import Forfeit
-from kaalia.model.metering import Meter
+from kaalia.model.metering import TRAFFIC, Meter
 from kaalia.units import GB
 
 DAY = timedelta(days=1)
-_WORDS = {Meter.RUN: "GPU", Meter.DISK: "storage", Meter.VOLUME: "storage"}
-_TYPES = {Meter.RUN: "gpu", Meter.DISK: "storage", Meter.VOLUME: "storage"}
+_WORDS = {
+    Meter.RUN: "GPU",
+    Meter.DISK: "storage",
+    Meter.VOLUME: "storage",
+    Meter.INET_UP: "upload",
+    Meter.INET_DOWN: "download",
+}
+_TYPES = {
+    Meter.RUN: "gpu",
+    Meter.DISK: "storage",
+    Meter.VOLUME: "storage",
+    Meter.INET_UP: "bwu",
+    Meter.INET_DOWN: "bwd",
+}
 
 
 def charge_rows(found: Sequence[Charge]) -> list[dict[str, Any]]:
@@ -57,8 +69,15 @@ def _item(charge: Charge) -> dict[str, Any]:
 
 
 def _description(charge: Charge) -> str:
+    if charge.line.meter in TRAFFIC:
+        price = f"${_usd_per_gb(charge):.6f}/GB"
+        return f"internet {_WORDS[charge.line.meter]}: {charge.quantity / GB:.6f} GB at {price}"
     used = f"{charge.quantity} GPUs" if charge.line.meter is Meter.RUN else f"{charge.quantity / GB:g} GB"
     return f"{_WORDS[charge.line.meter]} ({used}): {charge.line.hours:.4f} h at ${charge.line.usd_per_hour:.6f}/h"
+
+
+def _usd_per_gb(charge: Charge) -> Decimal:
+    return charge.line.amount_usd * GB / charge.quantity if charge.quantity else Decimal(0)
 
 
 def old_charge_rows(found: Iterable[Charge]) -> list[dict[str, Any]]:
@@ -70,13 +89,19 @@ def old_charge_rows(found: Iterable[Charge]) -> list[dict[str, Any]]:
             "machine_id": charge.machine_id,
             "type": "charge",
             "description": f"{_kind(charge).capitalize()} {charge.line.contract_id} {_WORDS[charge.line.meter]}",
-            "quantity": f"{charge.line.hours:.6f}",
-            "rate": f"{charge.line.usd_per_hour:.6f}",
+            **_quantity(charge),
             "amount": float(charge.line.amount_usd),
             "timestamp": charge.line.ended_at.timestamp(),
         }
         for charge in found
     ]
+
+
+def _quantity(charge: Charge) -> dict[str, str]:
+    """Hours, or GB of traffic, and the price of one."""
+    if charge.line.meter in TRAFFIC:
+        return {"quantity": f"{charge.quantity / GB:.6f}", "rate": f"{_usd_per_gb(charge):.6f}"}
+    return {"quantity": f"{charge.line.hours:.6f}", "rate": f"{charge.line.usd_per_hour:.6f}"}
 
 
 def old_invoice_row(row: sa.Row[Any]) -> dict[str, Any]:
@@ -132,7 +157,7 @@ def searched_row(row: sa.Row[Any]) -> dict[str, Any]:
 def earnings(
     used: Sequence[Use], kept: Sequence[Forfeit], days: tuple[datetime, datetime], now: datetime
 ) -> dict[str, Any]:
-    """Sums by machine and by day, from the first to the last of `days`, both included. Traffic is not metered: 0.
+    """Sums by machine and by day, from the first to the last of `days`, both included.
 
     What early ends of reserved contracts cost is earned by GPUs: it makes up for their discount.
     """
@@ -149,8 +174,8 @@ def earnings(
         "summary": {
             "total_gpu": float(total[Meter.RUN]),
             "total_stor": float(total[Meter.DISK] + total[Meter.VOLUME]),
-            "total_bwu": 0.0,
-            "total_bwd": 0.0,
+            "total_bwu": float(total[Meter.INET_UP]),
+            "total_bwd": float(total[Meter.INET_DOWN]),
         },
         "per_machine": [{"machine_id": key, **_earned(sums)} for key, sums in sorted(by_machine.items())],
         "first_day": first.date().isoformat(),
@@ -195,8 +220,12 @@ def start_of_day(at: datetime) -> datetime:
 
 
 def _earned(sums: dict[Meter, Decimal]) -> dict[str, float]:
-    run, disk, volume = (sums.get(meter, Decimal(0)) for meter in (Meter.RUN, Meter.DISK, Meter.VOLUME))
-    return {"gpu_earn": float(run), "sto_earn": float(disk + volume), "bwu_earn": 0.0, "bwd_earn": 0.0}
+    return {
+        "gpu_earn": float(sums.get(Meter.RUN, 0)),
+        "sto_earn": float(sums.get(Meter.DISK, Decimal(0)) + sums.get(Meter.VOLUME, Decimal(0))),
+        "bwu_earn": float(sums.get(Meter.INET_UP, 0)),
+        "bwd_earn": float(sums.get(Meter.INET_DOWN, 0)),
+    }
 
 
 def _sum(found: Iterable[Charge]) -> float:

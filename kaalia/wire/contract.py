@@ -14,6 +14,7 @@ from kaalia.contracts.maintenance import Window, words
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.contracts.pricing import Price
 from kaalia.model.machine import MachineReport
+from kaalia.model.traffic import Bytes
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import facts, maintenance
@@ -21,6 +22,7 @@ from kaalia.wire import facts, maintenance
 UNKNOWN_USAGE = -1.0
 """What the public API writes for a disk usage that nobody measured."""
 GB_PER_TB = 1000
+KB = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ def encode(row: Instance, now: datetime) -> dict[str, Any]:
         **_share(row),
         **_money(row),
     }
+
+
+def traffic(charged: Bytes) -> dict[str, Any]:
+    """In kilobytes of 1000 bytes, as the public API is seen to count them."""
+    return {"inet_up_billed": charged.up / KB, "inet_down_billed": charged.down / KB}
 
 
 def states(contract: Contract, status: WorkloadStatus | None, online: bool, now: datetime) -> States:

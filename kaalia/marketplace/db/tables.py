@@ -242,7 +242,8 @@ charges = Table(
     sqlite_autoincrement=True,
 )
 """Times in which something was in use, as the machine's journal says. `user_id` pays, `host_id` earns.
-`quantity`: GPUs or bytes. `ended_at` null: it goes on. `amount`: US dollars, written with the end."""
+`quantity`: GPUs or bytes. `ended_at` null: it goes on. `amount`: US dollars, written with the end. Of traffic:
+the bytes that were charged."""
 Index("charges_of_contract", charges.c.contract_id, charges.c.meter, charges.c.id)
 
 rates = Table(
@@ -256,6 +257,26 @@ rates = Table(
     sqlite_autoincrement=True,
 )
 """The prices of a contract, each until the next one."""
+
+inet_rates = Table(
+    "inet_rates",
+    metadata,
+    Column("rate_id", Integer, primary_key=True, autoincrement=False),
+    Column("up_usd_per_gb", String, nullable=False),
+    Column("down_usd_per_gb", String, nullable=False),
+)
+"""What traffic costs by a row of `rates`; without one, as the contract's terms say."""
+
+inet_counts = Table(
+    "inet_counts",
+    metadata,
+    Column("contract_id", Integer, primary_key=True, autoincrement=False),
+    Column("meter", String, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+    Column("said_at", Float, nullable=False),
+    Column("counted_until", Float, nullable=False),
+)
+"""A machine's last word on the bytes of a contract. `said_at` by its own clock, `counted_until` as it is believed."""
 
 invoices = Table(
     "invoices",
