@@ -3,7 +3,7 @@
 Every verb is idempotent: repeating it after a crash, a lost answer or a time-out is safe.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,7 @@ from kaalia.contracts.slicing import Share
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
 from kaalia.model.machine import Engine
+from kaalia.model.traffic import Counter, Reading
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import PortBinding, PortRequest
 from kaalia.model.workload import Protocol as PortProtocol
@@ -262,6 +263,28 @@ class DiskLimits(Protocol):
 
     async def check(self, wait_s: float) -> tuple[LimitsUnsure, ...]:
         """Mend what does not hold, waiting at most `wait_s`; what still does not hold then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """All counters of this machine that are there. Not `is_whole`: something is missing, build them anew."""
+
+    readings: tuple[Reading, ...] = ()
+    is_whole: bool = False
+
+
+class TrafficCounters(Protocol):
+    """Counts bytes between contracts' networks and the internet; nothing that passes is touched. Raises HostError."""
+
+    async def read(self) -> Counters: ...
+
+    async def change(self, add: Iterable[Counter], drop: Iterable[Counter]) -> None:
+        """Begin and end counters, while the others count on."""
+        ...
+
+    async def build(self, counters: Collection[Counter]) -> None:
+        """Begin these, whatever is there."""
         ...
 
 
