@@ -20,12 +20,14 @@ from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.ledger import Ledger
 from kaalia.reconciler.selfaudit import AuditService
 from kaalia.reconciler.service import ReconcilerService
+from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
+from kaalia.runtime.sandbox.counters import PacketCounters
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.service import Tasks, run_forever
@@ -79,6 +81,7 @@ class TenantsService:
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
+        traffic = TrafficService(self._database, self._changes, PacketCounters(machine), self._clock, audit_s)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
@@ -101,7 +104,7 @@ class TenantsService:
         )
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            for service in (volumes, disk, watch, audit):
+            for service in (volumes, disk, watch, audit, traffic):
                 beside.start(service.name, service.run())
             try:
                 await reconciler.run()
