@@ -9,7 +9,9 @@ from enum import StrEnum
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
+from kaalia.contracts.traffic import Rate, Tally, rate
 from kaalia.errors import Problem
+from kaalia.model.traffic import Bytes
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
 
@@ -66,6 +68,15 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficView:
+    """To and from the internet: bytes since the contract began, and per second now; None: not known now."""
+
+    total: Bytes
+    rate: Rate | None
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ContractView:
     """A contract with the workload that serves it, as the owner of the machine may see it."""
 
@@ -92,9 +103,20 @@ class ContractView:
     missing_since: datetime | None
     """Set while the marketplace no longer mentions the contract."""
     problem: Problem | None
+    traffic: TrafficView | None = None
+    """None: nothing was counted yet."""
 
 
-def contract_view(contract: Contract, status: WorkloadStatus | None, missing_since: datetime | None) -> ContractView:
+def traffic_view(tally: Tally | None, now: datetime) -> TrafficView | None:
+    return None if tally is None else TrafficView(tally.total, rate(tally, now), tally.read_at)
+
+
+def contract_view(
+    contract: Contract,
+    status: WorkloadStatus | None,
+    missing_since: datetime | None,
+    traffic: TrafficView | None = None,
+) -> ContractView:
     """Join both sides. Without a status the workload waits: nothing has been done for it yet."""
     spec = contract.spec
     return ContractView(
@@ -120,6 +142,7 @@ def contract_view(contract: Contract, status: WorkloadStatus | None, missing_sin
         exit_code=status.exit_code if status else None,
         missing_since=missing_since,
         problem=status.problem if status else None,
+        traffic=traffic,
     )
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from kaalia.contracts import traffic
 from kaalia.errors import Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import GpuDriver, Missing
+from kaalia.model.traffic import Bytes, Counter
 from kaalia.model.workload import WorkloadState
 from kaalia.store import conditions, contracts, machine, workloads
+from kaalia.store import traffic as tallies
 from tests.cli.conftest import Daemon, Run
 from tests.support.builders import build_contract, build_report, build_status
 from tests.support.clock import START
@@ -75,9 +78,22 @@ def test_real_gpus_are_not_marked(run: Run, daemon: Daemon) -> None:
 def test_contracts_are_a_table(run: Run, rented: Daemon) -> None:
     lines = run("contracts", "--socket", str(rented.socket)).out.splitlines()
 
-    assert lines[0].split() == ["ID", "Kind", "State", "Image", "GPUs", "Ports", "Disk", "$/h", "Ends"]
+    assert lines[0].split() == ["ID", "Kind", "State", "Image", "GPUs", "Ports", "Disk", "Net", "Mbit/s", "$/h", "Ends"]
     assert lines[1].split()[:3] == ["51", "on-demand", "running"]
     assert lines[2].split()[:3] == ["52", "on-demand", "waiting"]
+
+
+def test_rates_and_sums_of_traffic_are_shown(run: Run, rented: Daemon) -> None:
+    begun = traffic.begun(Counter(51, "10.214.0.0/28", "a1"), 1, START - timedelta(seconds=60))
+    tally = traffic.counted(begun, Bytes(92_250_000, 3_000_000_000), START)
+    rented.write(lambda tx: tallies.put(tx, tally))
+
+    assert "12.3/400.0" in run("contracts", "--socket", str(rented.socket)).out.splitlines()[1]
+    whole = run("contracts", "51", "--socket", str(rented.socket)).out
+    assert "0.092 GB up, 3.000 GB down, now 12.3/400.0 Mbit/s" in whole
+    told = json.loads(run("contracts", "51", "--socket", str(rented.socket), "--json").out)["traffic"]
+    assert told["total"] == {"up": 92_250_000, "down": 3_000_000_000}
+    assert told["rate"] == {"up": 1_537_500, "down": 50_000_000}
 
 
 def test_a_contract_that_waits_says_for_what(run: Run, rented: Daemon) -> None:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from kaalia.cli import output
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.model.workload import WorkloadState
-from kaalia.units import format_bytes
-from kaalia.wire.local import ContractView
+from kaalia.units import GB, format_bytes
+from kaalia.wire.local import ContractView, TrafficView
 
 _KINDS = {
     ContractKind.ON_DEMAND: "on-demand",
@@ -49,7 +49,7 @@ def contracts(
 
 
 def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
-    columns = (">ID", "Kind", "State", "~Image", ">GPUs", ">Ports", ">Disk", ">$/h", "Ends")
+    columns = (">ID", "Kind", "State", "~Image", ">GPUs", ">Ports", ">Disk", ">Net Mbit/s", ">$/h", "Ends")
     rows = (
         (
             str(view.contract_id),
@@ -59,6 +59,7 @@ def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
             str(view.gpu_count),
             str(len(view.ports)),
             format_bytes(view.disk_bytes),
+            _rate(view.traffic),
             f"{view.price_usd_per_hour:.4f}",
             output.moment(view.end_at) if view.end_at else "open",
         )
@@ -73,6 +74,21 @@ def _print_all(views: tuple[ContractView, ...], out: Console) -> None:
             out.print(f"\ncontract {view.contract_id}: {escape(view.status_msg)}", soft_wrap=True)
 
 
+def _rate(traffic: TrafficView | None) -> str:
+    """Megabits per second to the internet and from it."""
+    if traffic is None or traffic.rate is None:
+        return ""
+    up, down = traffic.rate.up * 8 / 10**6, traffic.rate.down * 8 / 10**6
+    return f"{up:.1f}/{down:.1f}"
+
+
+def _internet(traffic: TrafficView | None) -> str:
+    if traffic is None:
+        return ""
+    total = f"{traffic.total.up / GB:.3f} GB up, {traffic.total.down / GB:.3f} GB down"
+    return f"{total}, now {rate} Mbit/s" if (rate := _rate(traffic)) else total
+
+
 def _print_one(view: ContractView, out: Console) -> None:
     ports = ", ".join(f"{port.host_port}->{port.container_port}/{port.protocol}" for port in view.ports)
     output.print_pairs(
@@ -84,6 +100,7 @@ def _print_one(view: ContractView, out: Console) -> None:
             ("GPUs", ", ".join(view.gpu_uuids) or str(view.gpu_count)),
             ("Disk", format_bytes(view.disk_bytes)),
             ("Ports", ports),
+            ("Internet", _internet(view.traffic)),
             ("Variables", ", ".join(view.env_names)),
             ("Price", f"$ {view.price_usd_per_hour} per hour, without storage"),
             ("Container", (view.container_id or "")[:12]),
