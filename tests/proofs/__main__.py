@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, restart, state
+from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, restart, state, traffic
 
 PROOFS = {
     "offline": offline.prove,
@@ -17,6 +17,7 @@ PROOFS = {
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,
     "state": state.prove,
+    "traffic": traffic.prove,
 }
 
 
