@@ -21,11 +21,14 @@ from kaalia.config import Config, load
 from kaalia.daemon import build
 from kaalia.daemon.notify import Systemd
 from kaalia.errors import ConfigError, KaaliaError, StoreError
+from kaalia.host import heap
 from kaalia.service import run_services
 from kaalia.store import folder
 
 log = logging.getLogger("kaalia.daemon")
 
+_GC_THRESHOLDS = (700, 10, 10)
+"""Python's own; `__main__` raises the first one for the imports."""
 DETACH_DEADLINE_S = 2.0
 """After a stop signal: a thread that hangs in Docker or on a disk must not keep the process from going."""
 
@@ -33,8 +36,7 @@ DETACH_DEADLINE_S = 2.0
 def main(argv: list[str] | None = None, clock: MachineClock | None = None) -> int:
     """`clock`: for tests that start the daemon by a program of their own; nothing outside the process can give one."""
     args = _arguments(argv)
-    gc.freeze()  # all that was imported stays
-    gc.enable()
+    _settle_memory()
     try:
         config = load(args.config, os.environ)
         if args.check:
@@ -48,6 +50,14 @@ def main(argv: list[str] | None = None, clock: MachineClock | None = None) -> in
         sys.stderr.write(f"kaalia: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
     return 0
+
+
+def _settle_memory() -> None:
+    """All that was imported stays: it need not be looked at again, and what the imports left behind goes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    heap.trim()
 
 
 async def serve(config: Config, clock: MachineClock, systemd: Systemd) -> None:
