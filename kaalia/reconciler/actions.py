@@ -74,6 +74,13 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Clear:
+    """A launch broke off before its container was there, and is not to go on: remove its network, then write down."""
+
+    status: WorkloadStatus
+
+
+@dataclass(frozen=True, slots=True)
 class Lose:
     """The container is gone though nobody of ours removed it: its data are lost, and the renter is told."""
 
@@ -81,4 +88,4 @@ class Lose:
     generation: int
 
 
-Action = Nothing | Record | Launch | Start | Restart | Stop | Remove | Lose
+Action = Nothing | Record | Launch | Start | Restart | Stop | Remove | Clear | Lose

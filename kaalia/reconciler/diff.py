@@ -20,6 +20,7 @@ from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import (
     Action,
+    Clear,
     Frees,
     Launch,
     Lose,
@@ -137,7 +138,13 @@ def _wait_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Actio
     is_told = (
         row and row.state is told.state and row.status_msg == told.status_msg and row.generation == told.generation
     )
-    return _NOTHING if is_told else Record(told, Frees.ALL)
+    return _NOTHING if is_told else _break_off(row, told)
+
+
+def _break_off(row: WorkloadStatus | None, told: WorkloadStatus) -> Action:
+    """The network of a launch comes before its container, and has its subnet for as long as it is there."""
+    is_begun = row is not None and row.state in (WorkloadState.CREATING, WorkloadState.STARTING)
+    return Clear(told) if is_begun else Record(told, Frees.ALL)
 
 
 def _yield(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:
@@ -178,7 +185,7 @@ def _stop_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Actio
     if row is not None and _is_current(contract, row) and row.state in quiet:
         return _NOTHING
     stopped = status.stopped(contract.contract_id, contract.generation, row, None, wish.reason, now)
-    return Record(status.forget(stopped), Frees.ALL)
+    return _break_off(row, status.forget(stopped))
 
 
 def _stay_stopped(

@@ -12,6 +12,7 @@ from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import (
     Action,
+    Clear,
     Frees,
     Launch,
     Lose,
@@ -48,8 +49,8 @@ async def execute(
             return await _stop(tools, action, row)
         case Remove():
             return await _remove(tools, action, row)
-        case Lose():
-            return await _lose(tools, action, row)
+        case Clear() | Lose():
+            return await _clear(tools, action, row)
 
 
 async def fail(
@@ -162,13 +163,17 @@ async def _prove_gone(tools: Tools, contract_id: int) -> None:
         )
 
 
-async def _lose(tools: Tools, action: Lose, row: WorkloadStatus | None) -> Observed | None:
-    """Only a second, single look proves the loss. Its network is still there, and holds the subnet until it goes."""
-    observed = await tools.runtime.inspect(action.contract_id)
+async def _clear(tools: Tools, action: Clear | Lose, row: WorkloadStatus | None) -> Observed | None:
+    """Only a second, single look proves the absence. Its network is still there, and holds the subnet until it goes."""
+    contract_id = action.status.contract_id if isinstance(action, Clear) else action.contract_id
+    observed = await tools.runtime.inspect(contract_id)
     if observed is None:
         if row is not None:
             await tools.ledger.intend("remove", row)
-        await tools.runtime.remove(action.contract_id)
-        lost = status.lost(action.contract_id, action.generation, row, tools.clock.now())
-        await tools.ledger.settle(lost, Frees.ALL, "workload_lost")
+        await tools.runtime.remove(contract_id)
+        if isinstance(action, Clear):
+            await tools.ledger.settle(action.status, Frees.ALL)
+        else:
+            lost = status.lost(contract_id, action.generation, row, tools.clock.now())
+            await tools.ledger.settle(lost, Frees.ALL, "workload_lost")
     return observed

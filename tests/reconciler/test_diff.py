@@ -10,7 +10,7 @@ import pytest
 from kaalia.contracts.placement import Held, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.reconciler.actions import Action, Launch, Lose, Nothing, Record, Remove, Restart, Start, Stop
+from kaalia.reconciler.actions import Action, Clear, Launch, Lose, Nothing, Record, Remove, Restart, Start, Stop
 from kaalia.reconciler.diff import Interruption, Sight, diff, diff_orphan
 from kaalia.runtime.base import Observed, ObservedState
 from tests.support.builders import build_contract, build_gpus, build_status
@@ -75,6 +75,7 @@ TABLE: list[tuple[str, Want, WorkloadStatus | None, Observed | Sight, type[Actio
     ("stop", W.STOP, row(S.RUNNING), seen(D.RUNNING), Stop),
     ("stop what is paused", W.STOP, row(S.STOPPED), seen(D.PAUSED), Stop),
     ("stop what is not there yet", W.STOP, row(S.PULLING), Sight.ABSENT, Record),
+    ("stop of a launch that broke off", W.STOP, row(S.CREATING), Sight.ABSENT, Clear),
     ("stopped", W.STOP, row(S.STOPPED, status_msg="stop"), seen(D.EXITED), Nothing),
     ("stopped, never started", W.STOP, None, Sight.ABSENT, Record),
     ("end", W.END, row(S.RUNNING), seen(D.RUNNING), Remove),
@@ -133,6 +134,9 @@ def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus 
             return asked.want is W.END and action.successor is None
         case Record():
             return action.status.state is not S.RUNNING
+        case Clear():
+            is_broken_off = books is not None and books.state in (S.CREATING, S.STARTING)
+            return is_broken_off and asked.want in (W.STOP, W.WAIT, W.YIELD)
         case _:
             return isinstance(action, Lose | Nothing)
 
@@ -161,7 +165,8 @@ def test_what_was_begun_and_waits_again_stays_admitted(want: Want, state: Worklo
     """As while a recycle has removed the old container, and a GPU does not answer for a moment."""
     action = diff(wish(want), row(state, container_id=None), Sight.ABSENT, LATER)
 
-    assert isinstance(action, Record)
+    assert isinstance(action, Record | Clear)
+    assert isinstance(action, Clear) is (state in (S.CREATING, S.STARTING)), "its network may be there"
     assert not Held(wish(want).contract, action.status).is_new
     assert isinstance(diff(wish(want), action.status, Sight.ABSENT, LATER), Nothing)
     assert isinstance(diff(wish(W.RUN), action.status, Sight.ABSENT, LATER), Launch)

@@ -51,6 +51,23 @@ async def test_a_crash_while_launching_ends_in_one_running_container(rig: Rig, p
     }
 
 
+async def test_a_launch_that_broke_off_and_is_stopped_leaves_no_network_behind(rig: Rig) -> None:
+    """The network comes before the container: a subnet that is given back while it is there has two owners."""
+    await rig.put(contract())
+    await crash_during(rig, "create.intended")
+    rig.runtime.networks[51] = next(claim.key for claim in await rig.claims() if claim.kind is ClaimKind.SUBNET)
+    await rig.put(contract(desired=Desired.STOPPED))
+
+    await rig.settle()
+
+    assert (await rig.state(), rig.runtime.networks) == (WorkloadState.STOPPED, {})
+    assert await rig.claims() == set()
+    assert await rig.open_intents() == []
+    await rig.put(contract())
+    await rig.settle()
+    assert await rig.state() is WorkloadState.RUNNING
+
+
 @pytest.mark.parametrize("point", ["pull.intended", "pull.done"])
 async def test_a_crash_while_pulling_begins_again(rig: Rig, point: str) -> None:
     rig.runtime.images.clear()
