@@ -3,7 +3,7 @@
 Rules that hold everywhere:
 - Nothing is done on `UNKNOWN`: not knowing is not absence.
 - A running workload is stopped or removed only when the wish is STOP, YIELD or END, or a newer generation takes its
-  place.
+  place. A stop that was begun is carried through, whatever is wished by now: the engine may yet end the process.
 - A container that is gone is never made again in silence: its data are gone too.
 - A process that ended by itself stays ended until the renter asks; one that the machine ended is started again.
 """
@@ -220,6 +220,8 @@ def _run(
     if observed.generation < contract.generation and observed.state is not ObservedState.REMOVING:
         return Remove(contract.contract_id, observed.generation, successor=contract)
     match observed.state:
+        case ObservedState.RUNNING if _is_stop_begun(row):
+            return _carry_through(observed)
         case ObservedState.RUNNING:
             is_asked = row is not None and _restart_asked(contract, row) and not _started_unseen(row, observed)
             if is_asked:
@@ -284,6 +286,8 @@ def _run_exited(
 def _note(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> Action:
     """Write down what is seen, when the books say something else."""
     match observed.state:
+        case ObservedState.RUNNING if _is_stop_begun(row):
+            return _carry_through(observed)
         case ObservedState.RUNNING:
             return _NOTHING if row and _is_told(row, observed) else Record(_adopted(contract, row, observed, now))
         case ObservedState.PAUSED:
@@ -293,6 +297,16 @@ def _note(contract: Contract, row: WorkloadStatus | None, observed: Observed, no
             return _dead(contract, row, now)
         case _:
             return _NOTHING
+
+
+def _is_stop_begun(row: WorkloadStatus | None) -> bool:
+    """Whoever asked the engine did not hear the end of it."""
+    return row is not None and row.state is WorkloadState.STOPPING
+
+
+def _carry_through(observed: Observed) -> Action:
+    """Taken for running it would seem to end by itself in a moment, and would never be started again."""
+    return Stop(observed.contract_id, observed.generation, "stopped")
 
 
 def _adopted(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> WorkloadStatus:

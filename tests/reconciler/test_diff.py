@@ -64,6 +64,8 @@ TABLE: list[tuple[str, Want, WorkloadStatus | None, Observed | Sight, type[Actio
     ("stays ended", W.RUN, row(S.EXITED), seen(D.EXITED), Nothing),
     ("renter starts again", W.RUN, row(S.STOPPED), seen(D.EXITED), Start),
     ("crashed in a stop, then start", W.RUN, row(S.STOPPING), seen(D.EXITED), Start),
+    ("crashed in a stop that is not over, then start", W.RUN, row(S.STOPPING), seen(D.RUNNING), Stop),
+    ("crashed in a stop that is not over, then wait", W.WAIT, row(S.STOPPING), seen(D.RUNNING), Stop),
     ("somebody removed it", W.RUN, row(S.RUNNING), Sight.ABSENT, Lose),
     ("somebody removed a stopped one", W.STOP, row(S.STOPPED), Sight.ABSENT, Lose),
     ("told that it is lost", W.RUN, row(S.FAILED, problem=LOST, container_id=None), Sight.ABSENT, Nothing),
@@ -122,7 +124,7 @@ def is_allowed(action: Action, asked: Wish, books: WorkloadStatus | None, sight:
     """The rules at the head of `diff`, as what each action presupposes."""
     if not isinstance(sight, Observed):
         return action == Nothing() if sight is Sight.UNKNOWN else may_do_without_container(action, asked, books)
-    return may_do_with_container(action, asked, sight)
+    return may_do_with_container(action, asked, books, sight)
 
 
 def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus | None) -> bool:
@@ -141,10 +143,11 @@ def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus 
             return isinstance(action, Lose | Nothing)
 
 
-def may_do_with_container(action: Action, asked: Wish, observed: Observed) -> bool:
+def may_do_with_container(action: Action, asked: Wish, books: WorkloadStatus | None, observed: Observed) -> bool:
     match action:
         case Stop():
-            return asked.want in (W.STOP, W.YIELD)
+            was_begun = books is not None and books.state is S.STOPPING
+            return asked.want in (W.STOP, W.YIELD) or was_begun
         case Remove(successor=None):
             return asked.want is W.END
         case Remove():

@@ -48,6 +48,8 @@ class WatchedRuntime(FakeRuntime):
         super().__init__(clock)
         self._agreed = agreed
         self._missing = missing
+        self.asked_to_stop: set[int] = set()
+        """Contracts that were to stop at some time since they started: such a stop may be carried through."""
         self.rig: Rig | None = None
 
     async def create(self, placement: Placement) -> str:
@@ -58,6 +60,7 @@ class WatchedRuntime(FakeRuntime):
         await self._need_intent("start", contract_id)
         if is_expired(self._agreed[contract_id], self._clock.now()):
             self.violations.append(f"start of C.{contract_id} after its end")
+        self.asked_to_stop.discard(contract_id)
         return await super().start(contract_id)
 
     async def stop(self, contract_id: int, grace_s: float) -> None:
@@ -89,6 +92,7 @@ class WatchedRuntime(FakeRuntime):
         if verb == "stop":
             is_rebooted = agreed.restart_count > 0
             wished |= agreed.desired is Desired.STOPPED or is_expired(agreed, self._clock.now()) or is_rebooted
+            wished |= contract_id in self.asked_to_stop
         if not wished:
             self.violations.append(f"{verb} of C.{contract_id}, which nobody wished")
 
@@ -192,8 +196,12 @@ class Machine(RuleBasedStateMachine):
         return living[pick % len(living)]
 
     def _change(self, pick: int, **changes: Any) -> None:
-        if self._living():
-            self._put(replace(self._pick(pick), **changes))
+        if not self._living():
+            return
+        before = self._pick(pick)
+        if before.desired is Desired.STOPPED or is_expired(before, self.clock.now()):
+            self.runtime.asked_to_stop.add(before.contract_id)
+        self._put(replace(before, **changes))
 
     def _put(self, made: Contract) -> None:
         self.agreed[made.contract_id] = made

@@ -50,6 +50,8 @@ class Faults:
     """The next process ends at once with this code."""
     pull_gate: asyncio.Event | None = None
     """Pulls wait for it."""
+    stop_gate: asyncio.Event | None = None
+    """Stops wait for it: the workload takes its time to end. Whoever asked may be gone by then."""
 
 
 class FakeRuntime:
@@ -68,6 +70,7 @@ class FakeRuntime:
         self.calls: list[tuple[str, int]] = []
         self.logins: list[RegistryLogin | None] = []
         self.violations: list[str] = []
+        self._ending: set[int] = set()
         self._listeners: set[asyncio.Queue[int | None]] = set()
         self._serial = 0
 
@@ -158,7 +161,10 @@ class FakeRuntime:
         await self._answering("stop", contract_id)
         container = self.containers.get(contract_id)
         if container is not None and container.state in HOLDING:
-            self._end(contract_id, 143 if grace_s else 137)
+            self._ending.add(contract_id)
+            if self.faults.stop_gate is not None:
+                await self.faults.stop_gate.wait()
+            self._finish_stop(contract_id, 143 if grace_s else 137)
         self._answer("stop", None)
 
     async def remove(self, contract_id: int) -> None:
@@ -236,6 +242,13 @@ class FakeRuntime:
         self._end(contract_id, code)
         self.containers[contract_id] = replace(self.containers[contract_id], oom_killed=oom_killed)
 
+    def finish_stops(self) -> None:
+        """The engine carries out the stops that it was asked for, whether anybody still waits for the answer or not."""
+        for contract_id in tuple(self._ending):
+            self._finish_stop(contract_id, 137)
+        if self.faults.stop_gate is not None:
+            self.faults.stop_gate.set()
+
     def set_state(self, contract_id: int, state: ObservedState) -> None:
         """Somebody with root pauses, unpauses or breaks the container."""
         self.containers[contract_id] = replace(self.containers[contract_id], state=state)
@@ -287,8 +300,13 @@ class FakeRuntime:
             raise _unavailable(verb)
         return result
 
+    def _finish_stop(self, contract_id: int, code: int) -> None:
+        if contract_id in self._ending and contract_id in self.containers:
+            self._end(contract_id, code)
+
     def _end(self, contract_id: int, code: int) -> None:
         container = self.containers[contract_id]
+        self._ending.discard(contract_id)
         self.containers[contract_id] = replace(
             container, state=ObservedState.EXITED, pid=None, finished_at=self._now(), exit_code=code
         )
