@@ -22,6 +22,7 @@ from yarl import URL
 
 from kaalia.clock import Clock
 from kaalia.errors import ConfigError, KaaliaError, MarketplaceError, UnauthorizedError, UnreachableError
+from kaalia.sync.trust import system_context
 from kaalia.units import MIB
 from kaalia.wire import document, signature
 from kaalia.wire.protocol import (
@@ -161,10 +162,13 @@ class MarketplaceClient:
         if self._heard is not None and server_at is not None:
             await self._heard(server_at)
 
+    def _trust(self) -> ssl.SSLContext | bool:
+        return self._tls or (system_context() if self._base.startswith("https:") else True)
+
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                keepalive_timeout=KEEPALIVE_S, limit=16, ssl=self._tls or True, socket_factory=_probed
+                keepalive_timeout=KEEPALIVE_S, limit=16, ssl=self._trust(), socket_factory=_probed
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
