@@ -234,3 +234,14 @@ def test_the_process_holds_no_library_that_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_the_process_says_nothing_of_what_it_leaves_out(home: Home) -> None:
+    checked = [sys.executable, "-X", "importtime", "-m", "kaalia.daemon", "--config", str(home.config), "--check"]
+
+    done = subprocess.run(checked, capture_output=True, text=True, timeout=60, check=True)
+
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    imported = [line for line in done.stderr.splitlines() if line.endswith(("charset_normalizer.api", " docker"))]
+    assert told == []
+    assert [line.split()[-1] for line in imported] == ["docker"]
