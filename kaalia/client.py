@@ -15,7 +15,15 @@ from pydantic_core import from_json
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
 from kaalia.wire.ledger import LedgerDocument
-from kaalia.wire.local import ContractView, DaemonStatus, DiskLedger, DiskOrder, DrainOrder, DrainStatus
+from kaalia.wire.local import (
+    ContractView,
+    DaemonStatus,
+    DiskLedger,
+    DiskOrder,
+    DrainOrder,
+    DrainStatus,
+    PortsDocument,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +35,7 @@ _CONTRACT = TypeAdapter(ContractView)
 _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
 _LEDGER = TypeAdapter(LedgerDocument)
 _DISK = TypeAdapter(DiskLedger)
+_PORTS = TypeAdapter(PortsDocument)
 _ORDERED = TypeAdapter(dict[str, str])
 _DRAIN = TypeAdapter(DrainStatus)
 _DRAIN_ORDER = TypeAdapter(DrainOrder)
@@ -77,6 +86,13 @@ class LocalClient:
         before = self.measured_disk()
         self._get(f"/v1/disk/{kind}", _ORDERED, "POST")
         return before
+
+    def ports(self) -> PortsDocument:
+        return self._get("/v1/ports", _PORTS)
+
+    def order_probe(self) -> PortsDocument:
+        """Ask for a probe; what was known before it."""
+        return self._get("/v1/ports/probe", _PORTS, "POST")
 
     def drain(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN)

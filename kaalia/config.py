@@ -69,6 +69,15 @@ def _public_ip(text: str) -> str:
         raise ValueError("must be auto or an IP address, such as 203.0.113.7") from None
 
 
+def _prober(text: str) -> str:
+    if text in ("marketplace", "off"):
+        return text
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("http", "https") or not rest or any(char in rest for char in "@?# "):
+        raise ValueError("must be marketplace, off, or a prober's URL, such as http://198.51.100.4:8090")
+    return text.rstrip("/")
+
+
 def _image_pattern(text: str) -> str:
     pattern = text.strip()
     if not pattern or len(pattern) > 512 or "://" in pattern or any(char.isspace() for char in pattern):
@@ -113,6 +122,12 @@ class PortsConfig(Section):
     @property
     def last(self) -> int:
         return int(self.range.partition("-")[2])
+
+
+class ProbeConfig(Section):
+    url: Annotated[str, AfterValidator(_prober)] = "marketplace"
+    """Who tries the ports from outside. Another prober: `kaalia probe serve` on any machine with a public address."""
+    every_hours: float = Field(default=24.0, ge=1, le=24 * 30)
 
 
 class VolumesConfig(Section):
@@ -166,6 +181,7 @@ class Config(Section):
     socket: SocketPath = Path("/run/kaalia/kaalia.sock")
     docker: DockerConfig = DockerConfig()
     ports: PortsConfig = PortsConfig()
+    probe: ProbeConfig = ProbeConfig()
     volumes: VolumesConfig = VolumesConfig()
     disk: DiskConfig = DiskConfig()
     nvml: NvmlConfig = NvmlConfig()

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
-from kaalia.api.routes import contracts, disk, drain, ledger, machine, status
+from kaalia.api.routes import contracts, disk, drain, ledger, machine, ports, status
 
 SHUTDOWN_S = 0.5
 """How long an answer under way may take when the daemon stops."""
@@ -22,6 +22,8 @@ ROUTES = (
     web.put("/v1/drain", drain.place),
     web.delete("/v1/drain", drain.lift),
     web.get("/v1/disk", disk.show),
+    web.get("/v1/ports", ports.show),
+    web.post("/v1/ports/probe", ports.probe),
     web.post("/v1/disk/{kind:measure|remove_orphans}", disk.order),
 )
 

@@ -1,17 +1,45 @@
 """Addresses and ports that reach this machine. Refuses to call a private address public."""
 
+import ipaddress
+from dataclasses import replace
 from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import HostError
 from kaalia.host import net
-from kaalia.model.machine import Network, PortRange
+from kaalia.model.machine import MachineReport, Network, PortRange
+from kaalia.model.reach import PortMap
+
+PUBLIC_IP = "network.public_ip"
+"""The field's name in `missing`."""
 
 
 def collect(public_ip: str | None, port_range: PortRange, root: Path, gaps: Gaps) -> Network:
     """`public_ip`: from the configuration, where it wins; else the address of the default route if it is public."""
-    address = public_ip or gaps.read("network.public_ip", lambda: _routed_address(root))
+    address = public_ip or gaps.read(PUBLIC_IP, lambda: _routed_address(root))
     return Network(address, net.local_ips(root), port_range)
+
+
+def with_reach(report: MachineReport, found: PortMap | None, told_address: str | None) -> MachineReport:
+    """With what only the outside can tell: the address behind a router, and the ports that were proven there.
+
+    What was proven of another range, or at another address than renters are told, does not count.
+    """
+    network = report.network
+    outer = told_address if told_address and _is_public_ipv4(told_address) else found.seen_address if found else None
+    missing = report.missing
+    if network.public_ip is None and outer is not None and _is_public_ipv4(outer):
+        network = replace(network, public_ip=outer)
+        missing = tuple(entry for entry in missing if entry.field != PUBLIC_IP)
+    if found is not None and (found.port_range, found.address) == (network.port_range, network.public_ip):
+        network = replace(network, proven=found.proven)
+    return replace(report, network=network, missing=missing)
+
+
+def _is_public_ipv4(text: str) -> bool:
+    """Renters' ports are of IPv4, whatever way the machine takes to its marketplace."""
+    address = ipaddress.ip_address(text)
+    return address.version == 4 and address.is_global
 
 
 def _routed_address(root: Path) -> str:

@@ -6,12 +6,13 @@ Tells the owner when the kernel may take ports of renters for itself.
 import asyncio
 import logging
 
-from kaalia.capability import ports
+from kaalia.capability import network, ports
 from kaalia.capability.report import Inputs, digest, survey
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
+from kaalia.model.reach import PortMap
 from kaalia.service import run_forever
-from kaalia.store import conditions, gpu_use, machine, outbox
+from kaalia.store import conditions, gpu_use, machine, outbox, reach
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
@@ -54,7 +55,8 @@ class CapabilityService:
 
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
-        report, use = await survey(self._inputs, self._clock.now())
+        surveyed, use = await survey(self._inputs, self._clock.now())
+        report = network.with_reach(surveyed, *await self._database.read(_reach))
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         found = digest(report)
         changed = found != self._sent_digest
@@ -79,6 +81,10 @@ class CapabilityService:
     async def _turn(self) -> None:
         await self.refresh()
         await asyncio.sleep(self._interval_s)
+
+
+def _reach(tx: Transaction) -> tuple[PortMap | None, str | None]:
+    return reach.get_map(tx), reach.get_seen_address(tx)
 
 
 def _log(report: MachineReport) -> None:

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from kaalia.api import status
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
+from kaalia.capability import surroundings
+from kaalia.capability.reach import ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
@@ -18,6 +21,7 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
 from kaalia.model.volume import VolumeBackend
@@ -32,6 +36,7 @@ from kaalia.store import ends, folder
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
+from kaalia.sync.prober import ProberLink
 from kaalia.sync.service import SyncService
 from kaalia.wire import signature
 
@@ -46,15 +51,18 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     database = await folder.open_database(config, changes)
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
     timekeeper = Timekeeper(database, changes, clock)
+    answering = Answering()
     try:
         await timekeeper.open()
         yield [
             timekeeper,
             *_local_services(config, systemd, Context(database, clock, clock.now(), timekeeper.problem)),
             _capability(config, clock, database, engine),
-            *_marketplace_services(config, clock, timekeeper, changes, database, engine),
+            *_reach(config, clock, changes, database, answering),
+            *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),
         ]
     finally:
+        answering.close()
         engine.close()
         await database.close()
 
@@ -120,6 +128,19 @@ def _capability(config: Config, clock: Clock, database: Database, engine: Docker
     return CapabilityService(database, clock, inputs, config.intervals.report_s)
 
 
+def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:
+    if config.probe.url == "off":
+        return []
+    wanted = Wanted(
+        PortRange(config.ports.first, config.ports.last),
+        None if config.ports.public_ip == "auto" else config.ports.public_ip,
+        timedelta(hours=config.probe.every_hours),
+    )
+    url = None if config.probe.url == "marketplace" else config.probe.url
+    link = ProberLink(url, database, config.state_dir, clock)
+    return [ReachService(database, changes, clock, wanted, link, answering, surroundings.read)]
+
+
 async def volume_backend(config: Config, data_root: Path) -> VolumeBackend:
     """How volumes are held to their size, by the nearest folder that exists yet. Raises HostError."""
     folder = config.volumes.dir if isinstance(config.volumes.dir, Path) else await default_folder(data_root)
@@ -129,12 +150,18 @@ async def volume_backend(config: Config, data_root: Path) -> VolumeBackend:
 
 
 def _marketplace_services(
-    config: Config, clock: Clock, timekeeper: Timekeeper, changes: Changes, database: Database, engine: DockerEngine
+    config: Config,
+    clock: Clock,
+    timekeeper: Timekeeper,
+    changes: Changes,
+    database: Database,
+    engine: DockerEngine,
+    answering: Answering,
 ) -> list[Service]:
     async def login(contract_id: int) -> RegistryLogin | None:
         return await sync.login_source(contract_id)
 
-    tenants = TenantsService(config, clock, timekeeper.lease_time, changes, database, engine, login)
+    tenants = TenantsService(config, clock, timekeeper.lease_time, changes, database, engine, login, answering)
     sync = SyncService(
         database,
         changes,

@@ -11,6 +11,7 @@ from kaalia.contracts.lease import LeaseTime
 from kaalia.daemon import policy
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, net, system
+from kaalia.host.answering import Answering
 from kaalia.log import about
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
@@ -52,6 +53,7 @@ class TenantsService:
         database: Database,
         engine: DockerEngine,
         login_source: Callable[[int], Awaitable[RegistryLogin | None]],
+        answering: Answering,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -60,6 +62,7 @@ class TenantsService:
         self._database = database
         self._engine = engine
         self._login_source = login_source
+        self._answering = answering
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._runtime: Runtime | None = None
 
@@ -94,7 +97,7 @@ class TenantsService:
                 resync_s=self._config.intervals.resync_s,
                 policy=policy.read(self._config.policy),
             ),
-            _is_port_busy,
+            self._is_port_busy,
             host_routes=net.routed_networks,
             lease_time=self._lease_time,
             booted_at=await asyncio.to_thread(_booted_at),
@@ -123,6 +126,11 @@ class TenantsService:
         fixed = folder if isinstance(folder, Path) else None
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
 
+    def _is_port_busy(self, port: int, protocol: Protocol) -> bool:
+        """A port that is only being probed goes to the renter."""
+        self._answering.release((port, protocol))
+        return not net.is_port_free(port, protocol)
+
     async def _space(self) -> Space:
         found = await block.filesystem(Path((await self._engine.facts()).data_root))
         return Space(found.total_bytes, found.free_bytes)
@@ -132,10 +140,6 @@ class TenantsService:
         if self._runtime is None:
             raise WorkloadError("not_enrolled", f"cannot read logs of contract {contract_id}: not enrolled yet")
         return await self._runtime.logs(contract_id, tail)
-
-
-def _is_port_busy(port: int, protocol: Protocol) -> bool:
-    return not net.is_port_free(port, protocol)
 
 
 def _booted_at() -> datetime | None:

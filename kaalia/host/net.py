@@ -65,6 +65,20 @@ def default_address(root: Path = ROOT) -> str:
     raise unreadable("the address of the default route", f"interface {interface} has no IPv4 address")
 
 
+def default_gateway(root: Path = ROOT) -> str | None:
+    """The IPv4 address of the next hop of the default route; None: there is none, or it has no address."""
+    try:
+        interface = default_interface(root)
+        lines = read_text(root / "proc/net/route").splitlines()[1:]
+    except HostError:
+        return None
+    for words in (line.split() for line in lines):
+        if len(words) >= 8 and words[0] == interface and words[1] == words[7] == "00000000":
+            address = ipaddress.IPv4Address(int.from_bytes(bytes.fromhex(words[2]), sys.byteorder))
+            return str(address) if int(address) else None
+    return None
+
+
 def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
     """The IPv4 networks that this machine routes, as CIDR, without the default route."""
     networks: list[str] = []

@@ -31,7 +31,7 @@ from kaalia.marketplace.routes import (
     upkeep,
     volumes,
 )
-from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route
+from kaalia.marketplace.routing import MACHINE, PUBLIC, Call, Caller, Route, address_of
 from kaalia.service import answer_anyway
 from kaalia.wire import error as wire_error
 from kaalia.wire.error import ApiError
@@ -152,15 +152,10 @@ def _ids(source: Mapping[str, Any]) -> Iterator[Any]:
 
 def _count(request: web.Request, route: Route, caller: Caller | None) -> None:
     limits, now_s = request.app[_LIMITS], request.app[CONTEXT].clock.monotonic_s()
-    identity = f"address {_address(request)}" if caller is None else f"key {caller.key_id}"
+    identity = f"address {address_of(request, request.app[CONTEXT])}" if caller is None else f"key {caller.key_id}"
     limits["requests"].take(identity, now_s)
     if route.path in _SEARCHES:
         limits["searches"].take(identity, now_s)
-
-
-def _address(request: web.Request) -> str | None:
-    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return forwarded if forwarded and request.app[CONTEXT].settings.behind_proxy else request.remote
 
 
 async def _read(request: web.Request, route: Route) -> bytes:

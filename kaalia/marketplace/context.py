@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock
 from kaalia.marketplace.nonces import Nonces
+from kaalia.prober.work import Prober
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,6 +72,8 @@ class Context:
     """Rung when a machine's desired state changed."""
     task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
     """By task id: set when the result has come."""
+    prober: Prober = field(default_factory=Prober)
+    """Tries the ports of machines that ask for it."""
     nonces: Nonces = field(default_factory=Nonces)
     """Of machines' requests, for as long as a copy of one would pass the clock check."""
 

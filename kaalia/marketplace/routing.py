@@ -40,9 +40,19 @@ class Call:
         """The caller is still there to read an answer."""
         return self.request.transport is not None and not self.request.transport.is_closing()
 
+    @property
+    def address(self) -> str | None:
+        """Where the request comes from, by the word of our own proxy if there is one."""
+        return address_of(self.request, self.context)
+
     def number(self, name: str) -> int:
         """An integer of the path; the route's pattern has checked that it is one."""
         return int(self.request.match_info[name])
+
+
+def address_of(request: web.Request, context: Context) -> str | None:
+    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    return forwarded if forwarded and context.settings.behind_proxy else request.remote
 
 
 PUBLIC = "public"

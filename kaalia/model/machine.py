@@ -109,10 +109,22 @@ class PortRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenPorts:
+    """How many ports of the range a prober reached from outside at `address`."""
+
+    address: str
+    tcp: int
+    udp: int
+    probed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     public_ip: str | None
     local_ips: tuple[str, ...]
     port_range: PortRange
+    proven: ProvenPorts | None = None
+    """None: no prober has tried this range at this address yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ class Topic(StrEnum):
     TASKS = "tasks"
     ENROLMENT = "enrolment"
     DISK = "disk"
+    PORTS = "ports"
+    """A probe of the ports was ordered, or the address may have changed."""
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
 

@@ -25,6 +25,7 @@ from kaalia.errors import ConfigError, KaaliaError, MarketplaceError, Unauthoriz
 from kaalia.sync.trust import system_context
 from kaalia.units import MIB
 from kaalia.wire import document, signature
+from kaalia.wire.probe import PATH_MACHINE_PROBE, ProbeReply, ProbeRequest
 from kaalia.wire.protocol import (
     PATH_DESIRED,
     PATH_ENROLL,
@@ -83,13 +84,16 @@ class MarketplaceClient:
         clock: Clock,
         tls: ssl.SSLContext | None = None,
         heard: HeardTime | None = None,
+        family: socket.AddressFamily = socket.AF_UNSPEC,
     ) -> None:
+        """`family`: AF_INET when it matters from which address the marketplace sees this machine come."""
         self._base = check_url(url)
         self._machine_id = machine_id
         self._key = key
         self._clock = clock
         self._tls = tls
         self._heard = heard
+        self._family = family
         self._session: aiohttp.ClientSession | None = None
 
     async def enrol(self, request: EnrolRequest) -> EnrolReply:
@@ -112,6 +116,9 @@ class MarketplaceClient:
     async def registry_login(self, contract_id: int) -> RegistryLoginReply:
         raw = await self._send("POST", self._path(PATH_REGISTRY_LOGIN, contract_id=contract_id))
         return _decoded(RegistryLoginReply, raw)
+
+    async def probe(self, request: ProbeRequest) -> ProbeReply:
+        return _decoded(ProbeReply, await self._send("POST", self._path(PATH_MACHINE_PROBE), request))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -168,7 +175,11 @@ class MarketplaceClient:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                keepalive_timeout=KEEPALIVE_S, limit=16, ssl=self._trust(), socket_factory=_probed
+                keepalive_timeout=KEEPALIVE_S,
+                limit=16,
+                ssl=self._trust(),
+                socket_factory=_probed,
+                family=self._family,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -1,6 +1,7 @@
 """Tells the marketplace: heartbeats, and the outbox in order, each row until it is acknowledged."""
 
 import asyncio
+import ipaddress
 import logging
 import random
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import database as state
-from kaalia.store import enrolment, maintenance, outbox, volumes, workloads
-from kaalia.store.changes import wait
+from kaalia.store import enrolment, maintenance, outbox, reach, volumes, workloads
+from kaalia.store.changes import Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
 from kaalia.sync.backoff import Backoff
@@ -63,6 +64,7 @@ class Push:
         self._heartbeat_s = heartbeat_s
         self._full_sent_s: float | None = None
         self._stream_id = ""
+        self._seen_address = ""
 
     async def turn(self) -> None:
         await self._backoff.guard("status", self._until_idle)
@@ -78,7 +80,18 @@ class Push:
         if batch.post.workloads is not None:
             full_sent_s = now_s
         self._full_sent_s = full_sent_s
+        await self._hear_address(reply.seen_address)
         return await self._acknowledge(batch, reply.acked_seq)
+
+    async def _hear_address(self, address: str | None) -> None:
+        if address is None or address == self._seen_address:
+            return
+        try:
+            told = str(ipaddress.ip_address(address))
+        except ValueError:
+            return  # a hint that cannot be true
+        await self._database.transaction(lambda tx: reach.put_seen_address(tx, told), Topic.PORTS)
+        self._seen_address = address
 
     async def _until_idle(self) -> None:
         while await self.once():

@@ -69,7 +69,7 @@ def encode(report: MachineReport) -> dict[str, Any]:
         "os_version": _release(system.os_name),
         "ubuntu_version": _release(system.os_name) if (system.os_name or "").startswith("Ubuntu") else None,
         "public_ipaddr": network.public_ip,
-        "direct_port_count": len(network.port_range),
+        "direct_port_count": len(network.port_range) if network.proven is None else network.proven.tcp,
         "disk_name": report.disk.model if report.disk else None,
         **dict.fromkeys(_UNMEASURED),
     }
@@ -77,13 +77,17 @@ def encode(report: MachineReport) -> dict[str, Any]:
 
 def fault(report: MachineReport) -> str | None:
     """Why a report is not that of a machine; None for one that offers can be made of."""
-    ports, disk = report.network.port_range, report.disk
+    ports, disk, proven = report.network.port_range, report.disk, report.network.proven
     sizes = [report.memory.total_bytes, *(gpu.vram_mb for gpu in report.gpus)]
     sizes += [disk.total_bytes, disk.free_bytes] if disk else []
     checks = (
         (len(report.gpus) > GPUS_MAX, f"it has {len(report.gpus)} GPUs, more than {GPUS_MAX}"),
         (len({gpu.uuid for gpu in report.gpus}) < len(report.gpus), "two of its GPUs have the same UUID"),
         (not 0 < ports.first <= ports.last < 65536, f"{ports.first}-{ports.last} is no range of ports"),
+        (
+            proven is not None and not 0 <= proven.tcp <= ports.last - ports.first + 1,
+            "it proves more ports than its range has",
+        ),
         (report.cpu.logical_cores < 1, f"it has {report.cpu.logical_cores} processors"),
         (min(sizes) < 0, f"it has a size of {min(sizes)}"),
     )

@@ -11,6 +11,8 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.traffic import Rate, Tally, rate
 from kaalia.errors import Problem
+from kaalia.model.machine import PortRange
+from kaalia.model.reach import PortMap, ProbeProgress
 from kaalia.model.traffic import Bytes
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
@@ -224,3 +226,17 @@ class DiskLedger:
     volume_folder: str
     enforces_instance_size: bool | None
     entries: tuple[DiskEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortsDocument:
+    """`found`: the newest map; `progress`: a probe that is ordered or under way; `failure`: why the last one failed.
+
+    `port_range` and `public_ip` as the newest report has them.
+    """
+
+    port_range: PortRange | None
+    public_ip: str | None
+    found: PortMap | None
+    progress: ProbeProgress | None
+    failure: Problem | None

@@ -159,6 +159,8 @@ class StatusReply:
 
     acked_seq: int
     server_time: datetime
+    seen_address: str | None = None
+    """Where the post came from: news of it is a reason to probe the ports anew. Nothing else follows from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,34 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kaalia.capability import network
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.errors import WorkloadError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.health import Severity
-from kaalia.model.machine import Engine, MachineReport, PortRange
+from kaalia.model.machine import Engine, MachineReport, Missing, Network, PortRange, ProvenPorts
+from kaalia.model.reach import PortMap, PortSpan, PortState, Reason
+from kaalia.model.workload import Protocol
 from kaalia.service import run_services
-from kaalia.store import conditions, gpu_use, outbox
+from kaalia.store import conditions, gpu_use, outbox, reach
 from kaalia.store import machine as machine_rows
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
-from kaalia.wire import document
+from kaalia.wire import document, facts
 from tests.capability.conftest import MakeProbe
-from tests.support.clock import FakeClock
+from tests.support.clock import START, FakeClock
 from tests.support.fake_nvidia.profiles import fault, machine, setting, write
+from tests.support.machines import machine_report
 
 PORTS = PortRange(40000, 40799)
+OPEN = PortSpan(40000, 40010, Protocol.TCP, PortState.OPEN, Reason.ANSWERED, is_open=True)
 
 
 async def engine() -> Engine:
@@ -223,3 +230,44 @@ async def test_runs_until_stopped_and_goes_on_after_failures(store: Database, cl
 
     assert subject.name == "capability"
     assert calls >= 3
+
+
+async def test_what_the_outside_knows_is_part_of_the_report(
+    store: Database, clock: FakeClock, simulated: MakeProbe
+) -> None:
+    probed = PortMap(clock.now(), "http://prober", PORTS, None, "203.0.113.7", "203.0.113.7", None, (OPEN,))
+    await store.transaction(lambda tx: reach.put_map(tx, probed))
+
+    report = await service(store, clock, simulated(machine("1xT4"))).refresh()
+
+    assert report.network.proven == ProvenPorts("203.0.113.7", 11, 0, clock.now())
+    assert facts.encode(report)["direct_port_count"] == 11
+    (told,) = await sent(store)
+    assert told == report
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "public_ip", "proven"),
+    [
+        ({}, None, "8.8.4.4", True),
+        ({}, "9.9.9.9", "9.9.9.9", False),
+        ({}, "2001:4860:4860::8888", "8.8.4.4", True),
+        ({"seen_address": "100.64.0.9", "address": "100.64.0.9"}, None, None, False),
+        ({"seen_address": "10.0.0.9", "address": "10.0.0.9"}, "10.0.0.9", None, False),
+        ({"port_range": PortRange(40000, 40010)}, None, "8.8.4.4", False),
+    ],
+)
+def test_behind_a_router_the_address_is_what_the_outside_sees(
+    changes: dict[str, Any], told: str | None, public_ip: str | None, proven: bool
+) -> None:
+    probed = PortMap(START, "http://prober", PORTS, None, "8.8.4.4", "8.8.4.4", None, (OPEN,))
+    behind = machine_report(
+        network=Network(None, ("192.168.1.20",), PORTS), missing=(Missing("network.public_ip", "private"),)
+    )
+
+    found = network.with_reach(behind, replace(probed, **changes), told)
+
+    assert found.network.public_ip == public_ip
+    assert (found.network.proven is not None) == proven
+    assert bool(found.missing) == (public_ip is None)
+    assert network.with_reach(behind, None, None) == behind

@@ -28,11 +28,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "sync": "model contracts wire store",
         "reconciler": "model contracts wire store runtime",
         "api": "model contracts wire store",
-        # The marketplace could leave for its own repository tomorrow.
-        "marketplace": "model contracts wire",
+        # A service of its own, which a marketplace may offer too: it knows neither daemon nor marketplace.
+        "prober": "model wire",
+        # The marketplace could leave for its own repository tomorrow, and take the prober along.
+        "marketplace": "model contracts wire prober",
         "client": "model contracts wire",
         # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
-        "cli": "model contracts wire host store capability sync client marketplace",
+        "cli": "model contracts wire host store capability sync client prober marketplace",
         "daemon": "model contracts wire host store runtime capability health selftest sync reconciler api marketplace",
     }.items()
 }

@@ -1,5 +1,6 @@
 """Routes for daemons: each request is signed by its machine's key, enrolment by the key that it brings."""
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from kaalia.marketplace.daemons import Signed
 from kaalia.marketplace.routing import MACHINE, Call, Route
 from kaalia.wire import document, signature
 from kaalia.wire.error import ApiError
+from kaalia.wire.probe import ProbeRequest
 from kaalia.wire.protocol import LONG_POLL_S, EnrolRequest, StatusPost, TaskResult
 
 T = TypeVar("T")
@@ -35,7 +37,14 @@ async def desired(call: Call) -> web.Response:
 
 async def status(call: Call) -> web.Response:
     signed = await _authenticate(call)
-    return _answer(await daemons.take_status(call.context, call.number("machine_id"), _read(StatusPost, signed)))
+    reply = await daemons.take_status(call.context, call.number("machine_id"), _read(StatusPost, signed))
+    return _answer(replace(reply, seen_address=call.address))
+
+
+async def probe(call: Call) -> web.Response:
+    """Tries ports of the address that the machine asks from."""
+    signed = await _authenticate(call)
+    return _answer(await call.context.prober.probe(call.address or "", _read(ProbeRequest, signed)))
 
 
 async def task_result(call: Call) -> web.Response:
@@ -57,6 +66,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/kaalia/v1/enroll", MACHINE, enrol),
     Route("GET", f"{_MACHINE}/desired", MACHINE, desired),
     Route("POST", f"{_MACHINE}/status", MACHINE, status),
+    Route("POST", f"{_MACHINE}/probe", MACHINE, probe),
     Route("PUT", _MACHINE + "/tasks/{task_id}/result", MACHINE, task_result),
     Route("POST", _MACHINE + r"/contracts/{contract_id:\d+}/registry-login", MACHINE, registry_login),
 )

@@ -1,0 +1,46 @@
+"""Which ports the outside reaches. An order is written; the service that probes finds it."""
+
+from aiohttp import web
+
+from kaalia.api import context
+from kaalia.api.responses import answer
+from kaalia.model.reach import PortMap, ProbeProgress
+from kaalia.store import conditions, machine, reach
+from kaalia.store.changes import Topic
+from kaalia.store.database import Transaction
+from kaalia.wire.local import PortsDocument
+
+SOURCE_PROBER = "prober"
+"""Of the condition that says why there is no newer map."""
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v1/ports: a PortsDocument."""
+    return answer(await context.of(request).read(_read))
+
+
+async def probe(request: web.Request) -> web.Response:
+    """POST /v1/ports/probe: 200 once the order is durable."""
+    here = context.of(request)
+    now = here.clock.now()
+
+    def order(tx: Transaction) -> PortsDocument:
+        before = _read(tx)
+        reach.order(tx, now)
+        return before
+
+    return answer(await here.write(order, Topic.PORTS))
+
+
+def _read(tx: Transaction) -> PortsDocument:
+    report = machine.get_report(tx)
+    failed = [one for one in conditions.all_open(tx) if one.source == SOURCE_PROBER]
+    found: PortMap | None = reach.get_map(tx)
+    progress: ProbeProgress | None = reach.get_progress(tx)
+    return PortsDocument(
+        port_range=report.network.port_range if report else None,
+        public_ip=report.network.public_ip if report else None,
+        found=found,
+        progress=progress,
+        failure=failed[0].condition.problem if failed else None,
+    )

@@ -1,0 +1,219 @@
+"""One probe of the whole range: batch after batch, listen, let the prober try, check what it says.
+
+Of a small range at most a quarter is bound at once. An order of the batches by chance is of no use: each is short.
+"""
+
+import asyncio
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from kaalia.clock import Clock
+from kaalia.contracts import reach
+from kaalia.contracts.reach import Facts, Sight
+from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.host import hairpin, system
+from kaalia.host.answering import Answering
+from kaalia.model.machine import PortRange
+from kaalia.model.reach import Outcome, Place, PortMap
+from kaalia.model.workload import Protocol
+from kaalia.store import claims
+from kaalia.store.claims import ClaimKind
+from kaalia.store.database import Database
+from kaalia.wire import probe as wire
+from kaalia.wire.probe import NONCE_BYTES, TARGETS_MAX, ProbeReply, ProbeRequest, ProbeTarget
+
+BATCH_MAX = 256
+"""Places of one batch: sockets of this machine and of the prober."""
+AGAIN_MAX = 256
+"""Ports that did not answer are tried once more, if they are no more than these: packets do get lost."""
+BUSY_TRIES, BUSY_S = 6, 5.0
+"""A prober that has not finished with an earlier request of this address."""
+
+Ask = Callable[[ProbeRequest], Awaitable[ProbeReply]]
+Tell = Callable[[int, int], Awaitable[None]]
+
+_KINDS = {ClaimKind.PORT_TCP: Protocol.TCP, ClaimKind.PORT_UDP: Protocol.UDP}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The daemon's own side."""
+
+    database: Database
+    answering: Answering
+    clock: Clock
+    port_range: PortRange
+    public_ip: str | None
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one probe gathers. `secret` never leaves this process."""
+
+    machine: Machine
+    ask: Ask
+    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(NONCE_BYTES), repr=False)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(NONCE_BYTES), repr=False)
+    address: str | None = None
+    """What to name in requests; None: the address that they come from."""
+    sights: dict[Place, Sight] = field(default_factory=dict)
+    held: dict[Place, int] = field(default_factory=dict)
+    used: dict[Place, str] = field(default_factory=dict)
+    arrived: set[Place] = field(default_factory=set)
+
+    def answer(self, port: int, protocol: Protocol, data: bytes) -> bytes | None:
+        asked = wire.read_question(self.nonce, protocol, data)
+        if asked is None:
+            return None
+        self.arrived.add((asked.port, protocol))
+        return wire.answer(self.nonce, self.secret, protocol, port, asked.challenge)
+
+
+async def probe(
+    machine: Machine, ask: Ask, name: str, earlier: PortMap | None, local_ips: Collection[str], tell: Tell
+) -> PortMap:
+    """The map, without findings. Raises MarketplaceError, KaaliaError `prober_lied`, OSError."""
+    run = _Run(machine, ask)
+    where = await _introduce(run)
+    places = reach.places(machine.port_range)
+    step = batch_size(len(places))
+    works: bool | None = None
+    for start in range(0, len(places), step):
+        await tell(start, len(places))
+        works = await _batch(run, places[start : start + step], where.address, works)
+    again = [place for place, sight in run.sights.items() if sight.outcome is Outcome.SILENT and place not in run.held]
+    if len(again) <= AGAIN_MAX:
+        for start in range(0, len(again), step):
+            await _batch(run, again[start : start + step], where.address, works)
+    await tell(len(places), len(places))
+    facts = Facts(
+        probed_at=machine.clock.now(),
+        prober=name,
+        port_range=machine.port_range,
+        configured_ip=machine.public_ip,
+        address=where.address,
+        seen_address=where.seen_address,
+        held=run.held,
+        used=await _named(run.used),
+        arrived=run.arrived,
+        hairpin=None if where.address in local_ips else works,
+    )
+    return reach.judge(facts, run.sights, earlier)
+
+
+def batch_size(places: int) -> int:
+    """A quarter of a small range, so that a renter who comes meanwhile finds free ports; even, at least 2."""
+    return max(2, min(BATCH_MAX, TARGETS_MAX, places // 4)) // 2 * 2
+
+
+async def _introduce(run: _Run) -> ProbeReply:
+    """Which address the prober sees; it may refuse to try the configured one."""
+    run.address = run.machine.public_ip
+    request = ProbeRequest(run.nonce.hex(), (), run.address)
+    try:
+        where = await run.ask(request)
+    except MarketplaceError as error:
+        if error.code != "probe_address_foreign" or run.address is None:
+            raise
+        run.address = None
+        where = await run.ask(replace(request, address=None))
+    for told in (where.address, where.seen_address):
+        _check_address(told)
+    return where
+
+
+async def _batch(run: _Run, places: Iterable[Place], address: str, works: bool | None) -> bool | None:
+    """Try these; returns whether this machine reaches itself, as soon as a port can tell."""
+    held = await _held(run)
+    answering = run.machine.answering
+    free = [place for place in places if place not in held]
+    try:
+        taken = await answering.open(free, run.answer)
+        late = await _held(run)  # a contract may have got one between look and bind
+        for place in late.keys() & answering.places:
+            answering.release(place)
+        run.held.update({place: late[place] for place in places if place in late})
+        run.used.update({place: "" for place in taken if place not in late})
+        listening = [place for place in free if place in answering.places]
+        watched = [place for place in places if place in run.held and place[1] is Protocol.TCP]
+        targets = [ProbeTarget(*place) for place in listening]
+        targets += [ProbeTarget(*place, connect_only=True) for place in watched]
+        if targets:
+            reply = await _asked(run, ProbeRequest(run.nonce.hex(), tuple(targets), run.address))
+            kept = {*answering.places, *watched}  # one that was given up meanwhile tells nothing
+            run.sights.update({place: sight for place, sight in _checked(run, targets, reply).items() if place in kept})
+        if works is None:
+            works = await _reaches_itself(run, address)
+        return works
+    finally:
+        answering.close()
+
+
+async def _asked(run: _Run, request: ProbeRequest) -> ProbeReply:
+    for _ in range(BUSY_TRIES):
+        try:
+            return await run.ask(request)
+        except MarketplaceError as error:
+            if error.code != "probe_busy":
+                raise
+        await asyncio.sleep(BUSY_S)
+    return await run.ask(request)
+
+
+def _checked(run: _Run, targets: list[ProbeTarget], reply: ProbeReply) -> Mapping[Place, Sight]:
+    """Raises KaaliaError `prober_lied`: it claims what this machine knows to be false."""
+    asked = {(target.port, target.protocol): target for target in targets}
+    found: dict[Place, Sight] = {}
+    for result in reply.results:
+        place = result.port, result.protocol
+        if place not in asked or place in found:
+            raise _lied(f"it tells of port {result.port}/{result.protocol}, which it was not asked for")
+        if result.outcome is Outcome.ANSWERED and not wire.is_proof(run.secret, result):
+            raise _lied(f"port {result.port}/{result.protocol} answered, it says, and shows a proof that is none")
+        if result.outcome is Outcome.CONNECTED and not asked[place].connect_only:
+            raise _lied(f"it only connected to port {result.port}/{result.protocol}, which was to be asked")
+        found[place] = Sight(result.outcome, result.answered_port)
+    if missing := asked.keys() - found.keys():
+        raise _lied(f"it says nothing of {len(missing)} of {len(asked)} ports")
+    return found
+
+
+async def _reaches_itself(run: _Run, address: str) -> bool | None:
+    """Hairpin: by one port that the prober reached. None: there is none in this batch."""
+    for place in run.machine.answering.places:
+        sight = run.sights.get(place)
+        if place[1] is Protocol.TCP and sight is not None and sight.outcome is Outcome.ANSWERED:
+            challenge = secrets.token_bytes(wire.PART_BYTES)
+            text = wire.question(run.nonce, Protocol.TCP, place[0], challenge)
+            data = await hairpin.exchange(address, place[0], text, wire.MESSAGE_BYTES)
+            return data is not None and wire.read_answer(run.nonce, Protocol.TCP, challenge, data) is not None
+    return None
+
+
+async def _held(run: _Run) -> dict[Place, int]:
+    rows = await run.machine.database.read(claims.all_claims)
+    return {(int(row.key), _KINDS[row.kind]): row.contract_id for row in rows if row.kind in _KINDS}
+
+
+async def _named(used: Mapping[Place, str]) -> dict[Place, str]:
+    if not used:
+        return {}
+    users = await asyncio.to_thread(system.port_users)
+    return {(port, protocol): f"used by {users.get((port, protocol.value), 'a program')}" for port, protocol in used}
+
+
+def _check_address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        raise _lied(f"it calls {text[:60]!r} the address of this machine") from error
+
+
+def _lied(why: str) -> KaaliaError:
+    return KaaliaError(
+        "prober_lied",
+        f"cannot believe the prober: {why}",
+        remedy="use another prober (probe.url); what an honest one proved before still counts",
+    )

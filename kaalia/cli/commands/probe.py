@@ -1,0 +1,79 @@
+"""`kaalia probe serve`: try the ports of hosts that ask for it, from this machine. A program of its own."""
+
+import asyncio
+import ipaddress
+import sys
+from typing import Annotated
+
+import typer
+
+from kaalia import log
+from kaalia.cli import output
+from kaalia.errors import ConfigError
+from kaalia.prober import app as prober_app
+from kaalia.prober import run
+from kaalia.prober.work import Network, Prober
+
+probe = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Be a prober for other machines.",
+    epilog="Example: kaalia probe serve --listen 0.0.0.0:8090; on the host: probe: {url: http://THIS_MACHINE:8090}",
+)
+
+
+@probe.callback()
+def _root() -> None:
+    """Be a prober for other machines."""
+
+
+@probe.command()
+def serve(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "0.0.0.0:8090",
+    for_networks: Annotated[
+        list[str] | None, typer.Option("--for", metavar="NETWORK", help="Answer only these; may be repeated.")
+    ] = None,
+    may_probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--may-probe",
+            metavar="NETWORK",
+            help="Addresses that may be probed for others than themselves; repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Serve until SIGTERM. Only the address that a request comes from is tried, and only so many ports an hour."""
+    host, port = _address(listen)
+    log.setup("info", "text")
+    made = prober_app.build(Prober(_networks("--may-probe", may_probe)), _networks("--for", for_networks))
+    asyncio.run(run.serve(made, host, port, lambda url: typer.echo(f"the prober answers on {url}")))
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+        if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+            raise ValueError
+    except ValueError as error:
+        raise ConfigError(
+            "listen_invalid",
+            f"cannot listen on {listen!r}: it is not ADDRESS:PORT",
+            remedy="Write it like 0.0.0.0:8090 or [::]:8090",
+        ) from error
+    return host, int(port)
+
+
+def _networks(option: str, texts: list[str] | None) -> list[Network]:
+    try:
+        return [ipaddress.ip_network(text) for text in texts or []]
+    except ValueError as error:
+        raise ConfigError(
+            "network_invalid", f"cannot use {option}: {error}", remedy="write it like 203.0.113.0/24"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(output.run(probe, sys.argv[1:], "kaalia probe"))

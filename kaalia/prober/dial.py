@@ -1,0 +1,92 @@
+"""Tries one port of one address, by TCP or UDP, and says what happened. Opens no more than it is told to."""
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import socket
+
+from kaalia.model.reach import Outcome
+from kaalia.model.workload import Protocol
+from kaalia.wire import probe
+from kaalia.wire.probe import MESSAGE_BYTES, PART_BYTES, ProbeResult, ProbeTarget
+
+CONNECT_S = 3.5
+"""Linux repeats a lost SYN after 1 s and after 3 s: two of them may be lost."""
+ANSWER_S = 2.5
+SENDINGS_AT_S = (0.0, 0.4, 1.0, 2.0)
+"""A datagram that nobody answered is sent again at these moments: losing four in a row is no accident."""
+UDP_S = 3.5
+
+_REFUSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+_PROHIBITED = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.EPROTO})
+
+
+async def dial(address: str, target: ProbeTarget, nonce: bytes) -> ProbeResult:
+    """Takes at most about 6 s; raises nothing of the network."""
+    challenge = secrets.token_bytes(PART_BYTES)
+    if target.protocol is Protocol.UDP:
+        outcome, data = await _datagrams(address, target, nonce, challenge)
+    else:
+        outcome, data = await _connection(address, target, nonce, challenge)
+    if outcome is not Outcome.ANSWERED:
+        return ProbeResult(target.port, target.protocol, outcome)
+    found = probe.read_answer(nonce, target.protocol, challenge, data)
+    if found is None:
+        return ProbeResult(target.port, target.protocol, Outcome.OTHER)
+    return ProbeResult(
+        target.port, target.protocol, Outcome.ANSWERED, challenge.hex(), found.proof.hex(), answered_port=found.port
+    )
+
+
+async def _connection(address: str, target: ProbeTarget, nonce: bytes, challenge: bytes) -> tuple[Outcome, bytes]:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            reader, writer = await asyncio.open_connection(address, target.port, limit=4096)
+    except (OSError, TimeoutError) as error:
+        return _meaning(error), b""
+    try:
+        if target.connect_only:
+            return Outcome.CONNECTED, b""
+        writer.write(probe.question(nonce, target.protocol, target.port, challenge))
+        async with asyncio.timeout(ANSWER_S):
+            return Outcome.ANSWERED, await reader.readexactly(MESSAGE_BYTES)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return Outcome.OTHER, b""  # it took the connection, and has nothing to say
+    finally:
+        writer.transport.abort()  # nothing lingers, here or there
+
+
+async def _datagrams(address: str, target: ProbeTarget, nonce: bytes, challenge: bytes) -> tuple[Outcome, bytes]:
+    if target.connect_only:
+        return Outcome.SILENT, b""  # a datagram would be one that its owner gets
+    text = probe.question(nonce, target.protocol, target.port, challenge)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        try:
+            sender.connect((address, target.port))  # so that a refusal reaches this socket, and strangers do not
+            return Outcome.ANSWERED, await _repeat(sender, text)
+        except (OSError, TimeoutError) as error:
+            return _meaning(error), b""
+
+
+async def _repeat(sender: socket.socket, text: bytes) -> bytes:
+    """Send until something comes back. Raises OSError, TimeoutError."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    for number, _ in enumerate(SENDINGS_AT_S, 1):
+        await loop.sock_sendall(sender, text)
+        until_s = began_s + (*SENDINGS_AT_S, UDP_S)[number]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until_s - loop.time())):
+                return await loop.sock_recv(sender, 2 * MESSAGE_BYTES)
+    raise TimeoutError
+
+
+def _meaning(error: Exception) -> Outcome:
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return Outcome.REFUSED
+    if isinstance(error, OSError) and error.errno in _PROHIBITED:
+        return Outcome.PROHIBITED
+    return Outcome.SILENT

@@ -1,0 +1,171 @@
+"""A probe as a request: who may ask for what, how much at once, and the answer.
+
+Refuses to be a port scanner for hire: only the address that a request comes from is tried (or one that the operator
+named), only ports from 1024 on, only with a nonce that something there must answer, so much an hour for one address.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kaalia.model.reach import Outcome
+from kaalia.prober.dial import dial
+from kaalia.wire.error import ApiError
+from kaalia.wire.probe import (
+    FIRST_PORT,
+    NONCE_BYTES,
+    TARGETS_MAX,
+    ProbeReply,
+    ProbeRequest,
+    ProbeResult,
+    ProbeTarget,
+)
+
+AT_ONCE = 1024
+"""Sockets of all requests together; a process may usually open 1024 files, so `run` raises that limit."""
+TARGETS_PER_HOUR = 300_000
+"""Of one caller: the largest range, both protocols, twice."""
+_CALLERS_MAX = 10_000
+DEADLINE_S = 15.0
+"""Of one request; what was not tried by then counts as silent."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(slots=True)
+class _Caller:
+    left: float
+    as_of_s: float
+    is_busy: bool = False
+
+
+class Prober:
+    """`allowed`: networks whose addresses may be probed for whoever asks, such as those of the operator's own hosts."""
+
+    def __init__(
+        self,
+        allowed: Iterable[Network] = (),
+        targets_per_hour: int = TARGETS_PER_HOUR,
+        at_once: int = AT_ONCE,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._allowed = tuple(allowed)
+        self._per_hour = targets_per_hour
+        self._slots = asyncio.Semaphore(at_once)
+        self._deadline_s = deadline_s
+        self._callers: dict[str, _Caller] = {}
+
+    async def probe(self, seen_address: str, request: ProbeRequest) -> ProbeReply:
+        """`seen_address`: of the peer. Raises ApiError 400 probe_invalid, 403 probe_address_foreign, 429 probe_*."""
+        nonce = _nonce(request)
+        _check_targets(request.targets)
+        seen = plain(seen_address)
+        address = self._address(seen, request.address)
+        if not request.targets:
+            return ProbeReply(seen, address)
+        caller = self._take(seen, len(request.targets))
+        caller.is_busy = True
+        try:
+            return ProbeReply(seen, address, await self._results(address, nonce, request.targets))
+        finally:
+            caller.is_busy = False
+
+    async def _results(self, address: str, nonce: bytes, targets: tuple[ProbeTarget, ...]) -> tuple[ProbeResult, ...]:
+        found: dict[int, ProbeResult] = {}
+
+        async def one(number: int, target: ProbeTarget) -> None:
+            async with self._slots:
+                found[number] = await dial(address, target, nonce)
+
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await asyncio.gather(*(one(number, target) for number, target in enumerate(targets)))
+        except TimeoutError:
+            pass
+        return tuple(
+            found.get(number) or ProbeResult(target.port, target.protocol, Outcome.SILENT)
+            for number, target in enumerate(targets)
+        )
+
+    def _address(self, seen: str, wanted: str | None) -> str:
+        if wanted is None or wanted == seen:
+            return seen
+        try:
+            address = ipaddress.ip_address(wanted)
+        except ValueError as error:
+            raise _invalid(f"address={wanted[:60]!r} is no IP address") from error
+        if not any(address in network for network in self._allowed):
+            raise ApiError(
+                403,
+                "probe_address_foreign",
+                f"cannot probe {address}: the request comes from {seen}, and nobody's ports but the caller's are tried",
+                remedy="ask from the machine that has this address, or let the prober's operator allow its network",
+            )
+        return str(address)
+
+    def _take(self, identity: str, count: int) -> _Caller:
+        now_s = asyncio.get_running_loop().time()
+        caller = self._callers.get(identity)
+        if caller is None:
+            self._forget(now_s)
+            caller = self._callers[identity] = _Caller(self._per_hour, now_s)
+        caller.left = self._left(caller, now_s)
+        caller.as_of_s = now_s
+        if caller.is_busy:
+            raise ApiError(
+                429, "probe_busy", f"cannot probe {identity}: another probe of it is under way", retry_after_s=5
+            )
+        if caller.left < count:
+            wait_s = max(1, round((count - caller.left) * 3600 / self._per_hour + 0.5))
+            raise ApiError(
+                429,
+                "probe_too_often",
+                f"cannot probe {identity}: more than {self._per_hour} ports within an hour",
+                remedy=f"Wait {wait_s} s",
+                retry_after_s=wait_s,
+            )
+        caller.left -= count
+        return caller
+
+    def _left(self, caller: _Caller, now_s: float) -> float:
+        return min(float(self._per_hour), caller.left + (now_s - caller.as_of_s) * self._per_hour / 3600)
+
+    def _forget(self, now_s: float) -> None:
+        """Callers of whom nothing is known any more."""
+        if len(self._callers) >= _CALLERS_MAX:
+            known = self._callers.items()
+            self._callers = {name: one for name, one in known if one.is_busy or self._left(one, now_s) < self._per_hour}
+
+
+def plain(address: str) -> str:
+    """An IPv4 address that a double-stack socket shows as IPv6, as itself."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError as error:
+        raise _invalid("nobody can tell where the request comes from") from error
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def _nonce(request: ProbeRequest) -> bytes:
+    try:
+        nonce = bytes.fromhex(request.nonce)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != NONCE_BYTES:
+        raise _invalid(f"nonce must be {NONCE_BYTES} bytes in hex")
+    return nonce
+
+
+def _check_targets(targets: tuple[ProbeTarget, ...]) -> None:
+    if len(targets) > TARGETS_MAX:
+        raise _invalid(f"targets={len(targets)} is more than {TARGETS_MAX}")
+    if wrong := next((one.port for one in targets if not FIRST_PORT <= one.port <= 65535), None):
+        raise _invalid(f"port={wrong} is not within {FIRST_PORT}-65535")
+    if len({(one.port, one.protocol) for one in targets}) < len(targets):
+        raise _invalid("a port is named twice")
+
+
+def _invalid(why: str) -> ApiError:
+    return ApiError(400, "probe_invalid", f"cannot probe: {why}")

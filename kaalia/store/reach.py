@@ -1,0 +1,50 @@
+"""The newest map of ports, a probe that is ordered or under way, and the address that the marketplace sees."""
+
+from datetime import datetime
+
+from pydantic import TypeAdapter
+
+from kaalia.model.reach import PortMap, ProbeProgress
+from kaalia.store.database import Transaction
+
+_MAP = TypeAdapter(PortMap)
+_PROGRESS = TypeAdapter(ProbeProgress)
+
+
+def put_map(tx: Transaction, found: PortMap) -> None:
+    document = _MAP.dump_json(found).decode()
+    tx.execute("INSERT OR REPLACE INTO port_map (only_row, document) VALUES (1, ?)", (document,))
+
+
+def get_map(tx: Transaction) -> PortMap | None:
+    row = tx.execute("SELECT document FROM port_map").fetchone()
+    return None if row is None else _MAP.validate_json(row["document"])
+
+
+def order(tx: Transaction, now: datetime) -> None:
+    """Ask for a probe; one that is ordered or under way already is the one."""
+    if get_progress(tx) is None:
+        put_progress(tx, ProbeProgress(now))
+
+
+def put_progress(tx: Transaction, progress: ProbeProgress | None) -> None:
+    """None: nothing is ordered."""
+    if progress is None:
+        tx.execute("DELETE FROM port_probe")
+        return
+    document = _PROGRESS.dump_json(progress).decode()
+    tx.execute("INSERT OR REPLACE INTO port_probe (only_row, document) VALUES (1, ?)", (document,))
+
+
+def get_progress(tx: Transaction) -> ProbeProgress | None:
+    row = tx.execute("SELECT document FROM port_probe").fetchone()
+    return None if row is None else _PROGRESS.validate_json(row["document"])
+
+
+def put_seen_address(tx: Transaction, address: str) -> None:
+    tx.execute("INSERT OR REPLACE INTO seen_address (only_row, address) VALUES (1, ?)", (address,))
+
+
+def get_seen_address(tx: Transaction) -> str | None:
+    row = tx.execute("SELECT address FROM seen_address").fetchone()
+    return None if row is None else str(row["address"])

@@ -1,0 +1,302 @@
+"""The service with a real prober beside it, on loopback: maps, orders, failures, and a prober that lies."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from kaalia.capability import probing
+from kaalia.capability.probing import Ask
+from kaalia.capability.reach import ReachService, Wanted
+from kaalia.contracts.remedies import Surroundings
+from kaalia.errors import UnreachableError
+from kaalia.host.answering import Answering
+from kaalia.model.machine import PortRange
+from kaalia.model.reach import Outcome, PortState, ProbeProgress
+from kaalia.model.workload import Protocol
+from kaalia.prober.work import Prober
+from kaalia.store import claims, conditions, reach
+from kaalia.store.changes import Changes, Topic
+from kaalia.store.claims import Claim, ClaimKind
+from kaalia.store.database import Database
+from kaalia.wire.error import ApiError
+from kaalia.wire.probe import ProbeReply, ProbeRequest, ProbeResult
+from tests.support.clock import FakeClock
+
+HERE = "127.0.0.1"
+RANGE = PortRange(23100, 23119)
+TCP, UDP = Protocol.TCP, Protocol.UDP
+
+
+class Beside:
+    """The way to a prober in this process; `twist` changes what it says."""
+
+    def __init__(self, seen: str = HERE) -> None:
+        self.prober = Prober()
+        self.seen = seen
+        self.asked: list[ProbeRequest] = []
+        self.twist: Callable[[ProbeReply], ProbeReply] = lambda reply: reply
+        self.fails: Exception | None = None
+        self.before: Callable[[ProbeRequest], Awaitable[None]] | None = None
+
+    async def name(self) -> str | None:
+        return "http://prober"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Ask]:
+        yield self.ask
+
+    async def ask(self, request: ProbeRequest) -> ProbeReply:
+        if self.fails is not None:
+            raise self.fails
+        self.asked.append(request)
+        if self.before is not None:
+            await self.before(request)
+        try:
+            return self.twist(await self.prober.probe(HERE, request))
+        except ApiError as error:
+            raise UnreachableError(error.code, str(error)) from error
+
+
+class Rig:
+    def __init__(self, store: Database, changes: Changes, clock: FakeClock, public_ip: str | None = HERE) -> None:
+        self.store, self.changes, self.clock = store, changes, clock
+        self.link, self.answering = Beside(), Answering()
+        self.wanted = Wanted(RANGE, public_ip, timedelta(hours=24))
+
+    def service(self, after_s: tuple[float, float] = (0, 0)) -> ReachService:
+        async def around() -> Surroundings:
+            return Surroundings(("192.168.1.20",))
+
+        return ReachService(
+            self.store, self.changes, self.clock, self.wanted, self.link, self.answering, around, after_s=after_s
+        )
+
+    async def codes(self) -> set[str]:
+        return {one.condition.problem.code for one in await self.store.read(conditions.all_open)}
+
+
+@pytest.fixture
+def rig(store: Database, changes: Changes, clock: FakeClock) -> Rig:
+    return Rig(store, changes, clock)
+
+
+async def test_every_port_is_proven_and_the_map_is_stored(rig: Rig) -> None:
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert await rig.store.read(reach.get_map) == found
+    assert (found.proven.tcp, found.proven.udp, found.address) == (20, 20, HERE)
+    assert found.hairpin is True
+    assert await rig.codes() == set()
+    assert not rig.answering.places
+    assert await rig.store.read(reach.get_progress) is None
+
+
+async def test_at_most_a_quarter_of_a_small_range_is_bound_at_once(rig: Rig) -> None:
+    most = 0
+
+    async def look(_: ProbeRequest) -> None:
+        nonlocal most
+        most = max(most, len(rig.answering.places))
+
+    rig.link.before = look
+    await rig.service().probe()
+
+    assert 0 < most <= len(RANGE) * 2 // 4
+    assert probing.batch_size(2) == 2
+    assert probing.batch_size(131072) == 256
+
+
+async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig: Rig) -> None:
+    held = [Claim(ClaimKind.PORT_TCP, "23101", 51, 1), Claim(ClaimKind.PORT_UDP, "23102", 51, 1)]
+    await rig.store.transaction(lambda tx: claims.claim(tx, held, rig.clock.now()))
+    with socket.create_server((HERE, 23103)):
+        found = await rig.service().probe()
+
+    assert found is not None
+    states = {place: found.state_at(place) for place in ((23101, TCP), (23102, UDP), (23103, TCP))}
+    assert [(one.state, one.detail.partition(" (")[0]) for one in states.values() if one] == [
+        (PortState.HELD, "C.51"),
+        (PortState.HELD, "C.51"),
+        (PortState.HELD, "used by python"),
+    ]
+    assert await rig.codes() == {"ports_in_use"}
+    asked = {(t.port, t.protocol): t.connect_only for request in rig.link.asked for t in request.targets}
+    assert asked[23101, TCP] is True
+    assert (23102, UDP) not in asked
+
+
+async def test_a_port_that_a_renter_gets_during_a_probe_is_his_at_once(rig: Rig) -> None:
+    async def take(request: ProbeRequest) -> None:
+        if any(target.port == 23105 for target in request.targets):
+            assert await asyncio.to_thread(rig.answering.release, (23105, TCP))
+            with socket.create_server(("0.0.0.0", 23105)):
+                pass
+
+    rig.link.before = take
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert (found.proven.tcp, found.proven.udp) == (19, 20)
+    assert await rig.codes() == set(), "nobody is told of a port that was only given away"
+
+
+def forged(reply: ProbeReply) -> ProbeReply:
+    return replace(reply, results=tuple(replace(one, proof="00" * 16) for one in reply.results))
+
+
+def invented(reply: ProbeReply) -> ProbeReply:
+    return replace(reply, results=(*reply.results, ProbeResult(22, TCP, Outcome.ANSWERED)))
+
+
+def short(reply: ProbeReply) -> ProbeReply:
+    return replace(reply, results=reply.results[1:]) if reply.results else reply
+
+
+def nowhere(reply: ProbeReply) -> ProbeReply:
+    return replace(reply, seen_address="the moon")
+
+
+def only_connected(reply: ProbeReply) -> ProbeReply:
+    return replace(reply, results=tuple(replace(one, outcome=Outcome.CONNECTED) for one in reply.results))
+
+
+@pytest.mark.parametrize("twist", [forged, invented, short, nowhere, only_connected])
+async def test_a_prober_that_lies_changes_nothing(rig: Rig, twist: Callable[[ProbeReply], ProbeReply]) -> None:
+    before = await rig.service().probe()
+    rig.link.twist = twist
+
+    assert await rig.service().probe() is None
+
+    assert await rig.store.read(reach.get_map) == before
+    assert await rig.codes() == {"prober_lied"}
+    assert not rig.answering.places
+    rig.link.twist = lambda reply: reply
+    assert await rig.service().probe()
+    assert await rig.codes() == set()
+
+
+async def test_a_prober_that_cannot_be_reached_is_a_condition_and_is_tried_again_later(rig: Rig) -> None:
+    rig.link.fails = UnreachableError("prober_unreachable", "cannot reach the prober")
+    subject = rig.service()
+    running = asyncio.ensure_future(subject.run())
+    try:
+        await until(lambda: has(rig, "prober_unreachable"))
+        rig.link.fails = None
+        rig.changes.ring(Topic.PORTS)
+        await asyncio.sleep(0.05)
+        assert await rig.store.read(reach.get_map) is None, "not before its time"
+        rig.clock.advance(400)
+        rig.changes.ring(Topic.PORTS)
+        await until(lambda: has_map(rig))
+    finally:
+        running.cancel()
+
+
+async def test_it_probes_by_itself_when_address_or_range_changed_and_once_a_day(rig: Rig) -> None:
+    running = asyncio.ensure_future(rig.service().run())
+    try:
+        await until(lambda: has_map(rig))
+        first = len(rig.link.asked)
+        rig.clock.advance(601)
+        rig.changes.ring(Topic.PORTS)
+        await asyncio.sleep(0.05)
+        assert len(rig.link.asked) == first, "nothing is new"
+
+        await tell_address(rig, "2001:db8::7")
+        await until(lambda: is_more(rig, first))
+        await quiet(rig)
+        second = len(rig.link.asked)
+        await tell_address(rig, "198.51.100.1")
+        await asyncio.sleep(0.05)
+        assert len(rig.link.asked) == second, "twice in ten minutes is enough"
+        rig.clock.advance(601)
+        await tell_address(rig, "198.51.100.1")
+        await until(lambda: is_more(rig, second))
+        await quiet(rig)
+
+        second = len(rig.link.asked)
+        rig.clock.advance(27 * 3600)
+        rig.changes.ring(Topic.PORTS)
+        await until(lambda: is_more(rig, second))
+        await quiet(rig)
+    finally:
+        running.cancel()
+    rig.wanted = replace(rig.wanted, port_range=PortRange(23100, 23103))
+    running = asyncio.ensure_future(rig.service().run())
+    try:
+        await until(lambda: has_map_of(rig, 4))
+    finally:
+        running.cancel()
+
+
+async def test_an_order_is_obeyed_at_once_and_shows_its_progress(rig: Rig) -> None:
+    seen: list[ProbeProgress | None] = []
+
+    async def look(_: ProbeRequest) -> None:
+        seen.append(await rig.store.read(reach.get_progress))
+
+    rig.link.before = look
+    await rig.store.transaction(lambda tx: reach.order(tx, rig.clock.now()))
+    running = asyncio.ensure_future(rig.service(after_s=(100, 100)).run())
+    try:
+        await until(lambda: has_map(rig))
+    finally:
+        running.cancel()
+
+    assert [(one.done, one.total) for one in seen if one] == [(0, 0), (0, 40), (10, 40), (20, 40), (30, 40)]
+
+
+async def test_a_configured_address_that_the_prober_may_not_try_is_told(
+    store: Database, changes: Changes, clock: FakeClock
+) -> None:
+    rig = Rig(store, changes, clock, public_ip="203.0.113.7")
+
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert (found.address, found.configured_ip) == (HERE, "203.0.113.7")
+    assert "public_ip_differs" in await rig.codes()
+
+
+async def has(rig: Rig, code: str) -> bool:
+    return code in await rig.codes()
+
+
+async def has_map(rig: Rig) -> bool:
+    return await rig.store.read(reach.get_map) is not None
+
+
+async def has_map_of(rig: Rig, size: int) -> bool:
+    found = await rig.store.read(reach.get_map)
+    return found is not None and len(found.port_range) == size
+
+
+async def is_more(rig: Rig, number: int) -> bool:
+    return len(rig.link.asked) > number
+
+
+async def tell_address(rig: Rig, address: str) -> None:
+    await rig.store.transaction(lambda tx: reach.put_seen_address(tx, address), Topic.PORTS)
+
+
+async def quiet(rig: Rig) -> None:
+    """Until a probe that is under way has ended."""
+    await until(lambda: is_over(rig))
+    await asyncio.sleep(0.05)
+    await until(lambda: is_over(rig))
+
+
+async def is_over(rig: Rig) -> bool:
+    return await rig.store.read(reach.get_progress) is None and not rig.answering.places
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await true():
+            await asyncio.sleep(0.01)
