@@ -17,7 +17,7 @@ from tests.cli.conftest import Daemon, Run
 from tests.support.builders import build_contract, build_report, build_status
 from tests.support.clock import START
 
-COMMANDS = [["status"], ["report"], ["contracts"], ["contracts", "51"], ["ledger"], ["ledger", "ports"]]
+COMMANDS = [["status"], ["report"], ["contracts"], ["contracts", "51"], ["ledger"], ["ledger", "ports"], ["ports"]]
 
 
 def fits(text: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from kaalia import __version__
 from tests.cli.conftest import Run
 
-ALL = ["status", "report", "contracts", "ledger", "daemon", "enroll", "marketplace"]
+ALL = ["status", "report", "contracts", "ledger", "ports", "daemon", "enroll", "probe", "marketplace"]
 
 
 def test_version(run: Run) -> None:
@@ -22,7 +22,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert "Exit codes" in result.out
 
 
-@pytest.mark.parametrize("name", ["status", "report", "contracts", "ledger", "daemon"])
+@pytest.mark.parametrize("name", ["status", "report", "contracts", "ledger", "ports", "daemon"])
 def test_help_of_a_command_has_an_example(run: Run, name: str) -> None:
     result = run(name, "--help")
 
@@ -38,7 +38,9 @@ def test_wrong_usage_ends_with_2(run: Run, args: list[str]) -> None:
     assert "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("args", [["enroll"], ["marketplace", "serve"], ["marketplace", "user", "add"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "args", [["enroll"], ["probe", "serve"], ["marketplace", "serve"], ["marketplace", "user", "add"]], ids=" ".join
+)
 def test_programs_of_their_own_print_their_own_help(args: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kaalia.cli.main", *args, "--help"],

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kaalia.host.net import routed_networks
+from kaalia.host.net import default_gateway, routed_networks
 
 HEADER = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 
@@ -34,3 +34,20 @@ def test_routed_networks_are_those_that_are_up_without_the_default(
     (tmp_path / "proc/net/route").write_text(HEADER + lines)
 
     assert routed_networks(tmp_path) == networks
+
+
+@pytest.mark.parametrize(
+    ("lines", "gateway"),
+    [
+        ("", None),
+        (route("192.168.1.0", "255.255.255.0"), None),
+        ("ppp0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n", None),
+        (f"eth0\t00000000\t{hex_of('192.168.1.1')}\t0003\t0\t0\t100\t00000000\t0\t0\t0\n", "192.168.1.1"),
+    ],
+)
+def test_the_gateway_is_that_of_the_default_route(tmp_path: Path, lines: str, gateway: str | None) -> None:
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/route").write_text(HEADER + lines)
+
+    assert default_gateway(tmp_path) == gateway
+    assert default_gateway(tmp_path / "none") is None

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_a_process_tells_its_containers(tmp_path: Path, cgroup: str, found: tupl
 def test_a_process_that_is_gone_tells_nothing(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot read"):
         system.process_containers(77, tmp_path)
+
+
+def test_who_listens_on_a_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        users = system.port_users()
+
+        for port, protocol in ((door.getsockname()[1], "tcp"), (other.getsockname()[1], "udp")):
+            assert users[port, protocol].endswith(f"(pid {os.getpid()})")

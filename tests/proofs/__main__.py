@@ -5,7 +5,7 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, restart, state, traffic
+from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, prober, restart, state, traffic
 
 PROOFS = {
     "offline": offline.prove,
@@ -16,6 +16,7 @@ PROOFS = {
     "dockerd": dockerd.prove,
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,
+    "prober": prober.prove,
     "state": state.prove,
     "traffic": traffic.prove,
 }
