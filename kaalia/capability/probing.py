@@ -100,7 +100,8 @@ async def probe(
         arrived=run.arrived,
         hairpin=None if where.address in local_ips else works,
     )
-    return reach.judge(facts, run.sights, earlier)
+    # The largest range has 130,000 places.
+    return await asyncio.to_thread(reach.judge, facts, run.sights, earlier)
 
 
 def batch_size(places: int) -> int:

@@ -5,6 +5,7 @@ on free ports and answers; ports of contracts are only looked at, and one that a
 A prober that says it got an answer that this machine never gave is not believed in anything.
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -172,7 +173,8 @@ class ReachService:
 
         async with self._link.open() as ask:
             found = await probing.probe(machine, ask, name, earlier, around.local_ips, tell)
-        return replace(found, findings=remedies.findings(found, around), told_address=told)
+        findings = await asyncio.to_thread(remedies.findings, found, around)
+        return replace(found, findings=findings, told_address=told)
 
     async def _failed(self, error: Exception) -> None:
         """What is known stays known."""

@@ -14,6 +14,9 @@ from kaalia.clock import Clock
 from kaalia.marketplace.nonces import Nonces
 from kaalia.prober.work import Prober
 
+PROBER_SOCKETS = 384
+"""Of the 1024 files that a process usually may open, most are for machines that wait."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -72,7 +75,7 @@ class Context:
     """Rung when a machine's desired state changed."""
     task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
     """By task id: set when the result has come."""
-    prober: Prober = field(default_factory=Prober)
+    prober: Prober = field(default_factory=lambda: Prober(at_once=PROBER_SOCKETS))
     """Tries the ports of machines that ask for it."""
     nonces: Nonces = field(default_factory=Nonces)
     """Of machines' requests, for as long as a copy of one would pass the clock check."""

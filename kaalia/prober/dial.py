@@ -20,10 +20,12 @@ UDP_S = 3.5
 
 _REFUSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 _PROHIBITED = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.EPROTO})
+_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""What this machine lacks: it says nothing of the other one."""
 
 
 async def dial(address: str, target: ProbeTarget, nonce: bytes) -> ProbeResult:
-    """Takes at most about 6 s; raises nothing of the network."""
+    """Takes at most about 6 s; raises nothing of the network, and OSError when this machine has no more sockets."""
     challenge = secrets.token_bytes(PART_BYTES)
     if target.protocol is Protocol.UDP:
         outcome, data = await _datagrams(address, target, nonce, challenge)
@@ -85,6 +87,8 @@ async def _repeat(sender: socket.socket, text: bytes) -> bytes:
 
 
 def _meaning(error: Exception) -> Outcome:
+    if isinstance(error, OSError) and error.errno in _OWN:
+        raise error
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return Outcome.REFUSED
     if isinstance(error, OSError) and error.errno in _PROHIBITED:

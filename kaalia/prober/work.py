@@ -5,11 +5,11 @@ named), only ports from 1024 on, only with a nonce that something there must ans
 """
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kaalia.model.reach import Outcome
 from kaalia.prober.dial import dial
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import (
@@ -28,7 +28,7 @@ TARGETS_PER_HOUR = 300_000
 """Of one caller: the largest range, both protocols, twice."""
 _CALLERS_MAX = 10_000
 DEADLINE_S = 15.0
-"""Of one request; what was not tried by then counts as silent."""
+"""Of one request, whose ports take 6 s at most when there are sockets for all of them."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -57,7 +57,8 @@ class Prober:
         self._callers: dict[str, _Caller] = {}
 
     async def probe(self, seen_address: str, request: ProbeRequest) -> ProbeReply:
-        """`seen_address`: of the peer. Raises ApiError 400 probe_invalid, 403 probe_address_foreign, 429 probe_*."""
+        """`seen_address`: of the peer. Raises ApiError 400 probe_invalid, 403 probe_address_foreign, 429 probe_*,
+        503 prober_overloaded."""
         nonce = _nonce(request)
         _check_targets(request.targets)
         seen = plain(seen_address)
@@ -73,20 +74,30 @@ class Prober:
 
     async def _results(self, address: str, nonce: bytes, targets: tuple[ProbeTarget, ...]) -> tuple[ProbeResult, ...]:
         found: dict[int, ProbeResult] = {}
+        lacking: list[OSError] = []
 
         async def one(number: int, target: ProbeTarget) -> None:
             async with self._slots:
-                found[number] = await dial(address, target, nonce)
+                if lacking:
+                    return
+                try:
+                    found[number] = await dial(address, target, nonce)
+                except OSError as error:
+                    lacking.append(error)
 
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._deadline_s):
                 await asyncio.gather(*(one(number, target) for number, target in enumerate(targets)))
-        except TimeoutError:
-            pass
-        return tuple(
-            found.get(number) or ProbeResult(target.port, target.protocol, Outcome.SILENT)
-            for number, target in enumerate(targets)
-        )
+        if len(found) < len(targets):
+            # Not to have tried is no finding: of a port that nobody tried nothing may be said.
+            raise ApiError(
+                503,
+                "prober_overloaded",
+                f"cannot probe {address}: only {len(found)} of {len(targets)} ports were tried"
+                + (f" ({lacking[0].strerror})" if lacking else " in time"),
+                retry_after_s=60,
+            )
+        return tuple(found[number] for number in range(len(targets)))
 
     def _address(self, seen: str, wanted: str | None) -> str:
         if wanted is None or wanted == seen:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from kaalia.host.answering import Answering
 from kaalia.model.reach import Outcome, Place
 from kaalia.model.workload import Protocol
-from kaalia.prober import app, dial
+from kaalia.prober import app, dial, work
 from kaalia.prober.work import Prober
 from kaalia.wire import document, probe
 from kaalia.wire.error import ApiError
@@ -194,12 +195,19 @@ async def test_one_probe_at_a_time_and_so_many_ports_an_hour(monkeypatch: pytest
     assert await prober.probe("::1", ProbeRequest(NONCE.hex()))
 
 
-async def test_what_is_not_tried_in_time_is_silent() -> None:
+async def test_of_ports_that_were_not_tried_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    with socket.create_server((HERE, port)):
-        found = await results(ask((port, TCP)), Prober(deadline_s=0.1))
+    with socket.create_server((HERE, port)), pytest.raises(ApiError, match="0 of 1 ports were tried in time") as late:
+        await results(ask((port, TCP)), Prober(deadline_s=0.1))
+    assert (late.value.status, late.value.code) == (503, "prober_overloaded")
 
-    assert found[port, TCP].outcome is Outcome.SILENT
+    async def lacking(*_: object) -> ProbeResult:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(work, "dial", lacking)
+    with pytest.raises(ApiError, match="Too many open files") as full:
+        await results(ask((port, TCP), (port, UDP)))
+    assert full.value.code == "prober_overloaded"
 
 
 async def test_alone_it_answers_over_http_those_whom_it_serves() -> None:

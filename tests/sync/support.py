@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -88,9 +89,12 @@ async def open_machine(market: Market, folder: Path) -> AsyncIterator[Machine]:
 
 
 @asynccontextmanager
-async def open_pair(folder: Path) -> AsyncIterator[tuple[Market, Machine]]:
+async def open_pair(folder: Path, **settings: Any) -> AsyncIterator[tuple[Market, Machine]]:
     (folder / "market").mkdir()
-    async with open_market(folder / "market") as market, open_machine(market, folder / "machine") as machine:
+    async with (
+        open_market(folder / "market", **settings) as market,
+        open_machine(market, folder / "machine") as machine,
+    ):
         yield market, machine
 
 

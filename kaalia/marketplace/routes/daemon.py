@@ -44,6 +44,13 @@ async def status(call: Call) -> web.Response:
 async def probe(call: Call) -> web.Response:
     """Tries ports of the address that the machine asks from."""
     signed = await _authenticate(call)
+    if call.context.settings.behind_proxy and call.address == call.request.remote:
+        raise ApiError(
+            503,
+            "probe_address_unknown",
+            "cannot probe: the proxy in front of this marketplace does not tell where the request comes from",
+            remedy="its operator must let it set X-Forwarded-For",
+        )
     return _answer(await call.context.prober.probe(call.address or "", _read(ProbeRequest, signed)))
 
 
