@@ -67,6 +67,7 @@ def _pairs(document: MachineReport) -> list[tuple[str, str]]:
             _join(
                 f"public {network.public_ip or 'unknown'}",
                 f"ports {network.port_range.first}-{network.port_range.last}",
+                f"{network.proven.tcp} TCP and {network.proven.udp} UDP proven" if network.proven else None,
                 *network.local_ips,
             ),
         ),
