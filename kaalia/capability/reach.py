@@ -29,8 +29,6 @@ from kaalia.store import conditions, reach
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 
-SOURCE_MAP, SOURCE_PROBER = "reach", "prober"
-"""Of conditions: what the newest map shows; why there is no newer one."""
 AFTER_S = (10.0, 30.0)
 """A daemon that starts has better things to do; and not all machines of a marketplace start probing at once."""
 LOOK_S = 600.0
@@ -142,8 +140,8 @@ class ReachService:
         def store(tx: Transaction) -> None:
             reach.put_map(tx, found)
             reach.put_progress(tx, None)
-            conditions.replace(tx, SOURCE_MAP, wrong, now)
-            conditions.replace(tx, SOURCE_PROBER, (), now)
+            conditions.replace(tx, reach.SOURCE_MAP, wrong, now)
+            conditions.replace(tx, reach.SOURCE_PROBER, (), now)
 
         await self._database.transaction(store)
         log.info(
@@ -189,7 +187,7 @@ class ReachService:
 
         def store(tx: Transaction) -> None:
             reach.put_progress(tx, None)
-            conditions.replace(tx, SOURCE_PROBER, [_told(problem)], now)
+            conditions.replace(tx, reach.SOURCE_PROBER, [_told(problem)], now)
 
         await self._database.transaction(store)
 

@@ -7,6 +7,9 @@ from pydantic import TypeAdapter
 from kaalia.model.reach import PortMap, ProbeProgress
 from kaalia.store.database import Transaction
 
+SOURCE_MAP, SOURCE_PROBER = "reach", "prober"
+"""Of conditions: what the newest map shows; why there is no newer one."""
+
 _MAP = TypeAdapter(PortMap)
 _PROGRESS = TypeAdapter(ProbeProgress)
 

@@ -4,14 +4,10 @@ from aiohttp import web
 
 from kaalia.api import context
 from kaalia.api.responses import answer
-from kaalia.model.reach import PortMap, ProbeProgress
 from kaalia.store import conditions, machine, reach
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.wire.local import PortsDocument
-
-SOURCE_PROBER = "prober"
-"""Of the condition that says why there is no newer map."""
 
 
 async def show(request: web.Request) -> web.Response:
@@ -34,13 +30,11 @@ async def probe(request: web.Request) -> web.Response:
 
 def _read(tx: Transaction) -> PortsDocument:
     report = machine.get_report(tx)
-    failed = [one for one in conditions.all_open(tx) if one.source == SOURCE_PROBER]
-    found: PortMap | None = reach.get_map(tx)
-    progress: ProbeProgress | None = reach.get_progress(tx)
+    failed = [one for one in conditions.all_open(tx) if one.source == reach.SOURCE_PROBER]
     return PortsDocument(
         port_range=report.network.port_range if report else None,
         public_ip=report.network.public_ip if report else None,
-        found=found,
-        progress=progress,
+        found=reach.get_map(tx),
+        progress=reach.get_progress(tx),
         failure=failed[0].condition.problem if failed else None,
     )
