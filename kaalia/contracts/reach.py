@@ -62,6 +62,7 @@ def places(port_range: PortRange) -> list[Place]:
 def judge(facts: Facts, sights: Mapping[Place, Sight], earlier: PortMap | None) -> PortMap:
     """The map, without findings. `earlier`: the map before, which still holds for ports that nobody may try now."""
     known = earlier if earlier is not None and is_same_place(earlier, facts) else None
+    sights = _with_all_refusals(sights)
     spans = [_span(place, facts, sights, known) for place in sorted(places(facts.port_range), key=_by_protocol)]
     return PortMap(
         probed_at=facts.probed_at,
@@ -78,6 +79,17 @@ def judge(facts: Facts, sights: Mapping[Place, Sight], earlier: PortMap | None) 
 def is_same_place(known: PortMap, facts: Facts) -> bool:
     """What was proven at another address proves nothing here."""
     return known.address == facts.address
+
+
+def _with_all_refusals(sights: Mapping[Place, Sight]) -> Mapping[Place, Sight]:
+    """Routers send few ICMP refusals a second: where UDP is refused now and then, and never answered, all of it is."""
+    udp = {sight.outcome for (_, protocol), sight in sights.items() if protocol is Protocol.UDP}
+    if Outcome.REFUSED not in udp or Outcome.ANSWERED in udp:
+        return sights
+    return {
+        place: Sight(Outcome.REFUSED) if place[1] is Protocol.UDP and sight.outcome is Outcome.SILENT else sight
+        for place, sight in sights.items()
+    }
 
 
 def _span(place: Place, facts: Facts, sights: Mapping[Place, Sight], earlier: PortMap | None) -> PortSpan:

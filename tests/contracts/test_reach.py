@@ -59,6 +59,15 @@ def test_a_question_that_arrived_was_not_filtered_on_its_way_in() -> None:
     assert (40001, 40001, "udp", "filtered", "answer_lost") in table(found)
 
 
+def test_udp_that_is_refused_now_and_then_and_never_answers_is_refused() -> None:
+    outcomes = [Outcome.REFUSED, *[Outcome.SILENT] * 9]
+    but = {(40000 + at, UDP): Sight(outcome) for at, outcome in enumerate(outcomes)}
+
+    assert (40000, 40009, "udp", "closed", "refused") in table(judged(but))
+    one_answers = judged({**but, (40009, UDP): Sight(Outcome.ANSWERED, 40009)})
+    assert (40001, 40008, "udp", "filtered", "silent") in table(one_answers)
+
+
 def test_a_shifted_port_tells_the_step() -> None:
     found = judged({(port, TCP): Sight(Outcome.ANSWERED, port + 100) for port in range(40000, 40010)})
 

@@ -172,7 +172,7 @@ def shifted_and_stolen(made: Scene) -> None:
     made.nets.start("other", *python("http.server", "40006", "--bind", "192.168.2.9"), log=made.log("other"))
     wait_until("the other machine to listen", lambda: ":40006" in made.nets.run("other", "ss", "-ltn"), 10)
     rules = (
-        f"--dport 40005 -j DNAT --to-destination {HOST}:40008",
+        f"--dport 40005 -j DNAT --to-destination {HOST}:40003",
         "--dport 40006 -j DNAT --to-destination 192.168.2.9",
     )
     for rule in rules:
@@ -181,7 +181,7 @@ def shifted_and_stolen(made: Scene) -> None:
     for rule in rules:
         made.nets.iptables("home", f"-t nat -D PREROUTING -i isp -p tcp {rule}")
     seen = {(span["first"], span["reason"], span["detail"]) for span in found["spans"] if not span["is_open"]}
-    wanted = {(40005, "shifted", "+3"), (40006, "other", "")}
+    wanted = {(40005, "shifted", "-2"), (40006, "other", "")}
     made.report.check("a shifted port and a stolen one are told apart", seen == wanted, seen)
     made.report.check("both are found", codes(found) == {"ports_shifted", "ports_answered_by_other"}, codes(found))
     made.report.say(f"forwarded wrongly: {sorted(seen)}")
