@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from kaalia.cli import output
 from kaalia.cli.commands import probe as probe_command
 from kaalia.contracts import remedies
 from kaalia.contracts.reach import Sight
@@ -134,5 +135,5 @@ def test_an_order_that_fails_says_why(run: Run, rented: Daemon) -> None:
     ],
 )
 def test_a_prober_that_cannot_serve_says_why(capsys: pytest.CaptureFixture[str], args: list[str], code: str) -> None:
-    assert probe_command.output.run(probe_command.probe, args, "kaalia probe") == 2
+    assert output.run(probe_command.probe, args, "kaalia probe") == 2
     assert f"[{code}]" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 def reply(port: int, protocol: Protocol, data: bytes) -> bytes | None:
     asked = probe.read_question(NONCE, protocol, data)
-    return asked and probe.answer(NONCE, SECRET, protocol, port, asked.challenge)
+    return None if asked is None else probe.answer(NONCE, SECRET, protocol, port, asked.challenge)
 
 
 def ask(*places: Place, connect_only: bool = False, address: str | None = None) -> ProbeRequest:

@@ -55,7 +55,7 @@ def test_a_proof_needs_the_secret_that_the_prober_does_not_have() -> None:
         {"answered_port": 2**40},
         {"protocol": Protocol.UDP},
     ):
-        assert not probe.is_proof(SECRET, replace(good, **bad))  # type: ignore[arg-type]
+        assert not probe.is_proof(SECRET, replace(good, **bad))
 
 
 def test_documents_survive_the_wire() -> None:
