@@ -4,7 +4,7 @@ Where several faults have one cause (a router that forwards nothing), the cause 
 """
 
 import ipaddress
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from kaalia.contracts.reach import in_short
@@ -69,12 +69,13 @@ def _translated(found: PortMap, around: Surroundings) -> str | None:
 
 def _of_ports(found: PortMap, around: Surroundings) -> Iterator[Problem]:
     free = [span for span in found.spans if span.state is not PortState.HELD]
+    everything = _all(found)
     silent = [span for span in free if span.reason in (Reason.SILENT, Reason.PROHIBITED)]
     if free and silent == free:
         yield Problem(
             "ports_all_filtered",
             f"cannot be reached on any port of {_range(found.port_range)} at {found.address}: nothing comes through",
-            f"{_forward(found, around)}; on this machine: {_firewall(_range(found.port_range, ':'), tuple(Protocol))}",
+            f"{_forward(found, around)}; on this machine: {_firewall(dict.fromkeys(Protocol, everything))}",
         )
     else:
         yield from _filtered(found, silent, around)
@@ -104,14 +105,14 @@ def _filtered(found: PortMap, silent: list[PortSpan], around: Surroundings) -> I
             "ports_udp_filtered",
             f"cannot be reached by UDP on any port of {_range(found.port_range)}, though TCP comes through",
             f"forward UDP as well as TCP: {_forward(found, around)}; "
-            f"on this machine: {_firewall(_range(found.port_range, ':'), (Protocol.UDP,))}",
+            f"on this machine: {_firewall({Protocol.UDP: _all(found)})}",
         )
         return
     groups = ((tcp & udp, tuple(Protocol)), (tcp - udp, (Protocol.TCP,)), (udp - tcp, (Protocol.UDP,)))
     lost = [(ports, protocols) for ports, protocols in groups if ports]
     if lost:
+        rules = _firewall({Protocol.TCP: _in_one_rule(tcp, found), Protocol.UDP: _in_one_rule(udp, found)})
         names = "; ".join(f"by {_names(protocols)} on {_short(ports)}" for ports, protocols in lost)
-        rules = "; ".join(_firewall(_colons(ports), protocols) for ports, protocols in lost)
         yield Problem(
             "ports_filtered",
             f"cannot be reached {names}: a firewall drops it, or the router does not forward it",
@@ -164,16 +165,21 @@ def _forward(found: PortMap, around: Surroundings, ports: str = "") -> str:
     return f"{router}: forward TCP and UDP {ports or _range(found.port_range)} to {own}, same ports"
 
 
-def _firewall(ports: str, protocols: tuple[Protocol, ...]) -> str:
-    """`ports` with colons, as iptables and ufw write ranges."""
-    ufw = "; ".join(f"ufw allow {ports}/{protocol}" for protocol in protocols)
-    tables = "; ".join(
-        f"iptables -I INPUT -p {protocol} -m multiport --dports {ports} -j ACCEPT" for protocol in protocols
-    )
+def _firewall(wanted: Mapping[Protocol, frozenset[int]]) -> str:
+    """The lines for the host's own firewall, whichever it is."""
+    rules = [(protocol, _colons(ports)) for protocol, ports in wanted.items() if ports]
+    ufw = "; ".join(f"ufw allow {ports}/{protocol}" for protocol, ports in rules)
+    tables = "; ".join(f"iptables -I INPUT -p {each} -m multiport --dports {ports} -j ACCEPT" for each, ports in rules)
     added = " ".join(
-        f"--add-port={each.replace(':', '-')}/{protocol}" for protocol in protocols for each in ports.split(",")
+        f"--add-port={part.replace(':', '-')}/{protocol}" for protocol, ports in rules for part in ports.split(",")
     )
     return f"with ufw: {ufw} / with firewalld: firewall-cmd --permanent {added} / else: {tables}"
+
+
+def _in_one_rule(ports: frozenset[int], found: PortMap) -> frozenset[int]:
+    """Themselves, or the whole range where one rule of iptables or ufw cannot hold them; a span counts twice there."""
+    numbers = _colons(ports).replace(":", ",").split(",")
+    return ports if len(numbers) <= NAMED_MAX else _all(found)
 
 
 def _names(protocols: tuple[Protocol, ...]) -> str:
@@ -203,8 +209,12 @@ def _colons(ports: frozenset[int]) -> str:
     return in_short(ports).replace(", ", ",").replace("-", ":")
 
 
-def _range(ports: PortRange, mark: str = "-") -> str:
-    return f"{ports.first}{mark}{ports.last}"
+def _all(found: PortMap) -> frozenset[int]:
+    return frozenset(range(found.port_range.first, found.port_range.last + 1))
+
+
+def _range(ports: PortRange) -> str:
+    return f"{ports.first}-{ports.last}"
 
 
 def _is_shared(address: str) -> bool:

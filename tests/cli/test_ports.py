@@ -56,7 +56,7 @@ def test_the_map_is_shown_in_groups_with_reasons_and_remedies(run: Run, rented: 
     assert "8 of 10 TCP, 7 of 10 UDP" in out
     assert "cannot reach itself" in out
     assert "[ports_filtered]" in out
-    assert "iptables -I INPUT -p tcp -m multiport --dports 40001 -j ACCEPT" in out
+    assert "iptables -I INPUT -p tcp -m multiport --dports 40001,40005 -j ACCEPT" in out
 
 
 def test_programs_get_the_whole_document(run: Run, rented: Daemon) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from kaalia.contracts import remedies
+from kaalia.contracts import reach, remedies
 from kaalia.contracts.reach import Sight
 from kaalia.contracts.remedies import Surroundings
 from kaalia.errors import Problem
+from kaalia.model.machine import PortRange
 from kaalia.model.reach import Outcome, Place, PortMap
 from kaalia.model.workload import Protocol
-from tests.contracts.test_reach import RANGE, judged
+from tests.contracts.test_reach import FACTS, RANGE, judged
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 BEHIND = Surroundings(("192.168.1.20",), "192.168.1.20", "192.168.1.1")
@@ -47,9 +48,9 @@ def test_the_three_dropped_ports_are_named_with_their_protocols_and_lines() -> N
         "a firewall drops it, or the router does not forward it"
     )
     for line in (
-        "iptables -I INPUT -p tcp -m multiport --dports 40001 -j ACCEPT",
-        "ufw allow 40003/udp",
-        "--add-port=40005/tcp --add-port=40005/udp",
+        "iptables -I INPUT -p tcp -m multiport --dports 40001,40005 -j ACCEPT",
+        "ufw allow 40001,40005/tcp; ufw allow 40003,40005/udp",
+        "--add-port=40001/tcp --add-port=40005/tcp --add-port=40003/udp --add-port=40005/udp",
         "on the router 192.168.1.1: forward TCP and UDP ports 40001, 40003, 40005 to 192.168.1.20, same ports",
     ):
         assert line in problem.remedy
@@ -144,7 +145,18 @@ def test_a_range_full_of_contracts_has_no_findings() -> None:
     assert found(all_are(Outcome.SILENT), held=held) == {}
 
 
-def test_many_groups_are_cut_short() -> None:
+def test_ports_that_no_rule_can_hold_are_mended_by_the_whole_range() -> None:
+    wide = PortRange(40000, 40099)
+    sights = {place: Sight(Outcome.ANSWERED, place[0]) for place in reach.places(wide)}
+    sights |= {(port, TCP): Sight(Outcome.SILENT) for port in range(40000, 40100, 2)}
+
+    (problem,) = remedies.findings(reach.judge(replace(FACTS, port_range=wide), sights, None), BEHIND)
+
+    assert "and 35 more groups" in problem.message
+    assert "ufw allow 40000:40099/tcp" in problem.remedy
+
+
+def test_many_groups_are_named() -> None:
     wide: PortMap = judged({(port, TCP): Sight(Outcome.SILENT) for port in range(40000, 40010, 2)})
 
     (problem,) = remedies.findings(wide, BEHIND)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.client import LocalClient
+from kaalia.contracts.reach import in_short
 from kaalia.errors import KaaliaError
 from tests.proofs.report import Report, Say
 from tests.support.networks import Networks, networks
@@ -144,7 +145,7 @@ def dropped_ports(made: Scene, chance: random.Random, number: int) -> None:
     told = finding(found, "ports_filtered")
     report.check("the finding names them", wanted in told.get("message", ""), told or found["findings"])
     report.check("nothing else is found", codes(found) == {"ports_filtered"}, codes(found))
-    lines = f"forward TCP and UDP ports {', '.join(map(str, sorted((tcp, udp, both))))} to {HOST}"
+    lines = f"forward TCP and UDP ports {in_short((tcp, udp, both))} to {HOST}"
     report.check("the router's line is told", lines in told.get("remedy", ""), told)
     report.say(f"dropped {tcp}/tcp, {udp}/udp, {both}/both at {where}: found {sorted(seen)}")
     report.check("the address is the router's", found["address"] == HOME, found["address"])
