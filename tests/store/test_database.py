@@ -135,7 +135,16 @@ async def test_volumes_of_an_older_schema_get_their_bytes_in_the_ledger(tmp_path
         for number, state in enumerate(states, 1):
             status = None if state is None else json.dumps({"volume_id": number, "state": state})
             raw.execute("INSERT INTO volumes VALUES (?, ?, ?, NULL)", (number, '{"size_bytes": 10}', status))
-        for table in ("amounts", "gpu_use", "pulled_images", "overruns", "traffic"):
+        for table in (
+            "amounts",
+            "gpu_use",
+            "pulled_images",
+            "overruns",
+            "traffic",
+            "port_map",
+            "port_probe",
+            "seen_address",
+        ):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 14")
     raw.close()
