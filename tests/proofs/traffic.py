@@ -2,18 +2,20 @@
 
 A tenant sends known amounts to a host of the internet and gets known amounts from it, both by connections of its own
 and by its published port, while a host of the LAN does the same at that port. The daemon is killed in the middle, and
-somebody flushes the counters. In the end what the machine counted, what the marketplace charged, what the peers sent
-and what their network cards saw must agree.
+somebody flushes the counters. Another tenant sends with its first breath, and is destroyed with its last byte while the
+daemon is dead. In the end what the machine counted, what the marketplace charged, what the peers sent and what their
+network cards saw must agree.
 """
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -34,6 +36,7 @@ ROUNDS = 4
 KILLS = 3
 LOOK_S = 2
 SIZES = (100_000_000, 300_000_000)
+RUSH = 30_000_000
 PORT = 7000
 INTERNET, MACHINE_ON_INTERNET = "198.51.100.7", "198.51.100.1"
 LAN, MACHINE_ON_LAN = "192.168.77.7", "192.168.77.1"
@@ -69,7 +72,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
     with ExitStack() as hosts:
         internet = hosts.enter_context(host("wan0", MACHINE_ON_INTERNET, INTERNET))
         lan = hosts.enter_context(host("lan0", MACHINE_ON_LAN, LAN))
-        stack, image = hosts.enter_context(scene("1xRTX_4090", extra_config={"intervals": {"resync_s": LOOK_S}}))
+        stack, image = hosts.enter_context(scene("2xRTX_4090", extra_config={"intervals": {"resync_s": LOOK_S}}))
         prices = ("-u", str(USD_PER_GB[Meter.INET_UP]), "-d", str(USD_PER_GB[Meter.INET_DOWN]))
         stack.host.json("list", "machine", str(stack.machine_id), "--price_gpu", "0.4", *prices)
         instance_id, street = rent(stack, image, internet, lan)
@@ -83,12 +86,13 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
         seen = card(internet) - before
         compare(stack, instance_id, ledger, seen, report)
         compare_money(stack, instance_id, report)
+        rush(stack, image, internet, report)
         report.counts.update(up_bytes=ledger.up, down_bytes=ledger.down, lan_bytes=ledger.lan)
     return report
 
 
 def rent(stack: Stack, image: str, internet: int, lan: int) -> tuple[int, Street]:
-    offer = wait_until("an offer", stack.rentable_offer, 60)
+    offer = wait_until("an offer", lambda: stack.rentable_offer(1), 60)
     body: dict[str, Any] = {"image": image, "disk": 1, "runtype": "args", "env": {"-p 8080:8080": "1"}}
     instance_id = stack.rent(offer, **body, args=["sleep", "99999"])
     row = stack.wait_status(instance_id, "running")
@@ -191,6 +195,32 @@ def compare_money(stack: Stack, instance_id: int, report: Report) -> None:
         "the row says what was billed", row["inet_up_billed"] * 1000 == sizes[0][0], (row["inet_up_billed"], sizes)
     )
     report.figures["charged_usd"] = float(round(owed, 6))
+
+
+def rush(stack: Stack, image: str, internet: int, report: Report) -> None:
+    """A tenant whose first packet counts, and whose last one does: it is removed at once, by the next daemon."""
+    before = card(internet)
+    deed = f"(echo take {RUSH}; head -c {RUSH} /dev/zero; sleep 99) | nc {INTERNET} {PORT}"
+    offer = wait_until("an offer", lambda: stack.rentable_offer(1), 60)
+    body = {"image": image, "disk": 1, "runtype": "args", "onstart": "sh", "args": ["-c", deed]}
+    instance_id = stack.rent(offer, **body)
+    wait_until("its bytes to arrive", lambda: (card(internet) - before).up > RUSH, 60, 0.05)
+    stack.kill_daemon()
+    stack.renter_api.call("DELETE", f"/api/v0/instances/{instance_id}/", {})
+    stack.start_daemon()
+    wait_until("it to be gone", lambda: not stack.engine.has_container(f"C.{instance_id}"), 60, 0.2)
+    sent = wait_until("its last line", lambda: journalled(stack, instance_id), 30, 0.2)
+    seen = (card(internet) - before).up
+    report.check("first and last bytes are counted", abs(sent - seen) <= NEAR * seen, (sent, seen))
+    report.worst("rush_card_error_percent", 100 * abs(sent - seen) / seen)
+
+
+def journalled(stack: Stack, instance_id: int) -> int | None:
+    """The bytes up of a tenant in the machine's journal, once it has told its last."""
+    query = "SELECT amount FROM journal WHERE contract_id = ? AND meter = 'inet_up' ORDER BY entry_id DESC LIMIT 1"
+    with closing(sqlite3.connect(f"file:{stack.folder}/state/state.db?mode=ro", uri=True)) as connection:
+        row = connection.execute(query, (instance_id,)).fetchone()
+    return int(row[0]) if row else None
 
 
 def settled(stack: Stack, instance_id: int) -> Bytes:
