@@ -97,6 +97,13 @@ def _calendar_day(value: object) -> object:
     return value
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(text.strip()))
+    except ValueError:
+        raise ValueError("must be IPv4 networks or addresses, such as 192.168.1.0/24 or 192.168.1.7") from None
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[Path, AfterValidator(_absolute), AfterValidator(_fits_socket)]
 
@@ -128,6 +135,16 @@ class ProbeConfig(Section):
     url: Annotated[str, AfterValidator(_prober)] = "marketplace"
     """Who tries the ports from outside. Another prober: `kaalia probe serve` on any machine with a public address."""
     every_hours: float = Field(default=24.0, ge=1, le=24 * 30)
+
+
+class NetworkConfig(Section):
+    """What tenants reach; see `runtime.sandbox.rules`."""
+
+    allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)] = ()
+    """IPv4 networks that are open to tenants although they are not the internet."""
+    block_smtp: bool = True
+    connections_per_s: Literal["unlimited"] | Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """New connections of one contract; above, they are dropped."""
 
 
 class VolumesConfig(Section):
@@ -182,6 +199,7 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     ports: PortsConfig = PortsConfig()
     probe: ProbeConfig = ProbeConfig()
+    network: NetworkConfig = NetworkConfig()
     volumes: VolumesConfig = VolumesConfig()
     disk: DiskConfig = DiskConfig()
     nvml: NvmlConfig = NvmlConfig()

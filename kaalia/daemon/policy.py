@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, time, timedelta
 
-from kaalia.config import PolicyConfig
+from kaalia.config import NetworkConfig, PolicyConfig
 from kaalia.contracts.policy import Policy
+from kaalia.runtime.sandbox.rules import Reach
 
 _DAY = timedelta(days=1)
 
@@ -19,3 +20,9 @@ def read(config: PolicyConfig) -> Policy:
         admit_default_jobs=config.admit_default_jobs,
         admit_interruptible=config.admit_interruptible,
     )
+
+
+def reach(config: NetworkConfig) -> Reach:
+    """What tenants' networks reach."""
+    pace = config.connections_per_s
+    return Reach(config.allow, config.block_smtp, None if pace == "unlimited" else pace)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from kaalia.clock import Clock
@@ -23,12 +24,15 @@ from kaalia.reconciler.selfaudit import AuditService
 from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
+from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.networks import enclosures
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox.counters import PacketCounters
+from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.service import Tasks, run_forever
@@ -74,7 +78,9 @@ class TenantsService:
         key = await asyncio.to_thread(load_key, self._config.state_dir)
         machine = machine_name(member.machine_id, signature.key_id(key))
         limits, image_use = BtrfsLimits(), ImageUse()
-        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock, limits=limits)
+        pool = self._config.docker.subnet_pool
+        walls = Walls(machine, policy.reach(self._config.network), pool, partial(enclosures, self._engine, machine))
+        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock, limits=limits, walls=walls)
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
@@ -83,6 +89,7 @@ class TenantsService:
         watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
+        walls_watch = WallsWatch(self._database, walls, self._clock)
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
         traffic = TrafficService(self._database, self._changes, PacketCounters(machine), self._clock, audit_s)
         reconciler = ReconcilerService(
@@ -93,7 +100,7 @@ class TenantsService:
             machine,
             self._login_source,
             Settings(
-                subnet_pool=self._config.docker.subnet_pool,
+                subnet_pool=pool,
                 resync_s=self._config.intervals.resync_s,
                 policy=policy.read(self._config.policy),
             ),
@@ -107,7 +114,7 @@ class TenantsService:
         )
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            for service in (volumes, disk, watch, audit, traffic):
+            for service in (volumes, disk, watch, audit, traffic, walls_watch):
                 beside.start(service.name, service.run())
             try:
                 await reconciler.run()

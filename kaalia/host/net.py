@@ -5,6 +5,7 @@
 
 import errno
 import ipaddress
+import json
 import socket
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ ROOT = Path("/")
 
 _SOCKET_TYPES = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 _ROUTE_UP = 0x1
+_RESOLVER_FILES = ("etc/resolv.conf", "run/systemd/resolve/resolv.conf")
+"""Docker reads the second one where the first names systemd's own resolver only."""
 
 
 def local_ips(root: Path = ROOT) -> tuple[str, ...]:
@@ -89,6 +92,35 @@ def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
             address, mask = (int.from_bytes(bytes.fromhex(words[at]), sys.byteorder) for at in (1, 7))
             networks.append(f"{ipaddress.IPv4Address(address)}/{mask.bit_count()}")
     return tuple(dict.fromkeys(networks))
+
+
+def resolvers(root: Path = ROOT) -> tuple[str, ...]:
+    """IPv4 addresses of the name servers that Docker asks for its containers, other than on loopback.
+
+    From the machine's resolv.conf and Docker's daemon.json, whichever of them counts; what cannot be read names none.
+    """
+    words = [line.split() for name in _RESOLVER_FILES for line in _text(root / name).splitlines()]
+    named = [line[1] for line in words if len(line) > 1 and line[0] == "nameserver"]
+    try:
+        settings = json.loads(_text(root / "etc/docker/daemon.json"))
+        named += [str(one) for one in settings.get("dns", [])]
+    except (ValueError, AttributeError, TypeError):
+        pass
+    return tuple(dict.fromkeys(one for one in named if _is_outer(one)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except HostError:
+        return ""
+
+
+def _is_outer(address: str) -> bool:
+    try:
+        return not ipaddress.IPv4Address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def is_public(address: str) -> bool:

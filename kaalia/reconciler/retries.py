@@ -20,8 +20,9 @@ TRANSIENT = frozenset(
     }
 )
 """Launches and starts that end with one of these are tried again."""
-MOUNTING = frozenset({"command_failed", "command_timeout", "volume_missing"})
-"""What mounting a volume ends with while its disk is not there, as in the first minutes of a boot.
+MACHINE = frozenset({"command_failed", "command_timeout", "volume_missing", "walls_failed"})
+"""What mounting a volume ends with while its disk is not there, as in the first minutes of a boot, and what a firewall
+that does not take the tenant's walls ends with.
 
 Launches try again as for the above. A start goes on trying: its renter's data wait behind it, and nobody would ask.
 """
@@ -68,9 +69,9 @@ class Retries:
         """A launch or start that another try would not help, or that had them all."""
         if not isinstance(action, Launch | Start | Restart):
             return False
-        if error.code in MOUNTING and not isinstance(action, Launch):
+        if error.code in MACHINE and not isinstance(action, Launch):
             return False
-        is_transient = isinstance(error, UnreachableError) or error.code in TRANSIENT | MOUNTING
+        is_transient = isinstance(error, UnreachableError) or error.code in TRANSIENT | MACHINE
         return not is_transient or self._attempts(contract_id, action) >= len(RETRY_S)
 
     def clear(self, contract_id: int) -> None:

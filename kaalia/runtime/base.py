@@ -288,6 +288,25 @@ class TrafficCounters(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """`chains`: of the firewall, which somebody else had changed and which are as they should be again."""
+
+    chains: tuple[str, ...] = ()
+
+
+class NetworkWalls(Protocol):
+    """Keeps tenants' networks apart from the machine, its LAN and each other."""
+
+    async def mend(self) -> Mended:
+        """Look at all walls, and raise again what does not stand. Raises HostError: it does not stand now."""
+        ...
+
+    async def alarmed(self, timeout_s: float) -> None:
+        """Wait until something may have happened to them, `timeout_s` at most."""
+        ...
+
+
 class Volumes(Protocol):
     """Holds volumes. Raises WorkloadError and HostError; every verb may be repeated."""
 

@@ -71,6 +71,7 @@ PURE = (
     "kaalia.reconciler.findings",
     "kaalia.reconciler.quantities",
     "kaalia.runtime.container.spec",
+    "kaalia.runtime.sandbox.rules",
 )
 IMPURE = frozenset(
     {

@@ -28,6 +28,7 @@ from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
 from kaalia.runtime.container.inside import Twins, folders, volume_paths, with_parents
+from kaalia.runtime.container.networks import bridge_name, subnets
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import (
     Labels,
@@ -39,6 +40,8 @@ from kaalia.runtime.labels import (
     machine_of,
     owner,
 )
+from kaalia.runtime.sandbox.rules import Enclosure
+from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.qgroups import SETTLE_S, BtrfsLimits
 
 _NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
@@ -67,11 +70,14 @@ class ContainerRuntime:
         clock: Clock | None = None,
         pull_inactivity_s: float = INACTIVITY_S,
         limits: BtrfsLimits | None = None,
+        walls: Walls | None = None,
     ) -> None:
+        """`walls`: without them, as where nothing is ever started, networks are open."""
         self._engine = engine
         self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._limits = limits or BtrfsLimits()
+        self._walls = walls
         self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
@@ -140,6 +146,8 @@ class ContainerRuntime:
 
     async def start(self, contract_id: int) -> Observed:
         document, _ = await self._own(contract_id)
+        if self._walls is not None:
+            await self._walls.stand(contract_id)
         await self._engine.start(document["Id"], container_name(contract_id))
         document, labels = await self._own(contract_id)
         return reading.observed(document, labels)
@@ -155,6 +163,8 @@ class ContainerRuntime:
             await self._remove_container(contract_id, found[0])
         for network in await self._own_networks(contract_id):
             await self._remove_network(network)
+        if self._walls is not None:
+            self._walls.forget(contract_id)
 
     async def observe(self) -> Found:
         """One call for the list; details are asked for, all at once, only where a line of the list is new."""
@@ -177,7 +187,7 @@ class ContainerRuntime:
             contract_id = owner(network.get("Labels"), self._machine)
             if contract_id is not None:
                 known = found.get(contract_id, Present(contract_id))
-                found[contract_id] = replace(known, subnets=(*known.subnets, *_subnets(network)))
+                found[contract_id] = replace(known, subnets=(*known.subnets, *subnets(network)))
         return tuple(found.values())
 
     async def inspect(self, contract_id: int) -> Observed | None:
@@ -197,6 +207,8 @@ class ContainerRuntime:
         async for event in self._engine.events(machine_filter(self._machine)):
             if event is None:
                 self._facts = None
+                if self._walls is not None:
+                    self._walls.alarm()  # an engine that starts writes its own firewall rules anew
                 yield ANY_CONTRACT
             elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine):
                 yield contract_id
@@ -321,16 +333,19 @@ class ContainerRuntime:
         """The contract's network exists exactly once and has the granted subnet."""
         body = network_body(placement)
         try:
-            await self._engine.create_network(body)
+            network_id = await self._engine.create_network(body)
         except WorkloadError as error:
             existing = await self._own_networks(placement.contract.contract_id)
             if error.code not in {"network_exists", "subnet_taken"} or not existing:
                 raise
-            if len(existing) == 1 and _subnets(existing[0]) == [placement.subnet]:
+            if len(existing) == 1 and subnets(existing[0]) == [placement.subnet]:
                 return
             for network in existing:
                 await self._remove_network(network)
-            await self._engine.create_network(body)
+            network_id = await self._engine.create_network(body)
+        if self._walls is not None:
+            contract_id = placement.contract.contract_id
+            self._walls.expect(Enclosure(contract_id, bridge_name(network_id), placement.subnet))
 
     async def _remove_network(self, network: Mapping[str, Any]) -> None:
         for wait_s in (*_NETWORK_RETRIES_S, None):
@@ -347,7 +362,3 @@ async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
     """The machine names of this key that containers bear: for when the books that know the id are lost."""
     names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
     return tuple(sorted(name for name in names if is_name_of(name, key_id)))
-
-
-def _subnets(network: Mapping[str, Any]) -> list[str]:
-    return [str(config.get("Subnet", "")) for config in ((network.get("IPAM") or {}).get("Config") or [])]

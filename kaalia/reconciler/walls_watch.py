@@ -1,0 +1,90 @@
+"""Watches that the walls around tenants' networks stand, and tells when they did not: the conditions of source `walls`.
+
+Once a minute, and when something may have happened to them. Touches no container: a tenant behind walls that cannot be
+raised runs on, and new ones do not start.
+"""
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+
+from kaalia.clock import Clock
+from kaalia.errors import HostError, Problem
+from kaalia.model.health import Condition, Severity
+from kaalia.runtime.base import NetworkWalls
+from kaalia.service import run_forever
+from kaalia.store import conditions
+from kaalia.store.database import Database
+
+log = logging.getLogger(__name__)
+
+SOURCE = "walls"
+LOOK_S = 60.0
+SETTLE_S = 1.0
+"""After an alarm: who changes a firewall changes it in bursts, and so does Docker."""
+TOLD = timedelta(hours=1)
+"""How long a repair is told, so that its cause is looked for."""
+
+
+class WallsWatch:
+    """`look_s`: between two looks when nothing is heard."""
+
+    name = "walls"
+
+    def __init__(self, database: Database, walls: NetworkWalls, clock: Clock, look_s: float = LOOK_S) -> None:
+        self._database = database
+        self._walls = walls
+        self._clock = clock
+        self._look_s = look_s
+        self._told: list[Condition] | None = None
+        self._repaired: tuple[datetime, Condition] | None = None
+
+    async def run(self) -> None:
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        await self.look()
+        await self._walls.alarmed(self._look_s)
+        await asyncio.sleep(SETTLE_S)
+
+    async def look(self) -> None:
+        """One look, and what came of it."""
+        found, now = [], self._clock.now()
+        try:
+            mended = await self._walls.mend()
+        except HostError as error:
+            found.append(_missing(error.problem))
+        else:
+            if mended.chains:
+                self._repaired = (now, _repaired(mended.chains, now))
+        if self._repaired is not None and now - self._repaired[0] < TOLD:
+            found.append(self._repaired[1])
+        if found != self._told:
+            await self._tell(found, now)
+
+    async def _tell(self, found: list[Condition], now: datetime) -> None:
+        await self._database.transaction(lambda tx: conditions.replace(tx, SOURCE, found, now))
+        for condition in found:
+            if condition not in (self._told or []):
+                log.error("walls: %s (%s)", condition.problem.message, condition.problem.evidence)
+        self._told = found
+
+
+def _missing(why: Problem) -> Condition:
+    problem = Problem(
+        "walls_missing",
+        f"cannot keep tenants from the machine and its LAN: {why.message}",
+        remedy=why.remedy or "see `iptables-save` of the machine; until then no tenant is started",
+        evidence=why.evidence,
+    )
+    return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
+
+
+def _repaired(chains: tuple[str, ...], now: datetime) -> Condition:
+    problem = Problem(
+        "walls_repaired",
+        f"cannot rely on the firewall of this machine: somebody changed kaalia's rules, as seen at {now:%F %T} UTC",
+        remedy="see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone",
+        evidence=", ".join(chains),
+    )
+    return Condition(problem, Severity.WARN, "an hour passes without another change")

@@ -1,0 +1,144 @@
+"""What a tenant's network reaches, as rules of the packet filter. Pure.
+
+    mangle PREROUTING ──▶ WALLS: by bridge ──▶ REACH: one policy for all ──▶ RETURN or DROP
+    filter FORWARD, last ──▶ PASSAGE: what Docker lets through, for when its own rules are gone
+
+Mangle, since it comes before routing and before any port is translated: one place for what goes to this machine and
+through it, in which a published port of a neighbour is still an address of this machine. Docker and
+`iptables -F` do not touch it. Rules are written as iptables-save prints them.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kaalia.contracts.ports import SUBNET_PREFIX
+from kaalia.host.netfilter import Family, Rule
+
+CLOSED = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+)
+"""Not the internet (IANA's registry of special-purpose addresses): LANs, carriers' NAT, link-local with the metadata
+services of clouds, benchmarks. The blocks for documentation are left out: nobody has them."""
+NEVER = ("224.0.0.0/4", "240.0.0.0/4")
+"""Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
+SMTP_PORTS = (25, 465, 587)
+CONNECTIONS_PER_S = 1000
+"""New connections of one contract. The kernel keeps an unanswered or closed one for 120 s (nf_conntrack_tcp_timeout_*)
+and 262,144 in all on machines with more than 4 GB: at this pace one tenant holds less than half of them, and a data
+set of single files from a thousand sites a second still comes down."""
+CONNECTIONS_BURST = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The owner's word on what all tenants of the machine reach. None: no limit."""
+
+    allow: tuple[str, ...] = ()
+    """IPv4 networks, as CIDR, that are open although they are not the internet."""
+    blocks_smtp: bool = True
+    connections_per_s: int | None = CONNECTIONS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """The network of one contract."""
+
+    contract_id: int
+    bridge: str
+    """The interface by which its packets come in."""
+    subnet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Chains of one machine: two may share an engine, and each touches its own only."""
+
+    walls: str
+    reach: str
+    passage: str
+
+
+def names(machine: str) -> Names:
+    mark = hashlib.sha256(machine.encode()).hexdigest()[:8]
+    return Names(f"KAALIA-WALLS-{mark}", f"KAALIA-REACH-{mark}", f"KAALIA-PASSAGE-{mark}")
+
+
+def walls(
+    family: Family, own: Names, reach: Reach, pool: str, resolvers: Sequence[str], enclosures: Iterable[Enclosure]
+) -> Mapping[str, tuple[Rule, ...]]:
+    """The chains of table mangle. `pool`: the networks of all tenants; `resolvers`: where Docker asks for names."""
+    entries = tuple(rule for one in enclosures for rule in entry(family, own, one))
+    if family is Family.IPV6:
+        return {own.walls: entries}
+    return {own.walls: entries, own.reach: _reach(own, reach, pool, resolvers)}
+
+
+def entry(family: Family, own: Names, one: Enclosure) -> tuple[Rule, ...]:
+    """A contract's part of the chain `walls`: gone to `reach` for good, or refused. Its network has no IPv6."""
+    mark = ("-m", "comment", "--comment", f"kaalia-{one.contract_id}")
+    refuse = ("-i", one.bridge, *mark, "-j", "DROP")
+    if family is Family.IPV6:
+        return (refuse,)
+    return (("-s", one.subnet, "-i", one.bridge, *mark, "-g", own.reach), refuse)
+
+
+def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[Rule, ...]]:
+    """The chain of table filter: out, and in what was asked for or leads to a published port."""
+    states = ("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED,DNAT")
+    return {
+        own.passage: tuple(
+            rule
+            for one in enclosures
+            for rule in (
+                ("-i", one.bridge, "!", "-o", one.bridge, "-j", "ACCEPT"),
+                ("-o", one.bridge, *states, "-j", "ACCEPT"),
+            )
+        )
+    }
+
+
+def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tuple[Rule, ...]:
+    """The first rule that fits decides; what comes to the end is the internet."""
+    hosts, networks = _split(reach.allow)
+    new = ("-m", "conntrack", "--ctstate", "NEW")
+    rules: list[Rule] = [("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "RETURN")]
+    if reach.connections_per_s is not None:
+        rules.append((*new, *_limit(own, reach.connections_per_s), "-j", "DROP"))
+    rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
+    rules += [
+        ("-d", f"{one}/32", "-p", kind, "-m", kind, "--dport", "53", "-j", "RETURN")
+        for one in resolvers
+        for kind in ("udp", "tcp")
+    ]
+    # A single address may be this machine itself; a network that holds it is not meant to open its services.
+    rules += [("-d", host, "-j", "RETURN") for host in hosts]
+    rules += [("-m", "addrtype", "--dst-type", kind, "-j", "DROP") for kind in ("LOCAL", "BROADCAST")]
+    rules += [("-d", network, "-j", "RETURN") for network in networks]
+    rules += [("-d", network, "-j", "DROP") for network in CLOSED]
+    if reach.blocks_smtp:
+        ports = ",".join(map(str, SMTP_PORTS))
+        rules.append(("-p", "tcp", "-m", "multiport", "--dports", ports, "-j", "DROP"))
+    return tuple(rules)
+
+
+def _split(allow: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Single addresses, and networks."""
+    found = sorted({ipaddress.IPv4Network(one) for one in allow})
+    return [str(one) for one in found if one.prefixlen == 32], [str(one) for one in found if one.prefixlen < 32]
+
+
+def _limit(own: Names, per_s: int) -> Rule:
+    """Counted by the contract's network, over all of its addresses."""
+    words = f"--hashlimit-above {per_s}/sec --hashlimit-burst {max(CONNECTIONS_BURST, per_s)}"
+    words += f" --hashlimit-mode srcip --hashlimit-srcmask {SUBNET_PREFIX} --hashlimit-name {own.walls[-14:]}"
+    return ("-m", "hashlimit", *words.split())

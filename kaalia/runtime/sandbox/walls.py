@@ -1,0 +1,141 @@
+"""Raises the walls around tenants' networks, holds them against what others do to the firewall, and takes them down.
+
+The kernel's table is read before every start, so a tenant starts behind walls that stand. What is written wholly is
+read back, and later readings are compared with that one: every version of iptables prints rules in its own way.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from kaalia.errors import HostError, WorkloadError
+from kaalia.host import net, netfilter
+from kaalia.host.netfilter import Family
+from kaalia.runtime.base import Mended
+from kaalia.runtime.sandbox import rules
+from kaalia.runtime.sandbox.layer import Chains, Layer
+from kaalia.runtime.sandbox.rules import Enclosure, Reach
+
+
+class Walls:
+    """The walls of one machine's tenants. `look`: the networks that exist, from the engine; raises WorkloadError."""
+
+    def __init__(
+        self,
+        machine: str,
+        reach: Reach,
+        pool: str,
+        look: Callable[[], Awaitable[Iterable[Enclosure]]],
+        root: Path = net.ROOT,
+    ) -> None:
+        self._own = rules.names(machine)
+        self._reach = reach
+        self._pool = pool
+        self._look = look
+        self._root = root
+        self._resolvers: tuple[str, ...] = ()
+        self._lock = asyncio.Lock()
+        self._alarm = asyncio.Event()
+        self._known: dict[int, Enclosure] = {}
+        self._has_looked = False
+        self._fronts: tuple[Layer, ...] = ()
+        self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, is_first=False)
+
+    def expect(self, one: Enclosure) -> None:
+        """This network exists now."""
+        self._known[one.contract_id] = one
+
+    async def stand(self, contract_id: int) -> None:
+        """Walls around this contract's network, before its first packet. Raises WorkloadError `walls_failed`."""
+        if not self._has_looked or contract_id not in self._known:
+            await self._see()
+        one = self._known.get(contract_id)
+        try:
+            if one is None:
+                raise HostError("network_missing", f"cannot find the network kaalia-{contract_id}")
+            async with self._lock:
+                await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
+        except HostError as error:
+            raise WorkloadError(
+                "walls_failed",
+                f"cannot start contract {contract_id} without walls around its network: {error.problem.message}",
+                remedy=error.problem.remedy or "see `iptables-save` of the machine",
+                evidence=error.problem.evidence,
+            ) from error
+
+    def forget(self, contract_id: int) -> None:
+        """Its network is gone; its rules go with the next look at all of them."""
+        self._known.pop(contract_id, None)
+        self.alarm()
+
+    def alarm(self) -> None:
+        """Something may have happened to the firewall: look soon."""
+        self._alarm.set()
+
+    async def alarmed(self, timeout_s: float) -> None:
+        """Wait for an alarm, `timeout_s` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._alarm.wait()
+        self._alarm.clear()
+
+    async def mend(self) -> Mended:
+        """Look at everything, and put up again what does not stand. Raises HostError: it does not stand now.
+
+        While the engine is silent the networks are those that were known last.
+        """
+        try:
+            await self._see()
+        except WorkloadError:
+            if not self._has_looked:
+                return Mended()
+        async with self._lock:
+            self._resolvers = await asyncio.to_thread(net.resolvers, self._root)
+            found = [await self._hold(layer, self._wanted(layer)) for layer in await self._layers()]
+            found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
+        return Mended(tuple(dict.fromkeys(chain for broken in found for chain in broken)))
+
+    async def _see(self) -> None:
+        """The networks, from the engine. What began or ended while it answered is left as it is known here."""
+        before = dict(self._known)
+        listed = {one.contract_id: one for one in await self._look()}
+        for contract_id in before.keys() | listed.keys():
+            if self._known.get(contract_id) is before.get(contract_id):
+                if contract_id in listed:
+                    self._known[contract_id] = listed[contract_id]
+                else:
+                    self._known.pop(contract_id, None)
+        self._has_looked = True
+
+    async def _layers(self) -> tuple[Layer, ...]:
+        if not self._fronts:
+            found = await asyncio.to_thread(netfilter.families, self._root)
+            self._resolvers = await asyncio.to_thread(net.resolvers, self._root)
+            self._fronts = tuple(Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found)
+        return self._fronts
+
+    def _enclosures(self) -> list[Enclosure]:
+        return sorted(self._known.values(), key=lambda one: one.contract_id)
+
+    def _wanted(self, layer: Layer) -> Chains:
+        return rules.walls(layer.family, self._own, self._reach, self._pool, self._resolvers, self._enclosures())
+
+    async def _enter(self, layer: Layer, one: Enclosure) -> None:
+        """The usual way adds what is new and deletes nothing: for a deletion the kernel waits 10 ms (measured)."""
+        now = await layer.read()
+        entry = rules.entry(layer.family, self._own, one)
+        if layer.holds(now) and layer.has(entry):
+            return
+        if layer.holds(now) and not layer.knows(one.bridge):
+            await layer.add(entry)
+        else:
+            await layer.write(self._wanted(layer), now)
+
+    async def _hold(self, layer: Layer, wanted: Chains) -> tuple[str, ...]:
+        """The chains that somebody else had changed."""
+        now = await layer.read()
+        broken = layer.differences(now)
+        if broken or not layer.is_written(wanted):
+            await layer.write(wanted, now)
+        return broken

@@ -1,0 +1,57 @@
+"""Run as a program: a host that answers. `python3 echo.py TCP,PORTS UDP,PORTS [MULTICAST]` on all of its addresses.
+
+TCP: greets whoever connects. UDP: sends back what came. Prints `ready` once it listens.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+
+BANNER = b"here\n"
+IP_PKTINFO = 8
+"""Of Linux; the socket module has no name for it before Python 3.14."""
+
+
+async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        writer.write(BANNER)
+        await writer.drain()
+        writer.close()
+
+
+def answer(sock: socket.socket) -> None:
+    """Send back what came, from the address that was asked: a host has several."""
+    with contextlib.suppress(OSError):
+        data, notes, _, sender = sock.recvmsg(2048, 128)
+        _, asked, _ = struct.unpack("I4s4s", notes[0][2])
+        sock.sendmsg([data], [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("I4s4s", 0, asked, bytes(4)))], 0, sender)
+
+
+def datagrams(port: int, group: str) -> socket.socket:
+    """Of this port on all addresses, and of the multicast group on all links."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    sock.setblocking(False)
+    sock.bind(("", port))
+    for _, name in socket.if_nameindex() if group else ():
+        member = struct.pack("4s4si", socket.inet_aton(group), bytes(4), socket.if_nametoindex(name))
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    return sock
+
+
+async def main(tcp: str, udp: str, group: str = "") -> None:
+    loop = asyncio.get_running_loop()
+    for port in filter(None, tcp.split(",")):
+        await asyncio.start_server(greet, None, int(port))
+    for port in filter(None, udp.split(",")):
+        sock = datagrams(int(port), group)
+        loop.add_reader(sock, answer, sock)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
