@@ -140,3 +140,27 @@ def test_local_addresses_are_ipv4_and_not_loopback() -> None:
 
     assert all(address.version == 4 and not address.is_loopback for address in found)
     assert len(set(found)) == len(found)
+
+
+DNS = [
+    ({"etc/resolv.conf": "# by hand\nnameserver 192.168.1.1\nnameserver 1.1.1.1\n"}, ["192.168.1.1", "1.1.1.1"]),
+    (
+        {
+            "etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0\n",
+            "run/systemd/resolve/resolv.conf": "nameserver 10.0.0.2\nnameserver fe80::1%eth0\nnameserver 10.0.0.2\n",
+        },
+        ["10.0.0.2"],
+    ),
+    ({"etc/docker/daemon.json": '{"dns": ["10.0.0.53", "::1"]}'}, ["10.0.0.53"]),
+    ({"etc/docker/daemon.json": "not json", "etc/resolv.conf": "nameserver\nnameserver somewhere\n"}, []),
+    ({"etc/docker/daemon.json": '["dns"]'}, []),
+    ({"etc/docker/daemon.json": '{"dns": null}'}, []),
+    ({}, []),
+]
+
+
+@pytest.mark.parametrize(("files", "found"), DNS)
+def test_name_servers_are_those_that_docker_asks(tmp_path: Path, files: dict[str, str], found: list[str]) -> None:
+    write_files(tmp_path, files)
+
+    assert list(net.resolvers(tmp_path)) == found

@@ -1,0 +1,102 @@
+"""What the watch over tenants' walls tells, and for how long."""
+
+import asyncio
+
+import pytest
+
+from kaalia.errors import HostError
+from kaalia.model.health import Condition, Severity
+from kaalia.reconciler.walls_watch import WallsWatch
+from kaalia.runtime.base import Mended
+from kaalia.store import conditions
+from kaalia.store.database import Database
+from tests.support.clock import FakeClock
+
+
+class FakeWalls:
+    """Walls that fall, or cannot be raised, when the test says so."""
+
+    def __init__(self) -> None:
+        self.fallen: tuple[str, ...] = ()
+        self.error: HostError | None = None
+        self.looks = 0
+        self.alarm = asyncio.Event()
+
+    async def mend(self) -> Mended:
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        mended, self.fallen = Mended(self.fallen), ()
+        return mended
+
+    async def alarmed(self, timeout_s: float) -> None:
+        await asyncio.wait_for(self.alarm.wait(), timeout_s)
+        self.alarm.clear()
+
+
+@pytest.fixture
+def walls() -> FakeWalls:
+    return FakeWalls()
+
+
+@pytest.fixture
+def watch(store: Database, clock: FakeClock, walls: FakeWalls) -> WallsWatch:
+    return WallsWatch(store, walls, clock)
+
+
+async def told(store: Database) -> list[Condition]:
+    return [one.condition for one in await store.read(conditions.all_open) if one.source == "walls"]
+
+
+async def test_walls_that_stand_are_no_news(store: Database, watch: WallsWatch) -> None:
+    await watch.look()
+
+    assert await told(store) == []
+
+
+async def test_a_repair_is_told_for_an_hour(
+    store: Database, clock: FakeClock, watch: WallsWatch, walls: FakeWalls
+) -> None:
+    walls.fallen = ("KAALIA-WALLS-1", "PREROUTING")
+    await watch.look()
+    (condition,) = await told(store)
+    clock.advance(59 * 60)
+    await watch.look()
+    (later,) = await told(store)
+    clock.advance(2 * 60)
+    await watch.look()
+
+    assert (condition.problem.code, condition.severity) == ("walls_repaired", Severity.WARN)
+    assert condition.problem.evidence == "KAALIA-WALLS-1, PREROUTING"
+    assert later == condition
+    assert await told(store) == []
+
+
+async def test_walls_that_cannot_be_raised_are_told_until_they_stand(
+    store: Database, watch: WallsWatch, walls: FakeWalls
+) -> None:
+    walls.error = HostError("firewall_missing", "cannot read the firewall", remedy="install iptables", evidence="no")
+    await watch.look()
+    (condition,) = await told(store)
+    walls.error = None
+    await watch.look()
+
+    assert (condition.problem.code, condition.severity) == ("walls_missing", Severity.CRITICAL)
+    assert (condition.problem.remedy, condition.problem.evidence) == ("install iptables", "no")
+    assert "cannot read the firewall" in condition.problem.message
+    assert await told(store) == []
+
+
+async def test_an_alarm_is_followed_by_a_look(
+    watch: WallsWatch, walls: FakeWalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaalia.reconciler.walls_watch.SETTLE_S", 0.0)
+    running = asyncio.ensure_future(watch.run())
+    try:
+        async with asyncio.timeout(5):
+            for looks in (1, 2, 3):
+                while walls.looks < looks:
+                    await asyncio.sleep(0.001)
+                walls.alarm.set()
+    finally:
+        running.cancel()
