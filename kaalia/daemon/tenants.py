@@ -121,6 +121,7 @@ class TenantsService:
             finally:
                 await beside.close()
                 await runtime.close()
+                walls.close()
 
     def _hands(self, machine: str, limits: BtrfsLimits) -> DiskVolumes:
         async def data_root() -> str:

@@ -4,8 +4,11 @@ One `apply` is one transaction a table: every line or none, and no packet sees h
 touched, all else on the machine stays. The programs are those of the PATH, so the same that Docker uses.
 """
 
+import asyncio
+import errno
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +28,10 @@ _OUTPUT_BYTES = 16 * 1024**2
 """Kubernetes machines have tens of thousands of lines, of about 150 bytes."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,=!+@%^~-]+")
 _COUNTED = re.compile(r"\[(\d+):(\d+)\] ")
+
+_NETLINK_NETFILTER = 12
+_NFNLGRP_NFTABLES = 7
+_MESSAGES_BYTES = 65_536
 
 Rule = tuple[str, ...]
 """Words after `-A CHAIN`, such as ("-s", "10.0.0.0/8", "-j", "DROP")."""
@@ -107,6 +114,39 @@ def parse(text: str) -> Saved:
         elif rule and not rule.startswith(("#", "*", "COMMIT")):
             raise HostError("firewall_unreadable", f"cannot read the firewall: iptables-save wrote {rule[:200]!r}")
     return {chain: tuple(rules) for chain, rules in found.items()}
+
+
+class Ear:
+    """Hears what anybody changes in nftables, and so by iptables of the newer kind. Of the older kind nothing is heard.
+
+    `on_change` gets the kernel's messages as they are: names of tables and chains stand in them. Use it in a loop.
+    """
+
+    def __init__(self, on_change: Callable[[bytes], None]) -> None:
+        """Raises HostError `firewall_unheard`."""
+        self._on_change = on_change
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+        try:
+            self._socket.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+        except OSError as error:
+            self._socket.close()
+            raise HostError("firewall_unheard", f"cannot hear changes of the firewall: {error}") from error
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            self._on_change(self._socket.recv(_MESSAGES_BYTES))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._on_change(b"")  # more than the kernel kept for us
 
 
 def _lines(change: Change) -> str:

@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 
 SOURCE = "walls"
 LOOK_S = 60.0
-SETTLE_S = 1.0
-"""After an alarm: who changes a firewall changes it in bursts, and so does Docker."""
+SETTLE_S = 0.5
+"""After an alarm: who changes a firewall changes it in bursts."""
+PAUSE_S = 3.0
+"""Between looks at least: each costs 15 ms, and some programs never stop changing rules."""
 TOLD = timedelta(hours=1)
 """How long a repair is told, so that its cause is looked for."""
 
@@ -44,8 +46,9 @@ class WallsWatch:
 
     async def _turn(self) -> None:
         await self.look()
+        looked_s = self._clock.monotonic_s()
         await self._walls.alarmed(self._look_s)
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(max(SETTLE_S, looked_s + PAUSE_S - self._clock.monotonic_s()))
 
     async def look(self) -> None:
         """One look, and what came of it."""

@@ -6,6 +6,7 @@ import sys
 import time
 
 from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, prober, restart, state, traffic
+from tests.proofs import client, clock, disk, dockerd, isolation, kill_matrix, metering, offline, restart, state, traffic
 
 PROOFS = {
     "offline": offline.prove,
@@ -14,6 +15,7 @@ PROOFS = {
     "clock": clock.prove,
     "disk": disk.prove,
     "dockerd": dockerd.prove,
+    "isolation": isolation.prove,
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,
     "prober": prober.prove,

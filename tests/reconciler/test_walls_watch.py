@@ -90,7 +90,8 @@ async def test_walls_that_cannot_be_raised_are_told_until_they_stand(
 async def test_an_alarm_is_followed_by_a_look(
     watch: WallsWatch, walls: FakeWalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaalia.reconciler.walls_watch.SETTLE_S", 0.0)
+    for pause in ("SETTLE_S", "PAUSE_S"):
+        monkeypatch.setattr(f"kaalia.reconciler.walls_watch.{pause}", 0.0)
     running = asyncio.ensure_future(watch.run())
     try:
         async with asyncio.timeout(5):

@@ -1,6 +1,7 @@
 """Run as a program: a host that answers. `python3 echo.py TCP,PORTS UDP,PORTS [MULTICAST]` on all of its addresses.
 
-TCP: greets whoever connects. UDP: sends back what came. Prints `ready` once it listens.
+TCP: greets whoever connects. UDP: sends back what came, and the address 203.0.113.2 to any question for a name.
+Prints `ready` once it listens.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import struct
 import sys
 
 BANNER = b"here\n"
+ADDRESS = "203.0.113.2"
 IP_PKTINFO = 8
 """Of Linux; the socket module has no name for it before Python 3.14."""
 
@@ -26,7 +28,18 @@ def answer(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         data, notes, _, sender = sock.recvmsg(2048, 128)
         _, asked, _ = struct.unpack("I4s4s", notes[0][2])
-        sock.sendmsg([data], [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("I4s4s", 0, asked, bytes(4)))], 0, sender)
+        sock.sendmsg(
+            [_addressed(data)], [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("I4s4s", 0, asked, bytes(4)))], 0, sender
+        )
+
+
+def _addressed(data: bytes) -> bytes:
+    """The answer to a DNS query (RFC 1035, 4.1); what is none goes back as it came."""
+    if len(data) < 17 or data[2] & 0xF8 or data[4:6] != b"\0\1":
+        return data
+    asked = data[12 : data.index(b"\0", 12) + 5]
+    head = data[:2] + b"\x81\x80" + struct.pack(">4H", 1, 1, 0, 0)
+    return head + asked + struct.pack(">3HIH4s", 0xC00C, 1, 1, 60, 4, socket.inet_aton(ADDRESS))
 
 
 def datagrams(port: int, group: str) -> socket.socket:

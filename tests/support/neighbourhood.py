@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -16,7 +17,7 @@ UDP = (53, 123, 4433)
 GROUP, MDNS = "224.0.0.251", 5353
 """Only the machine hears these."""
 Door = tuple[str, str, int]
-"""Protocol, address, port."""
+"""Protocol, address, port. Protocol `dns` asks the address for the name `internet.test`."""
 
 LAN, ROUTER = "192.168.77.2", "192.168.77.3"
 METADATA = "169.254.169.254"
@@ -76,8 +77,16 @@ def cable(pid: int, name: str, ours: str, theirs: Sequence[str], gateway: str, b
     inside(pid, "ip", "route", "add", "default", "via", gateway)
 
 
+@dataclass(frozen=True)
+class Around:
+    """Process ids: of a host of the LAN, and of one of the internet."""
+
+    lan: int
+    internet: int
+
+
 @contextmanager
-def neighbourhood() -> Iterator[None]:
+def neighbourhood() -> Iterator[Around]:
     """The machine is the LAN's 192.168.77.1 and has the internet behind 203.0.113.2."""
     with ExitStack() as stack:
         lan, internet = stack.enter_context(host()), stack.enter_context(host())
@@ -95,7 +104,7 @@ def neighbourhood() -> Iterator[None]:
         ip("route", "add", "default", "via", INTERNET[0])
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         try:
-            yield
+            yield Around(lan, internet)
         finally:
             for link in ("lan0", "wan0"):
                 ip("link", "delete", link)

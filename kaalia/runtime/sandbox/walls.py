@@ -37,6 +37,7 @@ class Walls:
         self._resolvers: tuple[str, ...] = ()
         self._lock = asyncio.Lock()
         self._alarm = asyncio.Event()
+        self._ear: netfilter.Ear | None = None
         self._known: dict[int, Enclosure] = {}
         self._has_looked = False
         self._fronts: tuple[Layer, ...] = ()
@@ -75,10 +76,24 @@ class Walls:
 
     async def alarmed(self, timeout_s: float) -> None:
         """Wait for an alarm, `timeout_s` at most."""
+        if self._ear is None:
+            with suppress(HostError):
+                self._ear = netfilter.Ear(self._heard)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._alarm.wait()
         self._alarm.clear()
+
+    def close(self) -> None:
+        """Hear no more. The walls stand."""
+        if self._ear is not None:
+            self._ear.close()
+            self._ear = None
+
+    def _heard(self, change: bytes) -> None:
+        """Docker changes rules all the time, and those of its own are no news."""
+        if not change or b"mangle\0" in change or b"KAALIA-" in change:
+            self.alarm()
 
     async def mend(self) -> Mended:
         """Look at everything, and put up again what does not stand. Raises HostError: it does not stand now.

@@ -1,8 +1,10 @@
 """What a tenant reaches, asked of the kernel itself: every door is knocked at with and without walls."""
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -270,3 +272,39 @@ async def test_a_silent_engine_leaves_what_is_known(scene: Scene) -> None:
     await walls.mend()
 
     assert not opened(knock(scene.first, FORBIDDEN[::5]))
+
+
+@pytest.mark.parametrize("fault", [["-F"], ["-t", "mangle", "-F"], ["-t", "mangle", "-D", "PREROUTING", "1"]])
+async def test_a_flush_is_heard(scene: Scene, fault: list[str]) -> None:
+    walls = scene.walls()
+    await walls.stand(51)
+    await walls.mend()
+    await walls.alarmed(0.0)
+    try:
+        waiting = asyncio.gather(walls.alarmed(30.0))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        process = await asyncio.create_subprocess_exec("iptables", *fault)
+        assert await process.wait() == 0
+        async with asyncio.timeout(5):
+            await waiting
+    finally:
+        walls.close()
+
+
+async def test_what_docker_does_with_its_own_rules_is_not_heard(scene: Scene) -> None:
+    walls = scene.walls()
+    await walls.stand(51)
+    await walls.mend()
+    await walls.alarmed(0.0)
+    try:
+        waiting = asyncio.gather(walls.alarmed(0.5))
+        await asyncio.sleep(0.1)
+        for rule in (["-N", "DOCKER"], ["-I", "FORWARD", "-j", "DOCKER"], ["-t", "nat", "-N", "DOCKER"]):
+            process = await asyncio.create_subprocess_exec("iptables", *rule)
+            assert await process.wait() == 0
+        began_s = time.monotonic()
+        await waiting
+        assert time.monotonic() - began_s > 0.1
+    finally:
+        walls.close()

@@ -1,0 +1,219 @@
+"""Two tenants of a real engine knock at every door around them: at the machine, its LAN, a metadata service, each other,
+and the internet, by TCP and UDP.
+
+Every forbidden door stays shut and every allowed one opens: after the launch, after a stop and start, after somebody
+flushes the firewall, after kills of dockerd and of the daemon, and after all rules are gone as by a reboot. A container
+of the same engine that kaalia did not start opens the forbidden ones: so they are really there.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.proofs.report import Report, Say
+from tests.proofs.tenant import Tenant
+from tests.support.docker_engine import PrivateDocker
+from tests.support.neighbourhood import (
+    GROUP,
+    INTERNET,
+    LAN,
+    MACHINE_ON_INTERNET,
+    MACHINE_ON_LAN,
+    MDNS,
+    METADATA,
+    PRIVATE,
+    ROUTER,
+    Around,
+    Door,
+    knock,
+    neighbourhood,
+    the_machine,
+)
+from tests.support.scene import scene
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+DOCKER0 = "172.17.0.1"
+SERVED = 8000
+"""What a tenant serves, inside."""
+MEND_S = 20.0
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a tenant lives."""
+
+    pid: int
+    address: str
+    gateway: str
+    port: int
+    """Of the machine, which leads to what it serves."""
+
+
+def prove(seed: int, rounds: int, say: Say) -> Report:
+    """All events `rounds` times (default 1). The seed has no say here."""
+    report = Report(say)
+    with name_server_in_the_lan(), neighbourhood() as around, scene(gpus="2xRTX_4090") as (stack, image):
+        with the_machine():
+            stack.list_machine()
+            tenants = [Tenant(stack, image), Tenant(stack, image)]
+            control(stack, image, report)
+            examine(stack, tenants, around, report, "the launch")
+            for _ in range(rounds or 1):
+                for name, event in events(stack, tenants, report).items():
+                    event()
+                    examine(stack, tenants, around, report, name)
+                    say(f"{name}: {report.counts['checks']} checks, {len(report.violations)} violations")
+    return report
+
+
+@contextmanager
+def name_server_in_the_lan() -> Iterator[None]:
+    """What the machine, and so Docker, asks for names from now on."""
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+        file.write(f"nameserver {ROUTER}\n")
+        file.flush()
+        subprocess.run(["mount", "--bind", file.name, "/etc/resolv.conf"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "/etc/resolv.conf"], check=True)
+
+
+def home(stack: Stack, tenant: Tenant) -> Home:
+    document = stack.engine.inspect(f"C.{tenant.instance_id}")
+    (network,) = document["NetworkSettings"]["Networks"].values()
+    return Home(document["State"]["Pid"], network["IPAddress"], network["Gateway"], tenant.port)
+
+
+def around_doors() -> list[Door]:
+    """Forbidden to every tenant, and open to whoever is not one."""
+    machine = [(kind, one, port) for one in (DOCKER0, MACHINE_ON_LAN, MACHINE_ON_INTERNET) for kind, port in SERVICES]
+    lan = [(kind, one, port) for one in (LAN, METADATA, *PRIVATE) for kind, port in SERVICES]
+    return [*machine, *lan, *(("tcp", INTERNET[0], port) for port in (25, 465, 587)), ("tcp", ROUTER, 80)]
+
+
+SERVICES = (("tcp", 22), ("tcp", 80), ("tcp", 8080), ("udp", 123), ("udp", 4433))
+
+
+def forbidden(mine: Home, other: Home) -> list[Door]:
+    published = [("tcp", one, other.port) for one in (MACHINE_ON_LAN, MACHINE_ON_INTERNET, DOCKER0, mine.gateway)]
+    bridges = [(kind, one, port) for one in (mine.gateway, other.gateway) for kind, port in SERVICES]
+    heard: list[Door] = [("udp", GROUP, MDNS), ("udp", "255.255.255.255", MDNS)]
+    return [*around_doors(), *published, *bridges, ("tcp", other.address, SERVED), *heard]
+
+
+def allowed() -> list[Door]:
+    internet = [("tcp", one, port) for one in INTERNET for port in (22, 53, 80, 443, 8080)]
+    internet += [("udp", one, port) for one in INTERNET for port in (53, 123, 4433)]
+    return [*internet, ("udp", ROUTER, 53), ("tcp", ROUTER, 53), ("dns", "127.0.0.11", 53)]
+
+
+def examine(stack: Stack, tenants: Sequence[Tenant], around: Around, report: Report, after: str) -> None:
+    """Knock at everything, from everywhere."""
+    homes = [home(stack, tenant) for tenant in tenants]
+    for mine, other in (homes, homes[::-1]):
+        shut(mine, other, report, after)
+        for door, is_open in knock(mine.pid, allowed(), 5.0).items():
+            report.counts["allowed"] += 1
+            report.check(f"{door} opens to a tenant after {after}", is_open)
+        for name, pid in (("the machine", os.getpid()), ("the LAN", around.lan), ("the internet", around.internet)):
+            addresses = ["127.0.0.1"] * (pid == os.getpid()) + [MACHINE_ON_LAN, MACHINE_ON_INTERNET]
+            for door, is_open in knock(pid, [("tcp", one, mine.port) for one in addresses], 5.0).items():
+                report.counts["allowed"] += 1
+                report.check(f"the published {door} opens to {name} after {after}", is_open)
+
+
+def shut(mine: Home, other: Home, report: Report, after: str) -> None:
+    for door, is_open in knock(mine.pid, forbidden(mine, other)).items():
+        report.counts["forbidden"] += 1
+        report.check(f"{door} stays shut to a tenant after {after}", not is_open)
+
+
+def control(stack: Stack, image: str, report: Report) -> None:
+    """A container without walls, on Docker's own bridge, reaches what tenants must not."""
+    body = {"Image": image, "Cmd": ["sleep", "600"]}
+    number = stack.engine.request("POST", "/containers/create", body)["Id"]
+    stack.engine.request("POST", f"/containers/{number}/start")
+    try:
+        for door, is_open in knock(stack.engine.inspect(number)["State"]["Pid"], around_doors(), 5.0).items():
+            report.counts["controls"] += 1
+            report.check(f"{door} is there at all", is_open)
+    finally:
+        stack.engine.request("DELETE", f"/containers/{number}?force=1")
+
+
+def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str, Callable[[], None]]:
+    engine = stack.engine
+    assert isinstance(engine, PrivateDocker)
+
+    def stop_and_start() -> None:
+        for tenant in tenants:
+            stack.renter.run("stop", "instance", str(tenant.instance_id))
+            stack.wait_status(tenant.instance_id, "stopped")
+            stack.renter.run("start", "instance", str(tenant.instance_id))
+            stack.wait_status(tenant.instance_id, "running")
+            wait_until("the tenant to serve", tenant.serves, 15)
+
+    def flush_filter() -> None:
+        flush("filter")
+        first, second = (home(stack, tenant) for tenant in tenants)
+        shut(first, second, report, "a flush, at once")
+        mended(report, "filter")
+
+    def flush_mangle() -> None:
+        flush("mangle")
+        mended(report, "mangle")
+
+    def kill_dockerd() -> None:
+        first, second = (home(stack, tenant) for tenant in tenants)
+        engine.kill()
+        shut(first, second, report, "a kill of dockerd, while it is dead")
+        engine.start()
+        wait_until(
+            "the engine to answer to the daemon", lambda: stack.local_state(tenants[0].instance_id) == "running", 30
+        )
+
+    def kill_daemon() -> None:
+        stack.kill_daemon()
+        flush("mangle")
+        flush("filter")
+        stack.start_daemon()
+        mended(report, "mangle")
+        mended(report, "filter")
+
+    def reboot_of_the_rules() -> None:
+        for table in ("mangle", "filter", "nat"):
+            flush(table)
+            subprocess.run(["iptables", "-t", table, "-X"], check=True)
+        engine.restart()
+        mended(report, "mangle")
+        mended(report, "filter")
+
+    return {
+        "a stop and a start": stop_and_start,
+        "a flush of table filter": flush_filter,
+        "a flush of table mangle": flush_mangle,
+        "a kill of dockerd": kill_dockerd,
+        "a kill of the daemon, and a flush while it is dead": kill_daemon,
+        "a reboot of the rules": reboot_of_the_rules,
+    }
+
+
+def flush(table: str) -> None:
+    subprocess.run(["iptables", "-t", table, "-F"], check=True)
+
+
+def mended(report: Report, table: str) -> None:
+    """Own rules stand in this table again; how long that took is kept."""
+    began_s = time.monotonic()
+    wait_until(f"rules in table {table}", lambda: "-A KAALIA-" in rules(table), MEND_S, 0.02)
+    report.worst(f"slowest_mending_of_{table}_s", time.monotonic() - began_s)
+
+
+def rules(table: str) -> str:
+    return subprocess.run(["iptables-save", "-t", table], check=True, capture_output=True, text=True).stdout
