@@ -145,6 +145,8 @@ class NetworkConfig(Section):
     block_smtp: bool = True
     connections_per_s: Literal["unlimited"] | Annotated[int, Field(ge=1, le=10_000)] = 1000
     """New connections of one contract; above, they are dropped."""
+    bandwidth_mbit: Literal["unlimited"] | Annotated[float, Field(ge=0.1, le=10_000)] = "unlimited"
+    """Of one contract, each way, in millions of bits per second."""
 
 
 class VolumesConfig(Section):

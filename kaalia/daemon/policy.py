@@ -7,6 +7,7 @@ from kaalia.contracts.policy import Policy
 from kaalia.runtime.sandbox.rules import Reach
 
 _DAY = timedelta(days=1)
+_MEGA = 1_000_000
 
 
 def read(config: PolicyConfig) -> Policy:
@@ -24,5 +25,10 @@ def read(config: PolicyConfig) -> Policy:
 
 def reach(config: NetworkConfig) -> Reach:
     """What tenants' networks reach."""
-    pace = config.connections_per_s
-    return Reach(config.allow, config.block_smtp, None if pace == "unlimited" else pace)
+    pace, width = config.connections_per_s, config.bandwidth_mbit
+    return Reach(
+        allow=config.allow,
+        blocks_smtp=config.block_smtp,
+        connections_per_s=None if pace == "unlimited" else pace,
+        bits_per_s=None if width == "unlimited" else round(width * _MEGA / 8) * 8,
+    )

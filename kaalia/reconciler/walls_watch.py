@@ -76,7 +76,7 @@ class WallsWatch:
 def _missing(why: Problem) -> Condition:
     problem = Problem(
         "walls_missing",
-        f"cannot keep tenants from the machine and its LAN: {why.message}",
+        f"cannot hold the walls around tenants' networks: {why.message}",
         remedy=why.remedy or "see `iptables-save` of the machine; until then no tenant is started",
         evidence=why.evidence,
     )

@@ -1,5 +1,5 @@
-"""Two tenants of a real engine knock at every door around them: at the machine, its LAN, a metadata service, each other,
-and the internet, by TCP and UDP.
+"""Two tenants of a real engine knock at every door around them: at the machine, its LAN, a metadata service, each
+other, and the internet, by TCP and UDP.
 
 Every forbidden door stays shut and every allowed one opens: after the launch, after a stop and start, after somebody
 flushes the firewall, after kills of dockerd and of the daemon, and after all rules are gone as by a reboot. A container
@@ -57,17 +57,21 @@ class Home:
 def prove(seed: int, rounds: int, say: Say) -> Report:
     """All events `rounds` times (default 1). The seed has no say here."""
     report = Report(say)
-    with name_server_in_the_lan(), neighbourhood() as around, scene(gpus="2xRTX_4090") as (stack, image):
-        with the_machine():
-            stack.list_machine()
-            tenants = [Tenant(stack, image), Tenant(stack, image)]
-            control(stack, image, report)
-            examine(stack, tenants, around, report, "the launch")
-            for _ in range(rounds or 1):
-                for name, event in events(stack, tenants, report).items():
-                    event()
-                    examine(stack, tenants, around, report, name)
-                    say(f"{name}: {report.counts['checks']} checks, {len(report.violations)} violations")
+    with (
+        name_server_in_the_lan(),
+        neighbourhood() as around,
+        scene(gpus="2xRTX_4090") as (stack, image),
+        the_machine(),
+    ):
+        stack.list_machine()
+        tenants = [Tenant(stack, image), Tenant(stack, image)]
+        control(stack, image, report)
+        examine(stack, tenants, around, report, "the launch")
+        for _ in range(rounds or 1):
+            for name, event in events(stack, tenants, report).items():
+                event()
+                examine(stack, tenants, around, report, name)
+                say(f"{name}: {report.counts['checks']} checks, {len(report.violations)} violations")
     return report
 
 

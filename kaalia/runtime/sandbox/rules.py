@@ -37,6 +37,8 @@ CONNECTIONS_PER_S = 1000
 and 262,144 in all on machines with more than 4 GB: at this pace one tenant holds less than half of them, and a data
 set of single files from a thousand sites a second still comes down."""
 CONNECTIONS_BURST = 5000
+_WORD_MAX = 1_000_000
+"""No number of iptables' hashlimit is greater, whatever its unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Reach:
     """IPv4 networks, as CIDR, that are open although they are not the internet."""
     blocks_smtp: bool = True
     connections_per_s: int | None = CONNECTIONS_PER_S
+    bits_per_s: int | None = None
+    """Of one contract, each way; whole bytes. `tc` holds what goes to it, a rule here what comes from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class Names:
     walls: str
     reach: str
     passage: str
+
+    def limit(self, what: str) -> str:
+        """Of the kernel's tables of paces, which all of the machine shares."""
+        return f"{what}-{self.walls.rpartition('-')[2]}"
 
 
 def names(machine: str) -> Names:
@@ -111,9 +119,13 @@ def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tup
     """The first rule that fits decides; what comes to the end is the internet."""
     hosts, networks = _split(reach.allow)
     new = ("-m", "conntrack", "--ctstate", "NEW")
-    rules: list[Rule] = [("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "RETURN")]
+    rules: list[Rule] = []
+    if reach.bits_per_s is not None:
+        rules.append((*_limit(own, *_pace(reach.bits_per_s), "BYTES"), "-j", "DROP"))
+    rules.append(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "RETURN"))
     if reach.connections_per_s is not None:
-        rules.append((*new, *_limit(own, reach.connections_per_s), "-j", "DROP"))
+        pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
+        rules.append((*new, *_limit(own, f"{pace}/sec", str(burst), "NEW"), "-j", "DROP"))
     rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
     rules += [
         ("-d", f"{one}/32", "-p", kind, "-m", kind, "--dport", "53", "-j", "RETURN")
@@ -137,8 +149,19 @@ def _split(allow: Iterable[str]) -> tuple[list[str], list[str]]:
     return [str(one) for one in found if one.prefixlen == 32], [str(one) for one in found if one.prefixlen < 32]
 
 
-def _limit(own: Names, per_s: int) -> Rule:
+def _pace(bits_per_s: int) -> tuple[str, str]:
+    """Rate and burst in the units that iptables takes: it wants a burst of a second at least, and makes it two."""
+    kib_per_s = max(1, round(bits_per_s / 8 / 1024))
+    burst_kib = kib_per_s * 21 // 20 + 1
+    return f"{kib_per_s}kb/s", f"{burst_kib}kb" if burst_kib < _WORD_MAX else f"{burst_kib // 1024 + 1}mb"
+
+
+def _limit(own: Names, above: str, burst: str, what: str) -> Rule:
     """Counted by the contract's network, over all of its addresses."""
-    words = f"--hashlimit-above {per_s}/sec --hashlimit-burst {max(CONNECTIONS_BURST, per_s)}"
-    words += f" --hashlimit-mode srcip --hashlimit-srcmask {SUBNET_PREFIX} --hashlimit-name {own.walls[-14:]}"
-    return ("-m", "hashlimit", *words.split())
+    words = f"--hashlimit-above {above} --hashlimit-burst {burst} --hashlimit-mode srcip"
+    return (
+        "-m",
+        "hashlimit",
+        *f"{words} --hashlimit-srcmask {SUBNET_PREFIX} --hashlimit-name".split(),
+        own.limit(what),
+    )

@@ -6,11 +6,11 @@ read back, and later readings are compared with that one: every version of iptab
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from kaalia.errors import HostError, WorkloadError
-from kaalia.host import net, netfilter
+from kaalia.host import net, netfilter, shaping
 from kaalia.host.netfilter import Family
 from kaalia.runtime.base import Mended
 from kaalia.runtime.sandbox import rules
@@ -40,6 +40,7 @@ class Walls:
         self._ear: netfilter.Ear | None = None
         self._known: dict[int, Enclosure] = {}
         self._has_looked = False
+        self._has_paced = False
         self._fronts: tuple[Layer, ...] = ()
         self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, is_first=False)
 
@@ -57,6 +58,8 @@ class Walls:
                 raise HostError("network_missing", f"cannot find the network kaalia-{contract_id}")
             async with self._lock:
                 await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
+                if self._reach.bits_per_s is not None:
+                    await shaping.limit(one.bridge, self._reach.bits_per_s)
         except HostError as error:
             raise WorkloadError(
                 "walls_failed",
@@ -109,7 +112,22 @@ class Walls:
             self._resolvers = await asyncio.to_thread(net.resolvers, self._root)
             found = [await self._hold(layer, self._wanted(layer)) for layer in await self._layers()]
             found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
+            await self._hold_pace()
         return Mended(tuple(dict.fromkeys(chain for broken in found for chain in broken)))
+
+    async def _hold_pace(self) -> None:
+        """The owner's limit on every bridge; after the start also none, where an earlier configuration had one."""
+        wanted = self._reach.bits_per_s
+        if wanted is None and self._has_paced:
+            return
+        self._has_paced = True
+        with suppress(HostError) if wanted is None else nullcontext():
+            now = await shaping.limits()
+            for bridge in (one.bridge for one in self._enclosures() if one.bridge in now):
+                if wanted is None and now[bridge] is not None:
+                    await shaping.unlimit(bridge)
+                elif wanted is not None and now[bridge] != wanted:
+                    await shaping.limit(bridge, wanted)
 
     async def _see(self) -> None:
         """The networks, from the engine. What began or ended while it answered is left as it is known here."""

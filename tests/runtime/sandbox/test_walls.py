@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from kaalia.errors import WorkloadError
-from kaalia.host import netfilter
+from kaalia.host import netfilter, shaping
 from kaalia.host.netfilter import Family
 from kaalia.runtime.sandbox import rules
-from kaalia.runtime.sandbox.rules import Reach
+from kaalia.runtime.sandbox.rules import Enclosure, Reach
 from tests.runtime.sandbox.conftest import MACHINE, Scene
 from tests.support.neighbourhood import (
     GROUP,
@@ -130,6 +131,58 @@ for number in range(int(sys.argv[2])):
         sent += sock.sendto(b"x", (sys.argv[1], 9))
 print(sent)
 """
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_a_contract_is_held_to_its_bandwidth(scene: Scene, direction: str) -> None:
+    bits_per_s, burst_bytes, size_bytes = 16_000_000, 8_000_000, 4_000_000
+    await scene.walls(Reach(bits_per_s=bits_per_s)).stand(51)
+    argv = ["nsenter", f"--net=/proc/{scene.first}/ns/net", sys.executable, "-I", "-c", _PEER, direction]
+    with subprocess.Popen(
+        [*argv, str(burst_bytes * (direction == "up") + size_bytes)], stdout=subprocess.PIPE, text=True
+    ) as tenant:
+        assert tenant.stdout is not None
+        assert tenant.stdout.readline() == "ready\n"
+        with socket.create_connection(("10.214.0.2", 7000)) as sock:
+            if direction == "up":
+                assert sock.recv(burst_bytes, socket.MSG_WAITALL)
+            began_s = time.monotonic()
+            if direction == "down":
+                sock.sendall(bytes(size_bytes))
+            while sock.recv(65_536):
+                pass
+        took_s = time.monotonic() - began_s
+
+    assert 0.8 < took_s / (8 * size_bytes / bits_per_s) < 1.8
+
+
+_PEER = """
+import socket, sys
+left = int(sys.argv[2])
+with socket.create_server(("", 7000)) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as peer:
+        if sys.argv[1] == "up":
+            peer.sendall(bytes(left))
+        else:
+            while left:
+                left -= len(peer.recv(65536))
+"""
+
+
+async def test_limits_of_bandwidth_are_mended_and_taken_away(scene: Scene) -> None:
+    scene.networks.append(Enclosure(53, "br-absent", "10.214.2.0/28"))
+    walls = scene.walls(Reach(bits_per_s=8_000_000))
+    await walls.mend()
+    subprocess.run(["tc", "qdisc", "delete", "dev", "br-first", "root"], check=True)
+    await walls.mend()
+    limited = await shaping.limits()
+
+    await scene.walls().mend()
+    unlimited = await shaping.limits()
+
+    assert (limited["br-first"], limited["br-second"]) == (8_000_000, 8_000_000)
+    assert [one for one, rate in unlimited.items() if rate is not None] == []
 
 
 async def test_nobody_speaks_by_another_address_or_by_ipv6(scene: Scene) -> None:
@@ -308,3 +361,12 @@ async def test_what_docker_does_with_its_own_rules_is_not_heard(scene: Scene) ->
         assert time.monotonic() - began_s > 0.1
     finally:
         walls.close()
+
+
+@pytest.mark.parametrize("mbit", [0.1, 1, 100, 1000, 2500, 10_000])
+async def test_every_bandwidth_is_one_that_the_kernel_takes(scene: Scene, mbit: float) -> None:
+    walls = scene.walls(Reach(bits_per_s=round(mbit * 125_000) * 8))
+    await walls.mend()
+
+    assert (await walls.mend()).chains == ()
+    assert (await shaping.limits())["br-first"] == round(mbit * 125_000) * 8
