@@ -8,6 +8,7 @@ dry_run=no
 prefix=
 purge=no
 force=no
+running=
 doing=uninstall
 # shellcheck source=scripts/steps.sh
 . "$here/scripts/steps.sh"
@@ -52,7 +53,7 @@ print(load(pathlib.Path(sys.argv[1]), os.environ).docker.host)' "$etc/kaalia.yam
 }
 
 refuse_while_rented() {
-    local host running
+    local host
     host=$(docker_host)
     # No socket: no engine, hence no container of ours that runs under one.
     [ -S "${host#unix://}" ] || return 0
@@ -67,6 +68,12 @@ refuse_while_rented() {
             "wait for their end (see: kaalia contracts), or use --force and leave them running on their own"
     fi
     printf 'note: rented containers run on: %s\n' "$(printf '%s' "$running" | tr '\n' ' ')"
+}
+
+# What still runs keeps its walls.
+remove_walls() {
+    [ -z "$prefix" ] && [ -z "$running" ] || return 0
+    remove_firewall
 }
 
 stop_units() {
@@ -111,6 +118,7 @@ fi
 refuse_while_rented
 stop_units
 free_ports
+remove_walls
 remove_program
 remove_data
 if [ "$dry_run" = yes ]; then say "dry run: nothing was changed"; else say "done"; fi

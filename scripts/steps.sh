@@ -76,3 +76,24 @@ reserve_ports() {
     step sysctl -q -w "net.ipv4.ip_local_reserved_ports=$1" ||
         say "note: the kernel did not take that; it will at the next boot, and kaalia status tells until then"
 }
+
+# All chains of kaalia with the jumps to them, as input of iptables-restore; $1: iptables or ip6tables, $2: the table.
+firewall_removal() {
+    "$1-save" -t "$2" 2>/dev/null | awk -v table="$2" '
+        /^:KAALIA-/ { chain = substr($1, 2); flush = flush "-F " chain "\n"; drop = drop "-X " chain "\n" }
+        /^-A / && !/^-A KAALIA-/ && / -[jg] KAALIA-/ { sub(/^-A/, "-D"); jumps = jumps $0 "\n" }
+        END { if (flush != "") printf "*%s\n%s%s%sCOMMIT\n", table, jumps, flush, drop }'
+}
+
+# Takes the walls around tenants' networks down.
+remove_firewall() {
+    local program table change
+    for program in iptables ip6tables; do
+        command -v "$program-restore" >/dev/null || continue
+        for table in mangle filter nat raw; do
+            change=$(firewall_removal "$program" "$table")
+            [ -n "$change" ] || continue
+            step "$program-restore" --wait 5 --noflush <<<"$change"
+        done
+    done
+}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.own_network import is_possible, own_network
+
 ROOT = Path(__file__).parents[1]
 Done = subprocess.CompletedProcess[str]
 
@@ -233,3 +235,20 @@ def test_systemd_understands_the_unit(tmp_path: Path, name: str) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not is_possible(), reason="needs a network namespace: run scripts/test as root")
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+def test_uninstalling_takes_the_walls_down_and_nothing_else(program: str) -> None:
+    steps = f". {ROOT}/scripts/steps.sh; dry_run=no; doing=uninstall; remove_firewall"
+    theirs = ["-A PREROUTING -p udp -j THEIRS", "-A THEIRS -j ACCEPT"]
+    ours = ["-N KAALIA-A", "-N KAALIA-B", "-A KAALIA-A -i br-1 -g KAALIA-B", "-I PREROUTING -j KAALIA-A"]
+    with own_network():
+        for rule in ["-N THEIRS", *theirs, *ours]:
+            subprocess.run([program, "-t", "mangle", *rule.split()], check=True)
+        for _ in range(2):
+            subprocess.run(["bash", "-euo", "pipefail", "-c", steps], check=True)
+        left = subprocess.run([f"{program}-save", "-t", "mangle"], check=True, capture_output=True, text=True).stdout
+
+    assert [line for line in left.splitlines() if line.startswith("-A")] == theirs
+    assert "KAALIA" not in left
