@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from kaalia.config import Config, load
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.daemon import policy
+from kaalia.runtime.sandbox.rules import Reach
 from kaalia.errors import ConfigError
 
 
@@ -241,3 +242,45 @@ def test_a_policy_that_says_nothing_is_refused(tmp_path: Path, line: str) -> Non
 
 def test_a_misspelt_rule_is_named(tmp_path: Path) -> None:
     assert refused(tmp_path, "policy: {ban_images: [x]}\n").problem.remedy == "write policy.banned_images"
+
+
+def test_what_tenants_reach_is_read_as_it_is_written(tmp_path: Path) -> None:
+    text = """
+network:
+  allow: [192.168.1.20, 10.8.0.0/24]
+  block_smtp: false
+  connections_per_s: 50
+  bandwidth_mbit: 2.5
+"""
+
+    found = policy.reach(load(write(tmp_path, text), {}).network)
+
+    assert found == Reach(("192.168.1.20/32", "10.8.0.0/24"), False, 50, 2_500_000)
+    assert policy.reach(Config().network) == Reach()
+    unlimited = load(write(tmp_path, "network: {connections_per_s: unlimited}\n"), {}).network
+    assert policy.reach(unlimited).connections_per_s is None
+    by_variable = load(write(tmp_path, ""), {"KAALIA_NETWORK__ALLOW": "10.8.0.0/24, 192.168.1.20"}).network
+    assert by_variable.allow == ("10.8.0.0/24", "192.168.1.20/32")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "allow: [10.8.0.1/24]",
+        "allow: [lan]",
+        "allow: ['fd00::/8']",
+        "allow: [10.8.0.0/33]",
+        "connections_per_s: 0",
+        "connections_per_s: 10001",
+        "connections_per_s: many",
+        "bandwidth_mbit: 0",
+        "bandwidth_mbit: .inf",
+        "bandwidth_mbit: 10001",
+        "block_smtp: perhaps",
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, line: str) -> None:
+    error = refused(tmp_path, f"network:\n  {line}\n")
+
+    assert error.code == "config_invalid"
+    assert f"network.{line.partition(':')[0]}" in str(error)

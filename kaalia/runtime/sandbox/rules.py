@@ -67,18 +67,28 @@ class Enclosure:
 class Names:
     """Chains of one machine: two may share an engine, and each touches its own only."""
 
-    walls: str
-    reach: str
-    passage: str
+    mark: str
+    """Of the machine, in all of its names."""
+
+    @property
+    def walls(self) -> str:
+        return f"KAALIA-WALLS-{self.mark}"
+
+    @property
+    def reach(self) -> str:
+        return f"KAALIA-REACH-{self.mark}"
+
+    @property
+    def passage(self) -> str:
+        return f"KAALIA-PASSAGE-{self.mark}"
 
     def limit(self, what: str) -> str:
         """Of the kernel's tables of paces, which all of the machine shares."""
-        return f"{what}-{self.walls.rpartition('-')[2]}"
+        return f"{what}-{self.mark}"
 
 
 def names(machine: str) -> Names:
-    mark = hashlib.sha256(machine.encode()).hexdigest()[:8]
-    return Names(f"KAALIA-WALLS-{mark}", f"KAALIA-REACH-{mark}", f"KAALIA-PASSAGE-{mark}")
+    return Names(hashlib.sha256(machine.encode()).hexdigest()[:8])
 
 
 def walls(

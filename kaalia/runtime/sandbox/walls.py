@@ -42,6 +42,8 @@ class Walls:
         self._has_looked = False
         self._has_paced = False
         self._fronts: tuple[Layer, ...] = ()
+        self._broken: set[str] = set()
+        """Chains that a start found changed, and wrote anew."""
         self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, is_first=False)
 
     def expect(self, one: Enclosure) -> None:
@@ -94,8 +96,9 @@ class Walls:
             self._ear = None
 
     def _heard(self, change: bytes) -> None:
-        """Docker changes rules all the time, and those of its own are no news."""
-        if not change or b"mangle\0" in change or b"KAALIA-" in change:
+        """Docker changes rules all the time, but none of these."""
+        is_first = b"mangle\0" in change and b"PREROUTING\0" in change
+        if not change or is_first or self._own.mark.encode() in change:
             self.alarm()
 
     async def mend(self) -> Mended:
@@ -113,7 +116,9 @@ class Walls:
             found = [await self._hold(layer, self._wanted(layer)) for layer in await self._layers()]
             found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
             await self._hold_pace()
-        return Mended(tuple(dict.fromkeys(chain for broken in found for chain in broken)))
+        chains = self._broken.union(*found)
+        self._broken.clear()
+        return Mended(tuple(sorted(chains)))
 
     async def _hold_pace(self) -> None:
         """The owner's limit on every bridge; after the start also none, where an earlier configuration had one."""
@@ -157,13 +162,14 @@ class Walls:
     async def _enter(self, layer: Layer, one: Enclosure) -> None:
         """The usual way adds what is new and deletes nothing: for a deletion the kernel waits 10 ms (measured)."""
         now = await layer.read()
-        entry = rules.entry(layer.family, self._own, one)
+        entry, broken = rules.entry(layer.family, self._own, one), layer.differences(now)
         if layer.holds(now) and layer.has(entry):
             return
         if layer.holds(now) and not layer.knows(one.bridge):
             await layer.add(entry)
         else:
             await layer.write(self._wanted(layer), now)
+            self._broken.update(broken)
 
     async def _hold(self, layer: Layer, wanted: Chains) -> tuple[str, ...]:
         """The chains that somebody else had changed."""

@@ -267,6 +267,8 @@ async def test_a_start_raises_fallen_walls_itself(scene: Scene, fault: list[str]
 
     for pid in (scene.first, scene.second):
         assert opened(knock(pid, [*FORBIDDEN[::5], *ALLOWED])) == ALLOWED
+    assert "PREROUTING" in (await walls.mend()).chains
+    assert (await walls.mend()).chains == ()
 
 
 async def test_docker_s_own_permits_are_replaced_when_they_are_gone(scene: Scene) -> None:
