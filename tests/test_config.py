@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from kaalia.config import Config, load
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.daemon import policy
-from kaalia.runtime.sandbox.rules import Reach
 from kaalia.errors import ConfigError
+from kaalia.runtime.sandbox.rules import Reach
 
 
 def write(folder: Path, text: str) -> Path:
