@@ -57,21 +57,17 @@ class Home:
 def prove(seed: int, rounds: int, say: Say) -> Report:
     """All events `rounds` times (default 1). The seed has no say here."""
     report = Report(say)
-    with (
-        name_server_in_the_lan(),
-        neighbourhood() as around,
-        scene(gpus="2xRTX_4090") as (stack, image),
-        the_machine(),
-    ):
+    with name_server_in_the_lan(), neighbourhood() as around, scene(gpus="2xRTX_4090") as (stack, image):
         stack.list_machine()
         tenants = [Tenant(stack, image), Tenant(stack, image)]
-        control(stack, image, report)
-        examine(stack, tenants, around, report, "the launch")
-        for _ in range(rounds or 1):
-            for name, event in events(stack, tenants, report).items():
-                event()
-                examine(stack, tenants, around, report, name)
-                say(f"{name}: {report.counts['checks']} checks, {len(report.violations)} violations")
+        with the_machine():
+            control(stack, image, report)
+            examine(stack, tenants, around, report, "the launch")
+            for _ in range(rounds or 1):
+                for name, event in events(stack, tenants, report).items():
+                    event()
+                    examine(stack, tenants, around, report, name)
+                    say(f"{name}: {report.counts['checks']} checks, {len(report.violations)} violations")
     return report
 
 
