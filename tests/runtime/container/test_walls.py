@@ -1,11 +1,12 @@
 """Containers start behind walls or not at all, on a real Docker Engine."""
 
-import socket
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from kaalia.errors import WorkloadError
 from kaalia.host import netfilter
@@ -33,21 +34,27 @@ def walls(docker_engine: DockerEngine) -> Iterator[Walls]:
     made.close()
 
 
-@pytest.fixture
-def walled(docker_engine: DockerEngine, walls: Walls) -> ContainerRuntime:
-    return ContainerRuntime(docker_engine, MACHINE, walls=walls)
+@pytest_asyncio.fixture
+async def walled(docker_engine: DockerEngine, walls: Walls) -> AsyncIterator[ContainerRuntime]:
+    made = ContainerRuntime(docker_engine, MACHINE, walls=walls)
+    yield made
+    await made.close()
 
 
-@pytest.fixture
-def service() -> Iterator[int]:
-    """The port of something that listens on all addresses of the machine."""
-    with socket.create_server(("0.0.0.0", 0), backlog=64) as server:
-        yield server.getsockname()[1]
+@pytest_asyncio.fixture
+async def service() -> AsyncIterator[int]:
+    """The port of something that listens on all addresses of the machine, and hangs up on whoever comes."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "0.0.0.0", 0) as server:
+        yield int(server.sockets[0].getsockname()[1])
 
 
 def knocking(contract_id: int, port: int) -> tuple[str, ...]:
     """The first thing that the container does is to knock at its machine."""
-    knock = f"nc -w 2 172.28.{contract_id}.1 {port} </dev/null && echo open || echo shut"
+    knock = f"nc -w 2 172.28.{contract_id}.1 {port} </dev/null 2>/dev/null && echo open || echo shut"
     return ("sh", "-c", f"{knock}; sleep 1000")
 
 
@@ -85,7 +92,9 @@ async def test_a_tenant_starts_again_behind_walls_that_were_flushed(
     await netfilter.apply(Family.IPV4, [netfilter.Change("mangle", commands=[("-F",)])])
     walls = Walls(MACHINE, Reach(), "172.28.0.0/16", partial(enclosures, docker_engine, MACHINE))
 
-    await ContainerRuntime(docker_engine, MACHINE, walls=walls).start(64)
+    again = ContainerRuntime(docker_engine, MACHINE, walls=walls)
+    await again.start(64)
+    await again.close()
 
     (network,) = await enclosures(docker_engine, MACHINE)
     assert [text for text in await texts() if f"-i {network.bridge} " in text]
