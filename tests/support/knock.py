@@ -15,7 +15,8 @@ WORD_BYTES = 8
 NAME, ADDRESS = b"\x08internet\x04test\0", "203.0.113.2"
 
 
-async def knock(protocol: str, address: str, port: int, timeout_s: float) -> bool:
+async def knock(door: tuple[str, str, int], timeout_s: float) -> bool:
+    protocol, address, port = door
     try:
         async with asyncio.timeout(timeout_s):
             return await {"tcp": _tcp, "udp": _udp, "dns": _dns}[protocol](address, port)
@@ -26,6 +27,7 @@ async def knock(protocol: str, address: str, port: int, timeout_s: float) -> boo
 async def _tcp(address: str, port: int) -> bool:
     reader, writer = await asyncio.open_connection(address, port)
     try:
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")  # some speak only when they are asked
         return bool(await reader.read(1))
     finally:
         writer.close()
@@ -60,7 +62,7 @@ async def _say(address: str, port: int, word: bytes, is_right: Callable[[bytes],
 
 async def main(timeout_s: float) -> None:
     doors = json.load(sys.stdin)
-    print(json.dumps(await asyncio.gather(*(knock(*door, timeout_s) for door in doors))))
+    print(json.dumps(await asyncio.gather(*(knock(door, timeout_s) for door in doors))))
 
 
 if __name__ == "__main__":

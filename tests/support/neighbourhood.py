@@ -30,11 +30,10 @@ def ip(*words: str | int) -> None:
     subprocess.run(["ip", *map(str, words)], check=True)
 
 
-def inside(pid: int, *argv: str | int, stdin: str = "") -> str:
+def inside(pid: int, *argv: object, stdin: str = "") -> str:
     """Run a program in the network namespace of a process."""
-    argv = ("nsenter", f"--net=/proc/{pid}/ns/net", *map(str, argv))
-    done = subprocess.run(argv, check=True, input=stdin, stdout=subprocess.PIPE, text=True)
-    return done.stdout
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", *map(str, argv)]
+    return subprocess.run(command, check=True, input=stdin, stdout=subprocess.PIPE, text=True).stdout
 
 
 def knock(pid: int, doors: Sequence[Door], timeout_s: float = 1.5) -> dict[Door, bool]:
