@@ -135,25 +135,22 @@ print(sent)
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 async def test_a_contract_is_held_to_its_bandwidth(scene: Scene, direction: str) -> None:
-    bits_per_s, burst_bytes, size_bytes = 16_000_000, 8_000_000, 4_000_000
+    bits_per_s, size_bytes = 16_000_000, 12_000_000
+    burst_bytes = 3 * bits_per_s // 8 if direction == "up" else 0
     await scene.walls(Reach(bits_per_s=bits_per_s)).stand(51)
     argv = ["nsenter", f"--net=/proc/{scene.first}/ns/net", sys.executable, "-I", "-c", _PEER, direction]
-    with subprocess.Popen(
-        [*argv, str(burst_bytes * (direction == "up") + size_bytes)], stdout=subprocess.PIPE, text=True
-    ) as tenant:
+    with subprocess.Popen([*argv, str(size_bytes)], stdout=subprocess.PIPE, text=True) as tenant:
         assert tenant.stdout is not None
         assert tenant.stdout.readline() == "ready\n"
+        began_s = time.monotonic()
         with socket.create_connection(("10.214.0.2", 7000)) as sock:
-            if direction == "up":
-                assert sock.recv(burst_bytes, socket.MSG_WAITALL)
-            began_s = time.monotonic()
             if direction == "down":
                 sock.sendall(bytes(size_bytes))
             while sock.recv(65_536):
                 pass
         took_s = time.monotonic() - began_s
 
-    assert 0.8 < took_s / (8 * size_bytes / bits_per_s) < 1.8
+    assert 0.9 < took_s / (8 * (size_bytes - burst_bytes) / bits_per_s) < 3
 
 
 _PEER = """
