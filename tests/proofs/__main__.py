@@ -7,6 +7,19 @@ import time
 
 from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, prober, restart, state, traffic
 from tests.proofs import client, clock, disk, dockerd, isolation, kill_matrix, metering, offline, restart, state, traffic
+from tests.proofs import (
+    client,
+    clock,
+    disk,
+    dockerd,
+    isolation,
+    kill_matrix,
+    metering,
+    offline,
+    restart,
+    state,
+    traffic,
+)
 
 PROOFS = {
     "offline": offline.prove,
