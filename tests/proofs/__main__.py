@@ -5,8 +5,6 @@ import json
 import sys
 import time
 
-from tests.proofs import client, clock, disk, dockerd, kill_matrix, metering, offline, prober, restart, state, traffic
-from tests.proofs import client, clock, disk, dockerd, isolation, kill_matrix, metering, offline, restart, state, traffic
 from tests.proofs import (
     client,
     clock,
@@ -16,6 +14,7 @@ from tests.proofs import (
     kill_matrix,
     metering,
     offline,
+    prober,
     restart,
     state,
     traffic,

@@ -57,7 +57,11 @@ class Walls:
         one = self._known.get(contract_id)
         try:
             if one is None:
-                raise HostError("network_missing", f"cannot find the network kaalia-{contract_id}")
+                raise HostError(
+                    "network_missing",
+                    f"cannot find the network kaalia-{contract_id}",
+                    remedy="create the workload again; its data stays",
+                )
             async with self._lock:
                 await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
                 if self._reach.bits_per_s is not None:
