@@ -25,7 +25,9 @@ def serve(port: int) -> None:
 def answer(peer: socket.socket) -> None:
     with peer, peer.makefile("rb") as lines:
         peer.settimeout(TIMEOUT_S)
-        verb, size = lines.readline().split()
+        verb, _, size = lines.readline().partition(b" ")
+        if not size:
+            return  # somebody who knocks at ports
         if verb == b"give":
             send(peer, int(size))
         else:
