@@ -28,6 +28,8 @@ class Context:
     started_at: datetime
     clock_problem: Callable[[], Problem | None] = lambda: None
     safe_mode: Problem | None = None
+    probes_ports: bool = True
+    """False: the configuration says that nobody tries the ports."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""
 

@@ -52,11 +52,13 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
+    probes = config.probe.url != "off"
+    context = Context(database, clock, clock.now(), timekeeper.problem, probes_ports=probes)
     try:
         await timekeeper.open()
         yield [
             timekeeper,
-            *_local_services(config, systemd, Context(database, clock, clock.now(), timekeeper.problem)),
+            *_local_services(config, systemd, context),
             _capability(config, clock, database, engine),
             *_reach(config, clock, changes, database, answering),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),

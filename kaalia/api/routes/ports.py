@@ -4,6 +4,7 @@ from aiohttp import web
 
 from kaalia.api import context
 from kaalia.api.responses import answer
+from kaalia.errors import ConfigError
 from kaalia.store import conditions, machine, reach
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
@@ -16,9 +17,15 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def probe(request: web.Request) -> web.Response:
-    """POST /v1/ports/probe: 200 once the order is durable."""
+    """POST /v1/ports/probe: 200 once the order is durable. Raises ConfigError `probe_off`."""
     here = context.of(request)
     now = here.clock.now()
+    if not here.probes_ports:
+        raise ConfigError(
+            "probe_off",
+            "cannot probe the ports: probe.url=off in the configuration",
+            remedy="remove it, or name a prober; then: systemctl restart kaalia",
+        )
 
     def order(tx: Transaction) -> PortsDocument:
         before = _read(tx)
