@@ -192,6 +192,27 @@ class ReachService:
         await self._database.transaction(store)
 
 
+class NoReachService:
+    """With `probe.url: off`: forgets what earlier probes found, and does nothing."""
+
+    name = "reach"
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def run(self) -> None:
+        now = self._clock.now()
+
+        def forget(tx: Transaction) -> None:
+            reach.forget(tx)
+            for source in (reach.SOURCE_MAP, reach.SOURCE_PROBER):
+                conditions.replace(tx, source, (), now)
+
+        await self._database.transaction(forget)
+        await asyncio.Event().wait()
+
+
 def _forget_unfinished(tx: Transaction) -> None:
     """A probe that a crash cut off begins anew when it is due; an order that was not begun stands."""
     progress = reach.get_progress(tx)

@@ -11,7 +11,7 @@ from kaalia.api import status
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
 from kaalia.capability import surroundings
-from kaalia.capability.reach import ReachService, Wanted
+from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
@@ -132,7 +132,7 @@ def _capability(config: Config, clock: Clock, database: Database, engine: Docker
 
 def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:
     if config.probe.url == "off":
-        return []
+        return [NoReachService(database, clock)]
     wanted = Wanted(
         PortRange(config.ports.first, config.ports.last),
         None if config.ports.public_ip == "auto" else config.ports.public_ip,

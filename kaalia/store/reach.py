@@ -24,6 +24,12 @@ def get_map(tx: Transaction) -> PortMap | None:
     return None if row is None else _MAP.validate_json(row["document"])
 
 
+def forget(tx: Transaction) -> None:
+    """Nobody probes any more: what was proven once is proven no longer."""
+    for table in ("port_map", "port_probe"):
+        tx.execute(f"DELETE FROM {table}")  # noqa: S608 names of our own
+
+
 def order(tx: Transaction, now: datetime) -> None:
     """Ask for a probe; one that is ordered or under way already is the one."""
     if get_progress(tx) is None:

@@ -11,7 +11,7 @@ import pytest
 
 from kaalia.capability import probing
 from kaalia.capability.probing import Ask
-from kaalia.capability.reach import ReachService, Wanted
+from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.contracts.remedies import Surroundings
 from kaalia.errors import UnreachableError
 from kaalia.host.answering import Answering
@@ -262,6 +262,24 @@ async def test_a_configured_address_that_the_prober_may_not_try_is_told(
     assert found is not None
     assert (found.address, found.configured_ip) == (HERE, "203.0.113.7")
     assert "public_ip_differs" in await rig.codes()
+
+
+async def test_switched_off_it_forgets_what_it_knew(rig: Rig) -> None:
+    rig.wanted = replace(rig.wanted, public_ip="203.0.113.7")
+    await rig.service().probe()
+    await rig.store.transaction(lambda tx: reach.order(tx, rig.clock.now()))
+    assert await rig.codes()
+
+    running = asyncio.ensure_future(NoReachService(rig.store, rig.clock).run())
+    try:
+        await until(lambda: is_forgotten(rig))
+    finally:
+        running.cancel()
+    assert await rig.codes() == set()
+
+
+async def is_forgotten(rig: Rig) -> bool:
+    return not await has_map(rig) and await rig.store.read(reach.get_progress) is None
 
 
 async def has(rig: Rig, code: str) -> bool:
