@@ -212,14 +212,17 @@ def _has_given_up(one: Held) -> bool:
 
 
 def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> dict[int, Verdict]:
-    claimants, leaving = [], set()
+    claimants, leaving, asleep = [], set(), set[str]()
     for one, wish in decided:
         if wish is None:
             claimants.append(Claimant(one.contract, _made_with(one)))
-        elif wish.want in (Want.STOP, Want.YIELD, Want.END):
+            continue
+        if wish.want in (Want.STOP, Want.YIELD, Want.END):
             leaving.add(one.contract.contract_id)
+        if wish.want is not Want.END:
+            asleep.update(_made_with(one))
     gpus = machine.report.gpus if machine.report else ()
-    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving)
+    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving, asleep)
 
 
 def _judged(one: Held, verdict: Verdict) -> Wish:
