@@ -338,10 +338,14 @@ def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
 
 
 def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Problem | None:
-    """The disk of all contracts together (`disk_bytes` so far) never exceeds the disk of the machine."""
+    """The disk of all contracts together (`disk_bytes` so far) never exceeds the disk of the machine.
+
+    At the first look at a contract also not what others leave of it: that changes, and who waits stays.
+    """
     if report is None or report.disk is None:
         return None
-    left = report.disk.total_bytes - disk_bytes
+    others_bytes = report.disk.others_bytes if one.workload is None else 0
+    left = report.disk.total_bytes - (others_bytes or 0) - disk_bytes
     if one.contract.spec.disk_bytes <= left:
         return None
     return Problem(
