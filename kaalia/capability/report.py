@@ -79,7 +79,7 @@ def digest(report: MachineReport) -> str:
         collected_at=_EPOCH,
         system=replace(report.system, booted_at=_EPOCH),  # drifts with the wall clock; boot_id tells a reboot
         memory=replace(report.memory, available_bytes=0),
-        disk=replace(report.disk, free_bytes=0) if report.disk else None,
+        disk=replace(report.disk, free_bytes=0, others_bytes=None) if report.disk else None,
         gpus=tuple(_steady(entry) for entry in report.gpus),
     )
     return hashlib.sha256(document.encode(stable).encode()).hexdigest()

@@ -5,6 +5,7 @@ Tells the owner when the kernel may take ports of renters for itself.
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from kaalia.capability import network, ports
 from kaalia.capability.report import Inputs, digest, survey
@@ -12,10 +13,11 @@ from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
 from kaalia.service import run_forever
-from kaalia.store import conditions, gpu_use, machine, outbox, reach
+from kaalia.store import conditions, disk, gpu_use, machine, outbox, reach
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
+from kaalia.wire.local import DiskLedger
 from kaalia.wire.protocol import MessageKind
 
 INTERVAL_S = 60.0
@@ -58,6 +60,7 @@ class CapabilityService:
         surveyed, use = await survey(self._inputs, self._clock.now())
         report = network.with_reach(surveyed, *await self._database.read(_reach))
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
+        report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)
         changed = found != self._sent_digest
         due = changed or self._clock.monotonic_s() - self._sent_at_s >= self._resend_s
@@ -85,6 +88,13 @@ class CapabilityService:
 
 def _reach(tx: Transaction) -> tuple[PortMap | None, str | None]:
     return reach.get_map(tx), reach.get_seen_address(tx)
+
+
+def _with_ledger(report: MachineReport, ledger: DiskLedger | None) -> MachineReport:
+    """Who holds what of the disk is counted seldom, since the engine walks all files for it."""
+    if report.disk is None or ledger is None:
+        return report
+    return replace(report, disk=replace(report.disk, others_bytes=ledger.others_bytes))
 
 
 def _log(report: MachineReport) -> None:

@@ -107,18 +107,22 @@ def arbitrate(
     gpus: Sequence[Gpu],
     owners: Mapping[str, int],
     leaving: Collection[int] = frozenset(),
+    asleep: Collection[str] = frozenset(),
 ) -> dict[int, Verdict]:
     """A verdict for each claimant, by contract id.
 
     `owners`: UUID -> the contract that has it now. Of those that are no claimants, `leaving` are about to give
     theirs back; the GPUs of the others are out of reach. `gpus`: those that the driver shows.
+    `asleep`: built into containers that nobody wants to run now; spared while there are others, since they can start
+    with no others.
     """
     held: dict[int, list[str]] = defaultdict(list)
     for uuid, owner in owners.items():
         held[owner].append(uuid)
     order = sorted(claimants, key=lambda one: _order(one.contract, bool(held.get(one.contract.contract_id))))
     fixed = {one.contract.contract_id: _fixed(one, held) for one in order}
-    court = _Court(gpus, owners, set(fixed) | set(leaving), [fixed[one.contract.contract_id] for one in order])
+    needs = [fixed[one.contract.contract_id] for one in order]
+    court = _Court(gpus, owners, set(fixed) | set(leaving), needs, set(asleep))
     return {
         one.contract.contract_id: court.judge(at, one.contract, fixed[one.contract.contract_id])
         for at, one in enumerate(order)
@@ -149,10 +153,12 @@ class _Court:
         owners: Mapping[str, int],
         reachable: Collection[int],
         needs: Sequence[tuple[str, ...]],
+        asleep: set[str],
     ) -> None:
         self._gpus = gpus
         self._seen = {gpu.uuid for gpu in gpus}
         self._owners = owners
+        self._asleep = asleep
         self._taken: dict[str, Rank | None] = {uuid: None for uuid, owner in owners.items() if owner not in reachable}
         self._needed_at: dict[str, list[int]] = defaultdict(list)
         for at, uuids in enumerate(needs):
@@ -186,10 +192,12 @@ class _Court:
         return Verdict(None, beaten_by=max(winners, default=None), reason=reason)
 
     def _spared(self, at: int, contract_id: int) -> Iterable[set[str]]:
-        """GPUs to leave alone, the widest choice last: those in use, those that the next in rank need, none."""
+        """GPUs to leave alone, the widest choice last: in use or built into others, needed by the next in rank."""
         hurts = {uuid: self._next_need(uuid, at) for uuid in self._seen}
         needed = {uuid for uuid, need in hurts.items() if need is not None}
-        yield needed | {uuid for uuid, owner in self._owners.items() if owner != contract_id}
+        in_use = {uuid for uuid, owner in self._owners.items() if owner != contract_id}
+        yield needed | in_use | self._asleep
+        yield needed | in_use
         yield needed
         for limit in sorted({need for need in hurts.values() if need is not None}, reverse=True):
             yield {uuid for uuid, need in hurts.items() if need is not None and need < limit}

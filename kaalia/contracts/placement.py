@@ -212,14 +212,17 @@ def _has_given_up(one: Held) -> bool:
 
 
 def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> dict[int, Verdict]:
-    claimants, leaving = [], set()
+    claimants, leaving, asleep = [], set(), set[str]()
     for one, wish in decided:
         if wish is None:
             claimants.append(Claimant(one.contract, _made_with(one)))
-        elif wish.want in (Want.STOP, Want.YIELD, Want.END):
+            continue
+        if wish.want in (Want.STOP, Want.YIELD, Want.END):
             leaving.add(one.contract.contract_id)
+        if wish.want is not Want.END:
+            asleep.update(_made_with(one))
     gpus = machine.report.gpus if machine.report else ()
-    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving)
+    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving, asleep)
 
 
 def _judged(one: Held, verdict: Verdict) -> Wish:
@@ -335,10 +338,14 @@ def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
 
 
 def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Problem | None:
-    """The disk of all contracts together (`disk_bytes` so far) never exceeds the disk of the machine."""
+    """The disk of all contracts together (`disk_bytes` so far) never exceeds the disk of the machine.
+
+    At the first look at a contract also not what others leave of it: that changes, and who waits stays.
+    """
     if report is None or report.disk is None:
         return None
-    left = report.disk.total_bytes - disk_bytes
+    others_bytes = report.disk.others_bytes if one.workload is None else 0
+    left = report.disk.total_bytes - (others_bytes or 0) - disk_bytes
     if one.contract.spec.disk_bytes <= left:
         return None
     return Problem(

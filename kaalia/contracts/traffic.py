@@ -137,7 +137,7 @@ def owed(size: int, since: datetime, until: datetime, ends_at: datetime | None) 
     Bytes of a time that reaches beyond it are taken as spread evenly.
     """
     whole = max(until - since, timedelta(0))
-    believed = min(size, FASTEST_BYTES_PER_S * max(int(whole.total_seconds()) + 1, 1))
+    believed = min(size, int(FASTEST_BYTES_PER_S * whole.total_seconds()))
     if ends_at is None or until <= ends_at:
         return believed
     return int(believed * (max(ends_at - since, timedelta(0)) / whole)) if whole else 0

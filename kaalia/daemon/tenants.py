@@ -84,7 +84,7 @@ class TenantsService:
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
-        disk = DiskService(self._database, self._changes, hands, space.usage, volumes, self._clock)
+        disk = DiskService(self._database, self._changes, hands, space.usage, self._space, volumes, self._clock)
         low_water = self._config.disk.low_water_bytes
         watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)

@@ -23,6 +23,7 @@ from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
 from kaalia.marketplace.db.tables import asks, contracts
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.machine import Disk
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire.machine import Rental
 
@@ -278,11 +279,17 @@ def _free(machine: MachineRecord, live: Collection[_Live], volume_bytes: int) ->
     promised = volume_bytes + sum(one.rental.disk_bytes for one in live)
     return Free(
         gpus=max(0, machine.num_gpus - sum(rental.gpus for rental in firm)),
-        # Free bytes count what renters have not filled yet, the difference what others than renters have filled.
-        disk_bytes=max(0, min(disk.free_bytes, disk.total_bytes - promised)) if disk else 0,
+        disk_bytes=max(0, _unpromised(disk, promised)) if disk else 0,
         idle=not held,
         rivals=tuple(one.contract for one in live if one.wants_gpus),
     )
+
+
+def _unpromised(disk: Disk, promised: int) -> int:
+    """What can still be promised: neither filled by others than renters, nor promised to one who has not filled it."""
+    if disk.others_bytes is None:
+        return min(disk.free_bytes, disk.total_bytes - promised)
+    return disk.total_bytes - disk.others_bytes - promised
 
 
 def _can_count(machine: MachineRecord, rows: list[sa.Row[Any]]) -> bool:

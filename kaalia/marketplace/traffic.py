@@ -6,7 +6,7 @@ charged that went after the renter's destroy or the contract's end, and nothing 
 
 import logging
 from collections.abc import Collection, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,9 +22,6 @@ from kaalia.model.metering import TRAFFIC, Edge, Entry, Interval, Meter
 from kaalia.model.traffic import Bytes
 
 log = logging.getLogger(__name__)
-
-_SHORTEST = timedelta(milliseconds=1)
-"""Each charge has a time of its own: an end that lies in exactly one day."""
 
 
 async def take(tx: AsyncConnection, machine_id: int, host_id: int, entries: Iterable[Entry], now: datetime) -> None:
@@ -47,7 +44,7 @@ async def _take(tx: AsyncConnection, agreed: Agreed, host_id: int, entry: Entry,
     if found is None:
         return
     heard, size = found
-    until = max(min(entry.at, now), since + _SHORTEST)
+    until = max(min(entry.at, now), since)  # never ahead of now: many lines at once would each have their time
     counted = {"total": heard.total, "said_at": heard.at.timestamp(), "counted_until": until.timestamp()}
     if row is None:
         key = {"contract_id": entry.contract_id, "meter": entry.meter}

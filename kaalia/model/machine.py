@@ -82,6 +82,8 @@ class Disk:
     model: str | None = None
     volume_backend: VolumeBackend | None = None
     """How the size of a volume is, or would be, enforced; of instances `Engine.enforces_disk_size` says it."""
+    others_bytes: int | None = None
+    """Held by what no renter has: the system, images, the owner's files. None: not measured yet."""
 
 
 @dataclass(frozen=True, slots=True)

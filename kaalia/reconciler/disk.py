@@ -12,6 +12,7 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.errors import HostError, WorkloadError
 from kaalia.model.volume import VolumeState
+from kaalia.reconciler.disk_watch import Space
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.runtime.base import EngineUsage, Volumes
 from kaalia.service import run_forever
@@ -41,12 +42,14 @@ class DiskService:
         changes: Changes,
         hands: Volumes,
         usage: Callable[[], Awaitable[EngineUsage]],
+        space: Callable[[], Awaitable[Space]],
         keeper: VolumesService,
         clock: Clock,
     ) -> None:
         self._database = database
         self._hands = hands
         self._usage = usage
+        self._space = space
         self._keeper = keeper
         self._clock = clock
         self._bell = changes.subscribe(Topic.DISK)
@@ -79,7 +82,7 @@ class DiskService:
     async def measure(self) -> DiskLedger:
         """One count of everything. Raises WorkloadError or HostError."""
         backend = await self._hands.open()
-        usage = await self._usage()
+        usage, space = await self._usage(), await self._space()
         stored, agreed, report = await self._database.read(
             lambda tx: (volumes.all_volumes(tx), contracts.all_contracts(tx), machine.get_report(tx))
         )
@@ -88,23 +91,34 @@ class DiskService:
         entries = [*_engine_entries(usage, promised, last_use)]
         known = {one.volume.volume_id: one for one in stored}
         for volume_id in sorted({*known, *await self._hands.found()}):
-            used = await self._used_bytes(volume_id) if _is_whole(known.get(volume_id)) else None
+            is_whole = _is_whole(known.get(volume_id))
+            used = await self._told(self._hands.used_bytes, volume_id) if is_whole else None
             entries.append(_volume_entry(volume_id, known.get(volume_id), used))
-        space = report.disk if report else None
+        taken = [await self._held_bytes(one) for one in stored]
+        taken += [min(size, promised.get(contract_id, 0)) for contract_id, size in usage.instances]
+        used_bytes = space.total_bytes - space.free_bytes
         return DiskLedger(
             measured_at=self._clock.now(),
-            total_bytes=space.total_bytes if space else None,
-            free_bytes=space.free_bytes if space else None,
+            total_bytes=space.total_bytes,
+            free_bytes=space.free_bytes,
             volume_backend=backend,
             volume_folder=self._hands.place,
             enforces_instance_size=report.engine.enforces_disk_size if report and report.engine else None,
             entries=tuple(entries),
+            others_bytes=None if None in taken else max(0, used_bytes - sum(size for size in taken if size)),
         )
 
-    async def _used_bytes(self, volume_id: int) -> int | None:
+    async def _held_bytes(self, stored: StoredVolume) -> int | None:
+        """What a volume takes of the disk, of its size at most. None: nobody knows."""
+        taken = await self._told(self._hands.taken_bytes, stored.volume.volume_id)
+        if taken is None:
+            return None if _is_whole(stored) else 0
+        return min(taken, stored.volume.size_bytes)
+
+    async def _told(self, ask: Callable[[int], Awaitable[int | None]], volume_id: int) -> int | None:
         """None: it does not tell, as one that is missing. The others are counted for all that."""
         try:
-            return await self._hands.used_bytes(volume_id)
+            return await ask(volume_id)
         except HostError as error:
             log.warning("disk: volume %d is not measured: %s", volume_id, error)
             return None

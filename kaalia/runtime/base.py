@@ -331,6 +331,10 @@ class Volumes(Protocol):
         """What it holds, None when that cannot be told."""
         ...
 
+    async def taken_bytes(self, volume_id: int) -> int | None:
+        """What it takes of the disk now, filled or not; None when that cannot be told."""
+        ...
+
     async def remove(self, volume_id: int, key: str | None) -> None:
         """Remove the data. Absent is success. Raises `volume_in_use` while a container mounts it.
 

@@ -79,7 +79,7 @@ def fault(report: MachineReport) -> str | None:
     """Why a report is not that of a machine; None for one that offers can be made of."""
     ports, disk, proven = report.network.port_range, report.disk, report.network.proven
     sizes = [report.memory.total_bytes, *(gpu.vram_mb for gpu in report.gpus)]
-    sizes += [disk.total_bytes, disk.free_bytes] if disk else []
+    sizes += [disk.total_bytes, disk.free_bytes, disk.others_bytes or 0] if disk else []
     checks = (
         (len(report.gpus) > GPUS_MAX, f"it has {len(report.gpus)} GPUs, more than {GPUS_MAX}"),
         (len({gpu.uuid for gpu in report.gpus}) < len(report.gpus), "two of its GPUs have the same UUID"),

@@ -226,6 +226,8 @@ class DiskLedger:
     volume_folder: str
     enforces_instance_size: bool | None
     entries: tuple[DiskEntry, ...]
+    others_bytes: int | None = None
+    """Held by what no renter has: the system, images, orphans, the owner's files. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

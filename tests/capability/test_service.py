@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 
 from kaalia.capability import network
-from kaalia.capability.report import Inputs
+from kaalia.capability.report import Inputs, digest
 from kaalia.capability.service import CapabilityService
 from kaalia.errors import WorkloadError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.health import Severity
 from kaalia.model.machine import Engine, MachineReport, Missing, Network, PortRange, ProvenPorts
 from kaalia.model.reach import PortMap, PortSpan, PortState, Reason
+from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import Protocol
 from kaalia.service import run_services
-from kaalia.store import conditions, gpu_use, outbox, reach
+from kaalia.store import conditions, disk, gpu_use, outbox, reach
 from kaalia.store import machine as machine_rows
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.wire import document, facts
+from kaalia.wire.local import DiskLedger
 from tests.capability.conftest import MakeProbe
 from tests.support.clock import START, FakeClock
 from tests.support.fake_nvidia.profiles import fault, machine, setting, write
@@ -125,6 +127,22 @@ async def test_a_report_is_sent_again_after_five_minutes(
     await acknowledge(store)
     await subject.refresh()
     assert await sent(store) == []
+
+
+async def test_what_others_hold_of_the_disk_is_told_with_the_next_report(
+    store: Database, clock: FakeClock, simulated: MakeProbe
+) -> None:
+    made = service(store, clock, simulated(machine("1xRTX_4090")))
+    unknown = await made.refresh()
+    ledger = DiskLedger(clock.now(), 1000, 400, VolumeBackend.LOOP, "/v", True, (), others_bytes=300)
+    await store.transaction(lambda tx: disk.put_ledger(tx, ledger))
+
+    counted = await made.refresh()
+
+    assert unknown.disk is not None
+    assert counted.disk is not None
+    assert (unknown.disk.others_bytes, counted.disk.others_bytes) == (None, 300)
+    assert digest(counted) == digest(unknown), "it moves all the time"
 
 
 async def test_a_lost_gpu_is_told_at_once(

@@ -82,6 +82,18 @@ def test_a_free_gpu_is_taken_before_one_that_is_being_given_back() -> None:
     assert verdicts[1] == Verdict((UUIDS[1],))
 
 
+def test_gpus_that_a_stopped_container_was_made_with_are_taken_last() -> None:
+    asleep = {UUIDS[0], UUIDS[1]}
+
+    wide = arbitrate([Claimant(contract(1))], GPUS[:3], {}, asleep=asleep)
+    tight = arbitrate([Claimant(contract(1, gpus=2))], GPUS[:3], {}, asleep=asleep)
+    given_back = arbitrate([Claimant(contract(1))], GPUS[:2], {UUIDS[1]: 9}, leaving={9}, asleep={UUIDS[0]})
+
+    assert wide[1] == Verdict((UUIDS[2],))
+    assert tight[1].runs
+    assert given_back[1] == Verdict((UUIDS[0],)), "better than to wait for one that is in use"
+
+
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[list[Claimant], dict[str, int]]:
     numbers = range(1, draw(st.integers(1, 7)) + 1)

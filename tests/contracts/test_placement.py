@@ -14,7 +14,7 @@ from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.placement import Held, Machine, Plan, Want, Wish, plan
 from kaalia.errors import Problem
-from kaalia.model.workload import WorkloadState
+from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GIB
 from tests.support.builders import build_contract, build_gpus, build_report, build_status
 from tests.support.clock import START
@@ -230,6 +230,23 @@ def test_disk_is_promised_once() -> None:
     assert [wishes[number].want for number in (51, 52, 53)] == [Want.RUN, Want.RUN, Want.REJECT]
     assert wishes[53].problem is not None
     assert wishes[53].problem.code == "disk_exhausted"
+
+
+def test_a_new_contract_does_not_get_disk_that_others_have_filled() -> None:
+    on = machine(gpus=1)
+    assert on.report is not None
+    assert on.report.disk is not None
+    tight = replace(on.report.disk, others_bytes=on.report.disk.total_bytes - 10 * GIB)
+    full = replace(on, report=replace(on.report, disk=tight))
+    made = contract(gpus=1)
+    waits = build_status(state=WorkloadState.WAITING, container_id=None)
+
+    def judge(size: int, row: WorkloadStatus | None = None) -> Want:
+        asked = replace(made, spec=replace(made.spec, disk_bytes=size * GIB))
+        return only(Held(asked, row), full).want
+
+    assert (judge(10), judge(11)) == (Want.RUN, Want.REJECT)
+    assert judge(11, waits) is Want.RUN, "it was admitted when there was room"
 
 
 def test_the_next_change_is_the_next_end() -> None:

@@ -126,5 +126,5 @@ def test_nothing_is_owed_for_what_went_after_the_end_nor_for_what_no_line_carrie
     assert traffic.owed(100, at(0), at(60), at(60)) == 100
     assert traffic.owed(100, at(0), at(60), at(15)) == 25
     assert traffic.owed(100, at(0), at(60), at(-5)) == 0
-    assert traffic.owed(10**15, at(0), at(60), None) == 61 * FASTEST_BYTES_PER_S
+    assert traffic.owed(10**15, at(0), at(60), None) == 60 * FASTEST_BYTES_PER_S
     assert traffic.owed(GB, at(0), at(0), at(-1)) == 0

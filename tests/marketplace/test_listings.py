@@ -161,6 +161,20 @@ async def test_a_full_disk_is_never_promised_twice(tmp_path: Path) -> None:
         assert (await market.search())[0]["disk_space"] == 30
 
 
+async def test_disk_that_is_promised_and_not_filled_is_not_promised_again(tmp_path: Path) -> None:
+    """300 GB are others', so 600 of the 700 free ones are the renter's, although he has not written a byte."""
+    async with open_market(tmp_path) as market:
+        what = machine_report(gpus=2)
+        assert what.disk is not None
+        disk = replace(what.disk, total_bytes=1000 * GB, free_bytes=700 * GB, others_bytes=300 * GB)
+        await market.list_machine(replace(what, disk=disk))
+        before = await market.search(rentable={"eq": True})
+        await rent(market, num_gpus=1, disk=600)
+
+        assert max(offer["disk_space"] for offer in before) == 700
+        assert [offer["disk_space"] for offer in await market.search(rentable={"eq": True})] == [100]
+
+
 async def test_a_driver_that_fails_makes_no_offers_of_a_machine_without_gpus(tmp_path: Path) -> None:
     async with open_market(tmp_path) as market:
         machine_id = await market.list_machine(machine_report(gpus=2))

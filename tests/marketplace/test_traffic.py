@@ -119,7 +119,22 @@ async def test_a_machine_cannot_count_more_than_a_line_carries(tmp_path: Path) -
         await post(market, total(market, instance_id, Meter.INET_UP, 9_000_000))
         found = await spent(market)
 
-    assert found == pytest.approx(3601 * 12.5 * 0.01)
+    assert found == pytest.approx(3600 * 12.5 * 0.01)
+
+
+async def test_many_lines_carry_no_more_than_one(tmp_path: Path) -> None:
+    """A post may hold thousands of lines of one moment, or of moments to come."""
+    async with rented_market(tmp_path) as market:
+        instance_id = await priced(market)
+        sums = [total(market, instance_id, Meter.INET_UP, 1000 * (one + 1), ago_s=-one / 1000) for one in range(500)]
+        await post(market, *sums)
+        at_once = await spent(market)
+        market.clock.advance(1)
+        await post(market, total(market, instance_id, Meter.INET_UP, 9_000_000), seq=501)
+        found = await spent(market)
+
+    assert at_once == pytest.approx(1000 * 0.01), "the first line, of the hour since the rental"
+    assert found == pytest.approx((1000 + 12.5) * 0.01)
 
 
 async def test_a_sum_of_years_is_taken_and_one_below_zero_is_not(tmp_path: Path) -> None:
@@ -130,7 +145,7 @@ async def test_a_sum_of_years_is_taken_and_one_below_zero_is_not(tmp_path: Path)
             await post(market, total(market, instance_id, Meter.INET_UP, -1), seq=2)
         found = await spent(market)
 
-    assert found == pytest.approx(3601 * 12.5 * 0.01)
+    assert found == pytest.approx(3600 * 12.5 * 0.01)
 
 
 async def test_a_machine_counts_no_traffic_of_another_ones_contract(tmp_path: Path) -> None:

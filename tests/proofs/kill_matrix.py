@@ -155,8 +155,10 @@ class World:
         except TimeoutError:
             words = self.unsettled()
             self.report.check(f"I3 interrupted work completes after {after}", False, (words, self.daemon_log()))
-        running = [number for number, state in self.wished.items() if state == "running"]
-        self.witness.watch(*(number for number in running if number in self.witness.containers()))
+        running = {number for number, state in self.wished.items() if state == "running"}
+        running &= set(self.witness.containers()) - self.witness.waiting(self.wished)
+        self.report.counts["waited_for_a_gpu"] += len(self.witness.waiting(self.wished))
+        self.witness.watch(*running)
 
     def unsettled(self) -> list[str]:
         """What has not come true yet, in words."""

@@ -107,6 +107,15 @@ class Witness:
 
     # I3
 
+    def waiting(self, wished: Mapping[int, str]) -> set[int]:
+        """Stopped containers that are to run again, while another one runs with the GPUs that are built into them."""
+        containers = self.containers()
+        used = {uuid for one in containers.values() if one["State"]["Status"] in ALIVE for uuid in _gpus(one)}
+        stopped = [number for number, one in containers.items() if one["State"]["Status"] == "exited"]
+        return {
+            number for number in stopped if wished.get(number) == "running" and used & set(_gpus(containers[number]))
+        }
+
     def unsettled(self, wished: Mapping[int, str]) -> list[str]:
         """What is not yet as wished (`running` or `stopped`, by instance; all others are gone): in words."""
         containers, networks, books = self.containers(), self.networks(), self.books()
@@ -115,9 +124,14 @@ class Witness:
         for number in {*containers, *networks, *claimed} - set(wished):
             left = f"{number in containers} container, {number in networks} network, {claimed[number]} claims"
             words.append(f"C.{number} is gone but leaves {left}")
+        waiting = self.waiting(wished)
         for number, state in wished.items():
             if state == "stopped" and number not in {*self._made, *containers, *networks, *claimed}:
                 continue  # stopped before anything was made of it
+            if number in waiting:
+                told = (self._stack.instance(number) or {}).get("status_msg") or ""
+                words += [] if "waits for GPU-" in told else [f"C.{number} does not say what it waits for: {told}"]
+                continue
             words += _mismatch(number, state, containers.get(number), networks.get(number, []), books)
         return words
 
@@ -141,6 +155,12 @@ def _identity(document: dict[str, Any]) -> Identity:
     return Identity(int(document["State"]["Pid"]), str(document["State"]["StartedAt"]))
 
 
+def _gpus(document: dict[str, Any]) -> list[str]:
+    """Those that Docker gives to the container whenever it starts."""
+    requests = document["HostConfig"].get("DeviceRequests") or []
+    return [uuid for request in requests for uuid in request.get("DeviceIDs") or []]
+
+
 def _used(
     containers: dict[int, dict[str, Any]], networks: dict[int, list[dict[str, Any]]]
 ) -> dict[tuple[str, str], list[int]]:
@@ -149,9 +169,8 @@ def _used(
     for number, document in containers.items():
         host = document["HostConfig"]
         if document["State"]["Status"] in ALIVE:
-            for request in host.get("DeviceRequests") or []:
-                for uuid in request.get("DeviceIDs") or []:
-                    used["gpu", uuid].append(number)
+            for uuid in _gpus(document):
+                used["gpu", uuid].append(number)
         for port, bindings in (host.get("PortBindings") or {}).items():
             for binding in bindings:
                 used[f"port/{port.rpartition('/')[2]}", binding["HostPort"]].append(number)

@@ -54,7 +54,31 @@ async def held(store: Database, changes: Changes, clock: FakeClock) -> Held:
         volumes.put_status(tx, ready, clock.now(), "/volumes")
 
     await store.transaction(agreed)
-    return Held(store, clock, DiskService(store, changes, hands, engine.usage, keeper, clock), hands, engine)
+    return Held(
+        store, clock, DiskService(store, changes, hands, engine.usage, engine.space, keeper, clock), hands, engine
+    )
+
+
+@pytest.mark.parametrize(
+    ("taken", "others"),
+    [
+        ({KNOWN: 2 * GB}, (300 - 2) * GB),
+        ({KNOWN: 9 * GB}, (300 - 5) * GB),
+        ({KNOWN: 2 * GB, ORPHAN: 7 * GB}, (300 - 2) * GB),
+    ],
+)
+async def test_others_hold_what_no_renter_was_promised(held: Held, taken: dict[int, int], others: int) -> None:
+    """A renter's share counts up to his size; images, orphans and the system are others."""
+    held.engine.add_image("big", 100 * GB)
+    held.engine.others_bytes, held.volumes.taken = 200 * GB, taken
+
+    assert (await held.service.measure()).others_bytes == others
+
+
+async def test_a_volume_that_does_not_tell_leaves_it_open_what_others_hold(held: Held) -> None:
+    held.volumes.unreadable = {KNOWN}
+
+    assert (await held.service.measure()).others_bytes is None
 
 
 async def test_orphans_go_at_the_owners_word_and_nothing_else(held: Held) -> None:

@@ -13,6 +13,8 @@ class FakeVolumes:
         self.mounted: set[int] = set()
         self.fails_with: KaaliaError | None = None
         self.fails_to_open: KaaliaError | None = None
+        self.taken: dict[int, int] = {}
+        """What volumes take of the disk, where that is not nothing."""
         self.unreadable: set[int] = set()
         """Volumes whose file system does not tell what they hold."""
 
@@ -40,6 +42,9 @@ class FakeVolumes:
         if volume_id in self.unreadable:
             raise HostError("command_failed", f"cannot run `btrfs qgroup show V.{volume_id}`: exit code 1")
         return 0 if volume_id in self.keys else None
+
+    async def taken_bytes(self, volume_id: int) -> int | None:
+        return self.taken.get(volume_id, await self.used_bytes(volume_id))
 
     async def remove(self, volume_id: int, key: str | None) -> None:
         if volume_id in self.mounted:

@@ -43,6 +43,7 @@ def show(
     output.print_pairs(
         [
             ("Disk", f"{_bytes(ledger.free_bytes)} free of {_bytes(ledger.total_bytes)}"),
+            ("Not for rent", f"{_bytes(ledger.others_bytes)} held by the system, images, orphans and other files"),
             ("Instances", "size enforced by Docker" if ledger.enforces_instance_size else "size measured and watched"),
             ("Volumes", f"{ledger.volume_backend} in {ledger.volume_folder}"),
             ("Held", ", ".join(f"{owner} {format_bytes(size)}" for owner, size in totals.items())),

@@ -25,6 +25,9 @@ _NO_SPACE = "No space left on device"
 _UNSUPPORTED = ("Operation not supported", "Function not implemented")
 """What `fallocate` says where the file system cannot take space at once: EOPNOTSUPP, ENOSYS."""
 
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts in, whatever the file system: stat(2)."""
+
 
 class Backend(Protocol):
     """One way to hold volumes."""
@@ -42,6 +45,10 @@ class Backend(Protocol):
         ...
 
     async def used_bytes(self, place: Place, volume_id: int) -> int | None: ...
+
+    async def taken_bytes(self, place: Place, volume_id: int) -> int | None:
+        """Of the file system below: more than is used where space is taken at once."""
+        ...
 
     async def remove(self, place: Place, volume_id: int) -> None: ...
 
@@ -77,6 +84,9 @@ class Btrfs:
                 return int(words[1])
         return None
 
+    async def taken_bytes(self, place: Place, volume_id: int) -> int | None:
+        return await self.used_bytes(place, volume_id)
+
     async def remove(self, place: Place, volume_id: int) -> None:
         home = place.home(volume_id)
         if await self.is_here(place, volume_id):
@@ -111,6 +121,9 @@ class Xfs:
             await command("xfs_quota", "-x", "-c", f"quota -p -N -b {_PROJECT_BASE + volume_id}", point)
         ).stdout.split()
         return int(words[1]) * 1024 if len(words) > 1 and words[1].isdecimal() else None
+
+    async def taken_bytes(self, place: Place, volume_id: int) -> int | None:
+        return await self.used_bytes(place, volume_id)
 
     async def remove(self, place: Place, volume_id: int) -> None:
         project = _PROJECT_BASE + volume_id
@@ -152,6 +165,13 @@ class Loop:
             return None
         found = await block.filesystem(place.home(volume_id))
         return found.total_bytes - found.free_bytes
+
+    async def taken_bytes(self, place: Place, volume_id: int) -> int | None:
+        try:
+            found = await asyncio.to_thread(os.stat, place.image(volume_id))
+        except FileNotFoundError:
+            return None
+        return found.st_blocks * _BLOCK_BYTES
 
     async def remove(self, place: Place, volume_id: int) -> None:
         home = place.home(volume_id)

@@ -88,6 +88,11 @@ class DiskVolumes:
         place, backend = self._open()
         return await backend.used_bytes(place, volume_id)
 
+    async def taken_bytes(self, volume_id: int) -> int | None:
+        await self.open()
+        place, backend = self._open()
+        return await backend.taken_bytes(place, volume_id)
+
     async def remove(self, volume_id: int, key: str | None) -> None:
         await self.open()
         place, backend = self._open()
