@@ -21,6 +21,7 @@ CLOSED = (
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
@@ -28,7 +29,8 @@ CLOSED = (
     "198.18.0.0/15",
 )
 """Not the internet (IANA's registry of special-purpose addresses): LANs, carriers' NAT, link-local with the metadata
-services of clouds, benchmarks. The blocks for documentation are left out: nobody has them."""
+services of clouds (168.63.129.16: Azure's WireServer), benchmarks. The blocks for documentation are left out: nobody has
+them."""
 NEVER = ("224.0.0.0/4", "240.0.0.0/4")
 """Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
 SMTP_PORTS = (25, 465, 587)
