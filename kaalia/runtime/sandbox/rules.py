@@ -84,9 +84,12 @@ class Names:
     def passage(self) -> str:
         return f"KAALIA-PASSAGE-{self.mark}"
 
-    def limit(self, what: str) -> str:
-        """Of the kernel's tables of paces, which all of the machine shares."""
-        return f"{what}-{self.mark}"
+    def limit(self, what: str, words: str) -> str:
+        """Of the kernel's tables of paces, which all of the machine shares.
+
+        The kernel finds a table by its name and leaves it as it was made: other `words`, another name.
+        """
+        return f"{what}-{self.mark}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
 
 
 def names(machine: str) -> Names:
@@ -171,9 +174,5 @@ def _pace(bits_per_s: int) -> tuple[str, str]:
 def _limit(own: Names, above: str, burst: str, what: str) -> Rule:
     """Counted by the contract's network, over all of its addresses."""
     words = f"--hashlimit-above {above} --hashlimit-burst {burst} --hashlimit-mode srcip"
-    return (
-        "-m",
-        "hashlimit",
-        *f"{words} --hashlimit-srcmask {SUBNET_PREFIX} --hashlimit-name".split(),
-        own.limit(what),
-    )
+    words += f" --hashlimit-srcmask {SUBNET_PREFIX}"
+    return ("-m", "hashlimit", *words.split(), "--hashlimit-name", own.limit(what, words))
