@@ -1,6 +1,7 @@
 """Run as a program: a host that answers. `python3 echo.py TCP,PORTS UDP,PORTS [MULTICAST]` on all of its addresses.
 
-TCP: greets whoever connects. UDP: sends back what came, and the address 203.0.113.2 to any question for a name.
+TCP: greets whoever connects, then sends back what comes. UDP: sends back what came, and the address 203.0.113.2 to any
+question for a name.
 Prints `ready` once it listens.
 """
 
@@ -16,10 +17,12 @@ IP_PKTINFO = 8
 """Of Linux; the socket module has no name for it before Python 3.14."""
 
 
-async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         writer.write(BANNER)
-        await writer.drain()
+        while data := await reader.read(2048):
+            writer.write(data)
+            await writer.drain()
         writer.close()
 
 

@@ -6,7 +6,7 @@ To be set up in a network namespace of one's own, which then is the machine. Eve
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,35 @@ def knock(pid: int, doors: Sequence[Door], timeout_s: float = 1.5) -> dict[Door,
     """Which doors answer to this process's network."""
     answers = inside(pid, sys.executable, "-I", HERE / "knock.py", timeout_s, stdin=json.dumps(doors))
     return dict(zip(doors, json.loads(answers), strict=True))
+
+
+def closed(found: dict[Door, bool]) -> list[Door]:
+    return [door for door, answered in found.items() if not answered]
+
+
+def opened(found: dict[Door, bool]) -> list[Door]:
+    return [door for door, answered in found.items() if answered]
+
+
+@contextmanager
+def connection(pid: int, address: str, port: int) -> Iterator[Callable[[], bool]]:
+    """One that stays, from this process's network to a host that answers. Called: does a word come back by it?"""
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-I", str(HERE / "hold.py"), address, str(port)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said, heard = process.stdin, process.stdout
+
+        def is_alive() -> bool:
+            said.write("\n")
+            said.flush()
+            return str(heard.readline()) == "answered\n"
+
+        try:
+            assert heard.readline() == "ready\n"
+            yield is_alive
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -29,8 +29,7 @@ CLOSED = (
     "198.18.0.0/15",
 )
 """Not the internet (IANA's registry of special-purpose addresses): LANs, carriers' NAT, link-local with the metadata
-services of clouds (168.63.129.16: Azure's WireServer), benchmarks. The blocks for documentation are left out: nobody has
-them."""
+services of clouds (168.63.129.16: Azure's), benchmarks. The blocks for documentation are left out: nobody has them."""
 NEVER = ("224.0.0.0/4", "240.0.0.0/4")
 """Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
 SMTP_PORTS = (25, 465, 587)
@@ -133,11 +132,13 @@ def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[R
 def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tuple[Rule, ...]:
     """The first rule that fits decides; what comes to the end is the internet."""
     hosts, networks = _split(reach.allow)
-    new = ("-m", "conntrack", "--ctstate", "NEW")
+    # The first packet of a connection: a later one is confirmed, and still new while nobody answers.
+    new = ("-m", "conntrack", "--ctstate", "NEW", "!", "--ctstatus", "CONFIRMED")
     rules: list[Rule] = []
     if reach.bits_per_s is not None:
         rules.append((*_limit(own, *_pace(reach.bits_per_s), "BYTES"), "-j", "DROP"))
-    rules.append(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "RETURN"))
+    # Not what the tenant began itself: were the walls down at that moment, it would stay open for ever.
+    rules.append(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "--ctdir", "REPLY", "-j", "RETURN"))
     if reach.connections_per_s is not None:
         pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
         rules.append((*new, *_limit(own, f"{pace}/sec", str(burst), "NEW"), "-j", "DROP"))
