@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock
 from kaalia.marketplace.nonces import Nonces
+from kaalia.prober.bounds import LOOPBACK, Network
 from kaalia.prober.work import Prober
 
 PROBER_SOCKETS = 384
@@ -31,7 +32,15 @@ class Settings:
     offline_after_s: float = 180.0
     """A machine that was not heard of for this long is offline: three missed heartbeats of 60 s."""
     behind_proxy: bool = False
-    """A proxy of ours is in front: the last address of X-Forwarded-For is the client's."""
+    """A proxy of ours is in front: the last address of its X-Forwarded-For is the client's."""
+    proxies: tuple[Network, ...] = LOOPBACK
+    """Where that proxy is: nobody else's word on addresses counts."""
+    may_probe: tuple[Network, ...] = ()
+    """Networks whose addresses may be probed for any machine, inner ones too."""
+
+    @property
+    def trusted_proxies(self) -> tuple[Network, ...]:
+        return self.proxies if self.behind_proxy else ()
 
 
 class Bells:
@@ -75,10 +84,13 @@ class Context:
     """Rung when a machine's desired state changed."""
     task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
     """By task id: set when the result has come."""
-    prober: Prober = field(default_factory=lambda: Prober(at_once=PROBER_SOCKETS))
+    prober: Prober = field(init=False)
     """Tries the ports of machines that ask for it."""
     nonces: Nonces = field(default_factory=Nonces)
     """Of machines' requests, for as long as a copy of one would pass the clock check."""
+
+    def __post_init__(self) -> None:
+        self.prober = Prober(self.settings.may_probe, at_once=PROBER_SOCKETS)
 
 
 CONTEXT = web.AppKey("context", Context)

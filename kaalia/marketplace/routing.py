@@ -7,6 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from kaalia.marketplace.context import Context
+from kaalia.prober import bounds
+from kaalia.prober.bounds import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class Call:
         return self.request.transport is not None and not self.request.transport.is_closing()
 
     @property
-    def address(self) -> str | None:
-        """Where the request comes from, by the word of our own proxy if there is one."""
-        return address_of(self.request, self.context)
+    def origin(self) -> Origin | None:
+        """Where the request comes from, by the word of our own proxy if there is one; None: it does not tell."""
+        return origin_of(self.request, self.context)
 
     def number(self, name: str) -> int:
         """An integer of the path; the route's pattern has checked that it is one."""
@@ -51,8 +53,13 @@ class Call:
 
 
 def address_of(request: web.Request, context: Context) -> str | None:
-    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return forwarded if forwarded and context.settings.behind_proxy else request.remote
+    known = origin_of(request, context)
+    return request.remote if known is None else known.address
+
+
+def origin_of(request: web.Request, context: Context) -> Origin | None:
+    """Like `Call.origin`."""
+    return bounds.origin(request, context.settings.trusted_proxies)
 
 
 PUBLIC = "public"

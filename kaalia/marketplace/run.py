@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from kaalia.marketplace import app, jobs, keys
 from kaalia.marketplace.context import Context, Settings
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
+from kaalia.prober.bounds import LOOPBACK, Network
 from kaalia.service import Tasks
 
 SHUTDOWN_S = 2.0
@@ -84,7 +85,12 @@ async def open_database(data_dir: Path) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def open_context(
-    data_dir: Path, public_url: str, clock: Clock, behind_proxy: bool = False
+    data_dir: Path,
+    public_url: str,
+    clock: Clock,
+    behind_proxy: bool = False,
+    proxies: Sequence[Network] = LOOPBACK,
+    may_probe: Sequence[Network] = (),
 ) -> AsyncIterator[Context]:
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
@@ -92,7 +98,12 @@ async def open_context(
         yield Context(
             engine=engine,
             clock=clock,
-            settings=Settings(public_url=public_url.rstrip("/"), behind_proxy=behind_proxy),
+            settings=Settings(
+                public_url=public_url.rstrip("/"),
+                behind_proxy=behind_proxy,
+                proxies=tuple(proxies),
+                may_probe=tuple(may_probe),
+            ),
             signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
         )
@@ -106,6 +117,8 @@ async def serve(
     public_url: str | None = None,
     tls: TlsFiles | None = None,
     behind_tls_proxy: bool = False,
+    proxies: Sequence[Network] = LOOPBACK,
+    may_probe: Sequence[Network] = (),
     clock: Clock | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
@@ -132,7 +145,8 @@ async def serve(
     with _bind(address) as listener, _stopped_by_signals(stop):
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)
         url = public_url or bound
-        async with open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy) as context:
+        opened = open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe)
+        async with opened as context:
             runner = web.AppRunner(
                 app.build(context),
                 access_log_class=app.AccessLog,

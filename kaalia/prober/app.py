@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from kaalia.errors import KaaliaError
-from kaalia.prober.work import Network, Prober
+from kaalia.prober import bounds
+from kaalia.prober.bounds import Network
+from kaalia.prober.work import Prober
 from kaalia.wire import document
 from kaalia.wire import error as wire_error
 from kaalia.wire.error import ApiError
@@ -23,7 +25,9 @@ def build(prober: Prober, callers: Iterable[Network] = ()) -> web.Application:
     async def answer(request: web.Request) -> web.Response:
         try:
             _check_caller(request, may_ask)
-            reply = await prober.probe(request.remote or "", _read(await request.read()))
+            caller = bounds.origin(request, ())
+            asked = _read(await request.read())
+            reply = await prober.probe(request.remote or "", asked, is_direct=caller is not None and caller.is_direct)
         except KaaliaError as error:
             return _refusal(error)
         return web.Response(body=document.encode(reply).encode(), content_type="application/json")

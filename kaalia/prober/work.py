@@ -1,15 +1,17 @@
 """A probe as a request: who may ask for what, how much at once, and the answer.
 
-Refuses to be a port scanner for hire: only the address that a request comes from is tried (or one that the operator
-named), only ports from 1024 on, only with a nonce that something there must answer, so much an hour for one address.
+Refuses to be a port scanner for hire: only the address that a request comes from is tried, and no inner one (`bounds`),
+or one that the operator named; only ports from 1024 on, only with a nonce that something there must answer, so much
+an hour for one address.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kaalia.prober import bounds
+from kaalia.prober.bounds import Network
 from kaalia.prober.dial import dial
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import (
@@ -29,8 +31,6 @@ TARGETS_PER_HOUR = 300_000
 _CALLERS_MAX = 10_000
 DEADLINE_S = 15.0
 """Of one request, whose ports take 6 s at most when there are sockets for all of them."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(slots=True)
@@ -56,13 +56,13 @@ class Prober:
         self._deadline_s = deadline_s
         self._callers: dict[str, _Caller] = {}
 
-    async def probe(self, seen_address: str, request: ProbeRequest) -> ProbeReply:
-        """`seen_address`: of the peer. Raises ApiError 400 probe_invalid, 403 probe_address_foreign, 429 probe_*,
-        503 prober_overloaded."""
+    async def probe(self, seen_address: str, request: ProbeRequest, *, is_direct: bool = True) -> ProbeReply:
+        """`seen_address`, `is_direct`: see `bounds`. Raises ApiError 400 probe_invalid, 403 probe_address_foreign,
+        403 probe_address_internal, 429 probe_*, 503 prober_overloaded."""
         nonce = _nonce(request)
         _check_targets(request.targets)
         seen = plain(seen_address)
-        address = self._address(seen, request.address)
+        address = self._address(seen, request.address, is_direct)
         if not request.targets:
             return ProbeReply(seen, address)
         caller = self._take(seen, len(request.targets))
@@ -99,19 +99,27 @@ class Prober:
             )
         return tuple(found[number] for number in range(len(targets)))
 
-    def _address(self, seen: str, wanted: str | None) -> str:
-        if wanted is None or wanted == seen:
-            return seen
+    def _address(self, seen: str, wanted: str | None, is_direct: bool) -> str:
         try:
-            address = ipaddress.ip_address(wanted)
+            address = bounds.parse(seen if wanted is None else wanted)
         except ValueError as error:
-            raise _invalid(f"address={wanted[:60]!r} is no IP address") from error
-        if not any(address in network for network in self._allowed):
+            raise _invalid(f"address={(wanted or seen)[:60]!r} is no IP address") from error
+        if bounds.is_within(address, self._allowed):
+            return str(address)
+        if str(address) != seen:
             raise ApiError(
                 403,
                 "probe_address_foreign",
                 f"cannot probe {address}: the request comes from {seen}, and nobody's ports but the caller's are tried",
                 remedy="ask from the machine that has this address, or let the prober's operator allow its network",
+            )
+        if (why := bounds.why_not(address, is_direct)) is not None:
+            raise ApiError(
+                403,
+                "probe_address_internal",
+                f"cannot probe {address}: {why}",
+                remedy="ask from a machine outside, over the internet; or let the prober's operator allow it: "
+                f"--may-probe {address}; or probe.url: off",
             )
         return str(address)
 
@@ -150,13 +158,11 @@ class Prober:
 
 
 def plain(address: str) -> str:
-    """An IPv4 address that a double-stack socket shows as IPv6, as itself."""
+    """Like `bounds.parse`."""
     try:
-        parsed = ipaddress.ip_address(address)
+        return str(bounds.parse(address))
     except ValueError as error:
         raise _invalid("nobody can tell where the request comes from") from error
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
 
 
 def _nonce(request: ProbeRequest) -> bytes:

@@ -18,6 +18,7 @@ from kaalia.host.answering import Answering
 from kaalia.model.machine import PortRange
 from kaalia.model.reach import Outcome, PortState, ProbeProgress
 from kaalia.model.workload import Protocol
+from kaalia.prober.bounds import LOOPBACK
 from kaalia.prober.work import Prober
 from kaalia.store import claims, conditions, reach
 from kaalia.store.changes import Changes, Topic
@@ -36,7 +37,7 @@ class Beside:
     """The way to a prober in this process; `twist` changes what it says."""
 
     def __init__(self, seen: str = HERE) -> None:
-        self.prober = Prober()
+        self.prober = Prober(LOOPBACK)
         self.seen = seen
         self.asked: list[ProbeRequest] = []
         self.twist: Callable[[ProbeReply], ProbeReply] = lambda reply: reply

@@ -16,6 +16,7 @@ from kaalia.host.answering import Answering
 from kaalia.model.reach import Outcome, Place
 from kaalia.model.workload import Protocol
 from kaalia.prober import app, dial, work
+from kaalia.prober.bounds import LOOPBACK
 from kaalia.prober.work import Prober
 from kaalia.wire import document, probe
 from kaalia.wire.error import ApiError
@@ -57,7 +58,7 @@ async def listening(*places: Place, answer: Callable[..., bytes | None] = reply)
 
 
 async def results(request: ProbeRequest, prober: Prober | None = None) -> dict[Place, ProbeResult]:
-    found = await (prober or Prober()).probe(HERE, request)
+    found = await (prober or Prober(LOOPBACK)).probe(HERE, request)
     assert (found.seen_address, found.address) == (HERE, HERE)
     return {(one.port, one.protocol): one for one in found.results}
 
@@ -179,7 +180,7 @@ async def test_an_ipv4_caller_of_a_double_stack_socket_is_one() -> None:
 
 async def test_one_probe_at_a_time_and_so_many_ports_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    prober = Prober(targets_per_hour=5)
+    prober = Prober(LOOPBACK, targets_per_hour=5)
     monkeypatch.setattr(dial, "ANSWER_S", 0.3)
     with socket.create_server((HERE, port)):  # takes connections, and says nothing
         first = asyncio.ensure_future(prober.probe(HERE, ask((port, TCP), (port + 1, TCP))))
@@ -198,7 +199,7 @@ async def test_one_probe_at_a_time_and_so_many_ports_an_hour(monkeypatch: pytest
 async def test_of_ports_that_were_not_tried_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with socket.create_server((HERE, port)), pytest.raises(ApiError, match="0 of 1 ports were tried in time") as late:
-        await results(ask((port, TCP)), Prober(deadline_s=0.1))
+        await results(ask((port, TCP)), Prober(LOOPBACK, deadline_s=0.1))
     assert (late.value.status, late.value.code) == (503, "prober_overloaded")
 
     async def lacking(*_: object) -> ProbeResult:
@@ -220,7 +221,7 @@ async def test_alone_it_answers_over_http_those_whom_it_serves() -> None:
             return answer.status, await answer.read()
 
     body = document.encode(ProbeRequest(NONCE.hex())).encode()
-    server = TestServer(app.build(Prober()), host=HERE)
+    server = TestServer(app.build(Prober(LOOPBACK)), host=HERE)
     await server.start_server()
     assert await post(server, body) == (200, document.encode(ProbeReply(HERE, HERE)).encode())
     status, text = await post(server, b"{}")

@@ -100,9 +100,8 @@ class Stack:
         return rows[0] if rows and rows[0].get("cpu_cores") else None
 
     def start_marketplace(self) -> None:
-        self.marketplace = self._spawn(
-            "marketplace", ["marketplace", "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data_dir)]
-        )
+        serve = ["marketplace", "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data_dir)]
+        self.marketplace = self._spawn("marketplace", [*serve, "--may-probe", "127.0.0.0/8"])
         wait_until("the marketplace to answer", lambda: Rest(self.url).get("/api/v0/gpu_names/unique/"), 30)
 
     def start_daemon(self, **env: str) -> None:

@@ -13,6 +13,7 @@ from kaalia.errors import MarketplaceError, UnreachableError
 from kaalia.model.reach import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.prober import app
+from kaalia.prober.bounds import LOOPBACK
 from kaalia.prober.work import Prober
 from kaalia.store import reach
 from kaalia.store.changes import Topic
@@ -50,7 +51,7 @@ def saying(text: str, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 async def test_the_marketplace_tries_ports_for_its_machines(tmp_path: Path) -> None:
-    async with open_pair(tmp_path) as (market, host):
+    async with open_pair(tmp_path, may_probe=LOOPBACK) as (market, host):
         link = link_of(host)
         assert await link.name() == market.url
         with socket.create_server((HERE, 0)) as door:
@@ -93,7 +94,7 @@ async def test_a_machine_that_is_not_enrolled_has_no_prober(tmp_path: Path) -> N
 
 
 async def test_a_prober_of_its_own_needs_no_enrolment(tmp_path: Path) -> None:
-    async with open_state(tmp_path) as (database, _), serving(app.build(Prober())) as url:
+    async with open_state(tmp_path) as (database, _), serving(app.build(Prober(LOOPBACK))) as url:
         link = ProberLink(url, database, tmp_path, FakeClock())
         assert await link.name() == url
         async with link.open() as ask:

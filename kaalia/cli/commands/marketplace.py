@@ -15,6 +15,7 @@ from kaalia.cli import output
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError
 from kaalia.marketplace import accounts, run
+from kaalia.prober.bounds import LOOPBACK, networks
 
 DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
 
@@ -43,6 +44,14 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="A proxy in front does TLS; plain HTTP is safe here.")
     ] = False,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="NETWORK", help="Where that proxy is, if not on this machine; repeatable."),
+    ] = None,
+    may_probe: Annotated[
+        list[str] | None,
+        typer.Option("--may-probe", metavar="NETWORK", help="Inner addresses whose ports may be tried; repeatable."),
+    ] = None,
 ) -> None:
     """Serve until SIGTERM. Anywhere but on loopback it wants TLS, its own or a proxy's."""
     if (tls_cert is None) != (tls_key is None):
@@ -54,7 +63,14 @@ def serve(
     log.setup("info", "text")
     tls = run.TlsFiles(tls_cert, tls_key) if tls_cert and tls_key else None
     serving = run.serve(
-        listen, data, on_ready=_say_ready, public_url=public_url, tls=tls, behind_tls_proxy=behind_proxy
+        listen,
+        data,
+        on_ready=_say_ready,
+        public_url=public_url,
+        tls=tls,
+        behind_tls_proxy=behind_proxy,
+        proxies=networks("--proxy", proxy) or LOOPBACK,
+        may_probe=networks("--may-probe", may_probe),
     )
     asyncio.run(serving)
 

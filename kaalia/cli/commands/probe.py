@@ -12,7 +12,8 @@ from kaalia.cli import output
 from kaalia.errors import ConfigError
 from kaalia.prober import app as prober_app
 from kaalia.prober import run
-from kaalia.prober.work import Network, Prober
+from kaalia.prober.bounds import networks
+from kaalia.prober.work import Prober
 
 probe = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +47,7 @@ def serve(
     """Serve until SIGTERM. Only the address that a request comes from is tried, and only so many ports an hour."""
     host, port = _address(listen)
     log.setup("info", "text")
-    made = prober_app.build(Prober(_networks("--may-probe", may_probe)), _networks("--for", for_networks))
+    made = prober_app.build(Prober(networks("--may-probe", may_probe)), networks("--for", for_networks))
     asyncio.run(run.serve(made, host, port, lambda url: typer.echo(f"the prober answers on {url}")))
 
 
@@ -64,15 +65,6 @@ def _address(listen: str) -> tuple[str, int]:
             remedy="Write it like 0.0.0.0:8090 or [::]:8090",
         ) from error
     return host, int(port)
-
-
-def _networks(option: str, texts: list[str] | None) -> list[Network]:
-    try:
-        return [ipaddress.ip_network(text) for text in texts or []]
-    except ValueError as error:
-        raise ConfigError(
-            "network_invalid", f"cannot use {option}: {error}", remedy="write it like 203.0.113.0/24"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -38,20 +38,23 @@ async def desired(call: Call) -> web.Response:
 async def status(call: Call) -> web.Response:
     signed = await _authenticate(call)
     reply = await daemons.take_status(call.context, call.number("machine_id"), _read(StatusPost, signed))
-    return _answer(replace(reply, seen_address=call.address))
+    seen = call.origin
+    return _answer(replace(reply, seen_address=None if seen is None else seen.address))
 
 
 async def probe(call: Call) -> web.Response:
     """Tries ports of the address that the machine asks from."""
     signed = await _authenticate(call)
-    if call.context.settings.behind_proxy and call.address == call.request.remote:
+    origin = call.origin
+    if origin is None:
         raise ApiError(
             503,
             "probe_address_unknown",
             "cannot probe: the proxy in front of this marketplace does not tell where the request comes from",
             remedy="its operator must let it set X-Forwarded-For",
         )
-    return _answer(await call.context.prober.probe(call.address or "", _read(ProbeRequest, signed)))
+    asked = _read(ProbeRequest, signed)
+    return _answer(await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct))
 
 
 async def task_result(call: Call) -> web.Response:
