@@ -10,11 +10,12 @@ through it, in which a published port of a neighbour is still an address of this
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kaalia.contracts.ports import SUBNET_PREFIX
-from kaalia.host.netfilter import Family, Rule
+from kaalia.host.netfilter import Family, Rule, SavedRule
 
 CLOSED = (
     "0.0.0.0/8",
@@ -38,6 +39,7 @@ CONNECTIONS_PER_S = 1000
 and 262,144 in all on machines with more than 4 GB: at this pace one tenant holds less than half of them, and a data
 set of single files from a thousand sites a second still comes down."""
 CONNECTIONS_BURST = 5000
+_OPEN_RESOLVER = re.compile(r"-d ([0-9.]+)/32 -p udp -m udp --dport 53 -j RETURN")
 _WORD_MAX = 1_000_000
 """No number of iptables' hashlimit is greater, whatever its unit."""
 
@@ -127,6 +129,11 @@ def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[R
             )
         )
     }
+
+
+def resolvers(standing: Iterable[SavedRule]) -> tuple[str, ...]:
+    """The name servers that the rules of the chain `reach` open, as the kernel has them."""
+    return tuple(match[1] for rule in standing if (match := _OPEN_RESOLVER.fullmatch(rule.text)))
 
 
 def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tuple[Rule, ...]:

@@ -116,8 +116,9 @@ class Walls:
             if not self._has_looked:
                 return Mended()
         async with self._lock:
-            self._resolvers = await asyncio.to_thread(net.resolvers, self._root)
-            found = [await self._hold(layer, self._wanted(layer)) for layer in await self._layers()]
+            layers = await self._layers()
+            self._resolvers = await self._asked(self._resolvers)
+            found = [await self._hold(layer, self._wanted(layer)) for layer in layers]
             found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
             await self._hold_pace()
         chains = self._broken.union(*found)
@@ -153,9 +154,16 @@ class Walls:
     async def _layers(self) -> tuple[Layer, ...]:
         if not self._fronts:
             found = await asyncio.to_thread(netfilter.families, self._root)
-            self._resolvers = await asyncio.to_thread(net.resolvers, self._root)
-            self._fronts = tuple(Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found)
+            fronts = tuple(Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found)
+            standing = (await fronts[0].read()).get(self._own.reach, ())
+            self._resolvers = await self._asked(rules.resolvers(standing))
+            self._fronts = fronts
         return self._fronts
+
+    async def _asked(self, before: Iterable[str]) -> tuple[str, ...]:
+        """The name servers that tenants ask. Docker's resolver goes on to ask those of a container's start."""
+        now = await asyncio.to_thread(net.resolvers, self._root)
+        return tuple(dict.fromkeys((*now, *before))) if self._enclosures() else now
 
     def _enclosures(self) -> list[Enclosure]:
         return sorted(self._known.values(), key=lambda one: one.contract_id)

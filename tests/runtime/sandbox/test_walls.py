@@ -99,6 +99,28 @@ async def test_name_servers_of_the_machine_answer_wherever_they_are(scene: Scene
     assert opened(knock(scene.first, [*doors, *others])) == doors
 
 
+async def test_a_name_server_of_yesterday_answers_as_long_as_there_are_tenants(scene: Scene, tmp_path: Path) -> None:
+    """Docker's resolver asks, for each container, those that the machine had when it started."""
+    old, new = ROUTER, LAN
+    doors: list[Door] = [("udp", old, 53), ("udp", new, 53)]
+    write_files(tmp_path, {"etc/resolv.conf": f"nameserver {old}\n"})
+    walls = scene.walls(root=tmp_path)
+    await walls.stand(51)
+    write_files(tmp_path, {"etc/resolv.conf": f"nameserver {new}\n"})
+
+    await walls.mend()
+    assert not closed(knock(scene.first, doors))
+    after_a_restart = scene.walls(root=tmp_path)
+    await after_a_restart.mend()
+    assert not closed(knock(scene.first, doors))
+
+    networks, scene.networks = scene.networks, []
+    await after_a_restart.mend()
+    scene.networks = networks
+    await after_a_restart.mend()
+    assert opened(knock(scene.first, doors)) == doors[1:]
+
+
 async def test_what_the_owner_allows_is_open(scene: Scene) -> None:
     await scene.walls(Reach(allow=("192.168.77.0/24", "10.0.0.0/8"))).stand(51)
 
