@@ -23,10 +23,11 @@ def collect(public_ip: str | None, port_range: PortRange, root: Path, gaps: Gaps
 def with_reach(report: MachineReport, found: PortMap | None, told_address: str | None) -> MachineReport:
     """With what only the outside can tell: the address behind a router, and the ports that were proven there.
 
-    What was proven of another range, or at another address than renters are told, does not count.
+    What was proven of another range, or at another address than renters are told, does not count. Where renters are
+    sent, an answer that anybody on the way could have written does not decide.
     """
     network = report.network
-    outer = told_address if told_address and _is_public_ipv4(told_address) else found.seen_address if found else None
+    outer = told_address if told_address and _is_public_ipv4(told_address) else _vouched_for(found)
     missing = report.missing
     if network.public_ip is None and outer is not None and _is_public_ipv4(outer):
         network = replace(network, public_ip=outer)
@@ -34,6 +35,11 @@ def with_reach(report: MachineReport, found: PortMap | None, told_address: str |
     if found is not None and (found.port_range, found.address) == (network.port_range, network.public_ip):
         network = replace(network, proven=found.proven)
     return replace(report, network=network, missing=missing)
+
+
+def _vouched_for(found: PortMap | None) -> str | None:
+    """The address that the prober sees, if nobody else could have said so: a marketplace's URL is of TLS too."""
+    return found.seen_address if found is not None and found.prober.startswith("https://") else None
 
 
 def _is_public_ipv4(text: str) -> bool:

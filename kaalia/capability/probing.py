@@ -1,9 +1,11 @@
 """One probe of the whole range: batch after batch, listen, let the prober try, check what it says.
 
 Of a small range at most a quarter is bound at once. An order of the batches by chance is of no use: each is short.
+All batches are of one address: a probe during which it changes begins anew.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from kaalia.clock import Clock
 from kaalia.contracts import reach
 from kaalia.contracts.reach import Facts, Sight
-from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.errors import KaaliaError, MarketplaceError, UnreachableError
 from kaalia.host import hairpin, system
 from kaalia.host.answering import Answering
 from kaalia.model.machine import PortRange
@@ -30,11 +32,17 @@ AGAIN_MAX = 256
 """Ports that did not answer are tried once more, if they are no more than these: packets do get lost."""
 BUSY_TRIES, BUSY_S = 6, 5.0
 """A prober that has not finished with an earlier request of this address."""
+BEGINNINGS = 3
+"""A machine whose ways out alternate has no one address whose ports could be proven."""
 
 Ask = Callable[[ProbeRequest], Awaitable[ProbeReply]]
 Tell = Callable[[int, int], Awaitable[None]]
 
 _KINDS = {ClaimKind.PORT_TCP: Protocol.TCP, ClaimKind.PORT_UDP: Protocol.UDP}
+
+
+class _AddressChangedError(UnreachableError):
+    """In the middle of a probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,14 @@ async def probe(
     machine: Machine, ask: Ask, name: str, earlier: PortMap | None, local_ips: Collection[str], tell: Tell
 ) -> PortMap:
     """The map, without findings. Raises MarketplaceError, KaaliaError `prober_lied`, OSError."""
-    run = _Run(machine, ask)
-    where = await _introduce(run)
+    for _ in range(BEGINNINGS - 1):
+        with contextlib.suppress(_AddressChangedError):
+            return await _probe(_Run(machine, ask), name, earlier, local_ips, tell)
+    return await _probe(_Run(machine, ask), name, earlier, local_ips, tell)
+
+
+async def _probe(run: _Run, name: str, earlier: PortMap | None, local_ips: Collection[str], tell: Tell) -> PortMap:
+    machine, where = run.machine, await _introduce(run)
     places = reach.places(machine.port_range)
     step = batch_size(len(places))
     works: bool | None = None
@@ -143,6 +157,8 @@ async def _batch(run: _Run, places: Iterable[Place], address: str, works: bool |
         targets += [ProbeTarget(*place, connect_only=True) for place in watched]
         if targets:
             reply = await _asked(run, ProbeRequest(run.nonce.hex(), tuple(targets), run.address))
+            if reply.address != address:
+                raise _changed(address, reply.address)
             kept = {*answering.places, *watched}  # one that was given up meanwhile tells nothing
             run.sights.update({place: sight for place, sight in _checked(run, targets, reply).items() if place in kept})
         if works is None:
@@ -210,6 +226,14 @@ def _check_address(text: str) -> None:
         ipaddress.ip_address(text)
     except ValueError as error:
         raise _lied(f"it calls {text[:60]!r} the address of this machine") from error
+
+
+def _changed(before: str, now: str) -> _AddressChangedError:
+    return _AddressChangedError(
+        "probe_address_changes",
+        f"cannot probe the ports of one address: the prober tried {before} first, then {now[:60]}",
+        remedy="give this machine one way out to the prober, or set ports.public_ip; see docs/ports.md",
+    )
 
 
 def _lied(why: str) -> KaaliaError:

@@ -115,13 +115,14 @@ def _span(place: Place, facts: Facts, sights: Mapping[Place, Sight], earlier: Po
 def _held(place: Place, owner: str, sight: Sight | None, earlier: PortMap | None) -> PortSpan:
     """Its owner is not disturbed: whether it takes a connection is all that is asked, and of UDP not even that.
 
-    A program that does not listen refuses as a router would, so what was proven when the port was free still counts.
+    A program that does not listen refuses as a router would, and that a connection was taken is the prober's word
+    alone: what counts is what was proven when the port was free.
     """
     reason = Reason.NOT_ASKED
     if sight is not None and place[1] is Protocol.TCP:
         reason = _OF_HELD.get(sight.outcome, Reason.SILENT)
     before = earlier.state_at(place) if earlier else None
-    is_open = reason is Reason.CONNECTS or (before is not None and before.is_open)
+    is_open = before is not None and before.is_open
     return PortSpan(place[0], place[0], place[1], PortState.HELD, reason, is_open, owner)
 
 

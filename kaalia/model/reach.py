@@ -57,7 +57,8 @@ class Reason(StrEnum):
 class PortSpan:
     """Neighbouring ports, first and last included, of which the same is true.
 
-    `is_open`: the outside reaches them. `detail`: the owner, the other port, or empty.
+    `is_open`: it is proven that the outside reaches them; of one that is held and was never proven nothing is known.
+    `detail`: the owner, the other port, or empty.
     """
 
     first: int

@@ -1,13 +1,12 @@
 """A prober that stands alone: one route, answered to whoever asks about the address that he asks from."""
 
-import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
 from kaalia.errors import KaaliaError
 from kaalia.prober import bounds
-from kaalia.prober.bounds import Network
+from kaalia.prober.bounds import Network, Origin
 from kaalia.prober.work import Prober
 from kaalia.wire import document
 from kaalia.wire import error as wire_error
@@ -18,16 +17,15 @@ BODY_MAX_BYTES = 256 * 1024
 """512 targets are 30 KiB."""
 
 
-def build(prober: Prober, callers: Iterable[Network] = ()) -> web.Application:
-    """`callers`: networks that may ask; none: everybody."""
+def build(prober: Prober, callers: Iterable[Network] = (), proxies: Sequence[Network] = ()) -> web.Application:
+    """`callers`: networks that may ask; none: everybody. `proxies`: where ours are, if we are behind one."""
     may_ask = tuple(callers)
 
     async def answer(request: web.Request) -> web.Response:
         try:
-            _check_caller(request, may_ask)
-            caller = bounds.origin(request, ())
+            caller = _caller(request, may_ask, proxies)
             asked = _read(await request.read())
-            reply = await prober.probe(request.remote or "", asked, is_direct=caller is not None and caller.is_direct)
+            reply = await prober.probe(caller.address, asked, is_direct=caller.is_direct)
         except KaaliaError as error:
             return _refusal(error)
         return web.Response(body=document.encode(reply).encode(), content_type="application/json")
@@ -37,15 +35,18 @@ def build(prober: Prober, callers: Iterable[Network] = ()) -> web.Application:
     return app
 
 
-def _check_caller(request: web.Request, may_ask: tuple[Network, ...]) -> None:
-    address = ipaddress.ip_address(request.remote or "0.0.0.0")  # noqa: S104 compared, not bound
-    if may_ask and not any(address in network for network in may_ask):
+def _caller(request: web.Request, may_ask: tuple[Network, ...], proxies: Sequence[Network]) -> Origin:
+    caller = bounds.origin(request, proxies)
+    if caller is None:
+        raise bounds.hidden()
+    if may_ask and not bounds.is_within(bounds.parse(caller.address), may_ask):
         raise ApiError(
             403,
             "probe_forbidden",
-            f"cannot probe for {address}: this prober serves other networks",
+            f"cannot probe for {caller.address}: this prober serves other networks",
             remedy="let its operator add the address: kaalia probe serve --for NETWORK",
         )
+    return caller
 
 
 def _read(raw: bytes) -> ProbeRequest:

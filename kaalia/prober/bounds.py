@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from kaalia.errors import ConfigError
+from kaalia.wire.error import ApiError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,6 +45,15 @@ def origin(request: web.BaseRequest, proxies: Sequence[Network]) -> Origin | Non
         if farthest is None or not is_within(farthest, proxies):
             break
     return None if farthest is None else Origin(str(farthest), is_direct=False)
+
+
+def hidden() -> ApiError:
+    return ApiError(
+        503,
+        "probe_address_unknown",
+        "cannot probe: the proxy in front of this prober does not tell where the request comes from",
+        remedy="its operator must let it set X-Forwarded-For",
+    )
 
 
 def why_not(address: Address, is_direct: bool) -> str | None:

@@ -1,7 +1,7 @@
 """Reaches the prober that the configuration names: the marketplace by signed requests, another one as anybody may.
 
-Always by IPv4, which is what renters' ports are of. A prober that stands alone may be asked over plain HTTP: nothing
-in a request is secret from the way, and nobody on the way can make a port look open.
+Always by IPv4, which is what renters' ports are of. A prober that stands alone may be asked over plain HTTP; then
+whoever is on the way reads the nonce, may ask the ports himself, and counts as the prober: see docs/ports.md.
 """
 
 import asyncio

@@ -182,6 +182,29 @@ async def test_a_prober_that_lies_changes_nothing(rig: Rig, twist: Callable[[Pro
     assert await rig.codes() == set()
 
 
+async def test_a_prober_that_tries_another_address_in_the_middle_begins_anew(rig: Rig) -> None:
+    """Its way out changed, or it lies: ports of two addresses make no map."""
+    batches = 0
+
+    def once(reply: ProbeReply) -> ProbeReply:
+        nonlocal batches
+        batches += bool(reply.results)
+        return replace(reply, address="203.0.113.9") if batches == 2 and reply.results else reply
+
+    rig.link.twist = once
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert (found.address, found.proven.tcp) == (HERE, 20)
+    assert len({request.nonce for request in rig.link.asked}) == 2
+
+    rig.link.twist = lambda reply: replace(reply, address="203.0.113.9") if reply.results else reply
+    assert await rig.service().probe() is None
+    assert await rig.codes() == {"probe_address_changes"}
+    assert await rig.store.read(reach.get_map) == found
+    assert not rig.answering.places
+
+
 async def test_a_prober_that_cannot_be_reached_is_a_condition_and_is_tried_again_later(rig: Rig) -> None:
     rig.link.fails = UnreachableError("prober_unreachable", "cannot reach the prober")
     subject = rig.service()

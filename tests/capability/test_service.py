@@ -270,6 +270,11 @@ async def test_what_the_outside_knows_is_part_of_the_report(
         ({}, None, "8.8.4.4", True),
         ({}, "9.9.9.9", "9.9.9.9", False),
         ({}, "2001:4860:4860::8888", "8.8.4.4", True),
+        ({"prober": "http://prober"}, None, None, False),
+        ({"prober": "http://prober"}, "2001:4860:4860::8888", None, False),
+        ({"prober": "http://prober"}, "192.168.1.20", None, False),
+        ({"prober": "http://prober"}, "9.9.9.9", "9.9.9.9", False),
+        ({"prober": "http://prober"}, "8.8.4.4", "8.8.4.4", True),
         ({"seen_address": "100.64.0.9", "address": "100.64.0.9"}, None, None, False),
         ({"seen_address": "10.0.0.9", "address": "10.0.0.9"}, "10.0.0.9", None, False),
         ({"port_range": PortRange(40000, 40010)}, None, "8.8.4.4", False),
@@ -278,7 +283,7 @@ async def test_what_the_outside_knows_is_part_of_the_report(
 def test_behind_a_router_the_address_is_what_the_outside_sees(
     changes: dict[str, Any], told: str | None, public_ip: str | None, proven: bool
 ) -> None:
-    probed = PortMap(START, "http://prober", PORTS, None, "8.8.4.4", "8.8.4.4", None, (OPEN,))
+    probed = PortMap(START, "https://prober", PORTS, None, "8.8.4.4", "8.8.4.4", None, (OPEN,))
     behind = machine_report(
         network=Network(None, ("192.168.1.20",), PORTS), missing=(Missing("network.public_ip", "private"),)
     )

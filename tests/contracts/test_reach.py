@@ -76,17 +76,19 @@ def test_a_shifted_port_tells_the_step() -> None:
     assert found.proven.tcp == 0
 
 
-def test_a_port_of_a_contract_counts_when_it_takes_connections() -> None:
+def test_a_port_of_a_contract_that_takes_connections_counts_only_when_it_was_proven_before() -> None:
     held = {(40003, TCP): 51, (40004, TCP): 51, (40005, UDP): 52}
     but = {(40003, TCP): Sight(Outcome.CONNECTED), (40004, TCP): Sight(Outcome.REFUSED)}
     found = judged(but, held=held)
 
     assert [(one.first, one.reason, one.is_open, one.detail) for one in found.spans if one.state is PortState.HELD] == [
-        (40003, Reason.CONNECTS, True, "C.51"),
+        (40003, Reason.CONNECTS, False, "C.51"),
         (40004, Reason.REFUSED, False, "C.51"),
         (40005, Reason.NOT_ASKED, False, "C.52"),
     ]
-    assert (found.proven.tcp, found.proven.udp) == (9, 9)
+    assert (found.proven.tcp, found.proven.udp) == (8, 9), "a prober can say of any port that it connects"
+    again = judged(but, judged(), held=held)
+    assert (again.proven.tcp, again.proven.udp) == (10, 10)
 
 
 def test_what_was_proven_before_a_contract_came_still_counts_but_not_of_another_address() -> None:

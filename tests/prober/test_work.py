@@ -212,10 +212,11 @@ async def test_of_ports_that_were_not_tried_nothing_is_said(monkeypatch: pytest.
 
 
 async def test_alone_it_answers_over_http_those_whom_it_serves() -> None:
-    async def post(server: TestServer, data: bytes) -> tuple[int, bytes]:
+    async def post(server: TestServer, data: bytes, forwarded: str | None = None) -> tuple[int, bytes]:
+        headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"http://127.0.0.1:{server.port}{PATH_PROBE}", data=data) as answer,
+            session.post(f"http://127.0.0.1:{server.port}{PATH_PROBE}", data=data, headers=headers) as answer,
         ):
             assert answer.headers["Content-Type"] == "application/json"
             return answer.status, await answer.read()
@@ -233,3 +234,12 @@ async def test_alone_it_answers_over_http_those_whom_it_serves() -> None:
     status, text = await post(closed, body)
     assert (status, b"probe_forbidden" in text) == (403, True)
     await closed.close()
+
+    proxied = TestServer(app.build(Prober(), [ipaddress.ip_network("8.8.8.0/24")], LOOPBACK), host=HERE)
+    await proxied.start_server()
+    status, text = await post(proxied, body)
+    assert (status, b"probe_address_unknown" in text) == (503, True)
+    assert await post(proxied, body, "8.8.8.8") == (200, document.encode(ProbeReply("8.8.8.8", "8.8.8.8")).encode())
+    status, text = await post(proxied, body, "8.8.4.4")
+    assert (status, b"probe_forbidden" in text) == (403, True)
+    await proxied.close()

@@ -124,7 +124,7 @@ def _why(span: PortSpan) -> str:
     words = WORDS[span.reason]
     if span.state is PortState.HELD:
         words = HELD_WORDS.get(span.reason, words)
-        if span.is_open and span.reason is not Reason.CONNECTS:
+        if span.is_open:
             words += ", proven before"
     return ": ".join(part for part in (span.detail, words) if part)
 

@@ -12,7 +12,7 @@ from kaalia.cli import output
 from kaalia.errors import ConfigError
 from kaalia.prober import app as prober_app
 from kaalia.prober import run
-from kaalia.prober.bounds import networks
+from kaalia.prober.bounds import LOOPBACK, networks
 from kaalia.prober.work import Prober
 
 probe = typer.Typer(
@@ -43,11 +43,17 @@ def serve(
             help="Addresses that may be probed for others than themselves; repeatable.",
         ),
     ] = None,
+    behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front does TLS.")] = False,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="NETWORK", help="Where that proxy is, if not on this machine; repeatable."),
+    ] = None,
 ) -> None:
     """Serve until SIGTERM. Only the address that a request comes from is tried, and only so many ports an hour."""
     host, port = _address(listen)
     log.setup("info", "text")
-    made = prober_app.build(Prober(networks("--may-probe", may_probe)), networks("--for", for_networks))
+    proxies = networks("--proxy", proxy) or LOOPBACK if behind_proxy else ()
+    made = prober_app.build(Prober(networks("--may-probe", may_probe)), networks("--for", for_networks), proxies)
     asyncio.run(run.serve(made, host, port, lambda url: typer.echo(f"the prober answers on {url}")))
 
 

@@ -9,6 +9,7 @@ from kaalia.errors import KaaliaError
 from kaalia.marketplace import daemons, enrolment
 from kaalia.marketplace.daemons import Signed
 from kaalia.marketplace.routing import MACHINE, Call, Route
+from kaalia.prober import bounds
 from kaalia.wire import document, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import ProbeRequest
@@ -47,12 +48,7 @@ async def probe(call: Call) -> web.Response:
     signed = await _authenticate(call)
     origin = call.origin
     if origin is None:
-        raise ApiError(
-            503,
-            "probe_address_unknown",
-            "cannot probe: the proxy in front of this marketplace does not tell where the request comes from",
-            remedy="its operator must let it set X-Forwarded-For",
-        )
+        raise bounds.hidden()
     asked = _read(ProbeRequest, signed)
     return _answer(await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct))
 
