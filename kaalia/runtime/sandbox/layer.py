@@ -59,11 +59,12 @@ class Layer:
         self._written[self._entrance] = (*self._written.get(self._entrance, ()), *entry)
 
     async def write(self, chains: Chains, now: Saved) -> None:
-        """All of it anew, in one stroke, and read back. `now`: as it is. Raises HostError."""
+        """What is not so already, in one stroke, and read back. `now`: as it is. Raises HostError."""
+        changed = {chain: rules for chain, rules in chains.items() if not self._stands(chain, rules, now)}
         jump = (self._hook, "-j", self._entrance)
         old = [("-D", *jump)] * sum(rule.text == f"-j {self._entrance}" for rule in now.get(self._hook, ()))
         new = ("-I", self._hook, "1", "-j", self._entrance) if self._is_first else ("-A", *jump)
-        await netfilter.apply(self.family, [Change(self._table, chains, [*old, new])])
+        await netfilter.apply(self.family, [Change(self._table, changed, [*old, new])])
         after = await self.read()
         short = [chain for chain, rules in chains.items() if len(_texts(after, chain) or ()) != len(rules)]
         if short or not self._is_joined(after):
@@ -75,6 +76,11 @@ class Layer:
             )
         self._written = {chain: tuple(rules) for chain, rules in chains.items()}
         self._seen = {chain: _texts(after, chain) or () for chain in chains}
+
+    def _stands(self, chain: str, rules: Sequence[Rule], now: Saved) -> bool:
+        """This one was written so and still is. A rule that is written anew forgets what it has counted."""
+        seen = (self._seen or {}).get(chain)
+        return seen is not None and _texts(now, chain) == seen and sorted(self._written[chain]) == sorted(rules)
 
     def _is_joined(self, now: Saved) -> bool:
         jump, rules = f"-j {self._entrance}", _texts(now, self._hook) or ()

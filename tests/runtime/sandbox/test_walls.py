@@ -177,6 +177,22 @@ async def test_walls_of_others_stand_while_one_is_added_or_gone(scene: Scene) ->
     assert not opened(knock(scene.second, [("tcp", LAN, 80)]))
 
 
+async def test_what_the_kernel_counts_of_others_stays_when_one_is_gone(scene: Scene) -> None:
+    walls = scene.walls()
+    await walls.stand(51)
+    await walls.stand(52)
+    await walls.mend()
+    assert not opened(knock(scene.first, FORBIDDEN[:3], 0.3))
+    before = sum(rule.packets for rule in (await netfilter.saved(Family.IPV4, "mangle", with_counters=True))[OWN.reach])
+
+    del scene.networks[1]
+    await walls.mend()
+
+    after = await netfilter.saved(Family.IPV4, "mangle", with_counters=True)
+    assert sum(rule.packets for rule in after[OWN.reach]) >= before > 0
+    assert not any("br-second" in rule.text for rule in after[OWN.walls])
+
+
 async def test_a_restarted_daemon_keeps_what_stands(scene: Scene) -> None:
     await scene.walls().stand(51)
 
