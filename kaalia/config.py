@@ -145,6 +145,8 @@ class NetworkConfig(Section):
     block_smtp: bool = True
     connections_per_s: Literal["unlimited"] | Annotated[int, Field(ge=1, le=10_000)] = 1000
     """New connections of one contract; above, they are dropped."""
+    connections: Literal["auto", "unlimited"] | Annotated[int, Field(ge=1000, le=10_000_000)] = "auto"
+    """That one contract began and the kernel still follows. `auto`: a sixteenth of what it follows in all."""
     bandwidth_mbit: Literal["unlimited"] | Annotated[float, Field(ge=0.1, le=10_000)] = "unlimited"
     """Of one contract, each way, in millions of bits per second."""
 

@@ -257,8 +257,12 @@ network:
 
     assert found == Reach(("192.168.1.20/32", "10.8.0.0/24"), False, 50, 2_500_000)
     assert policy.reach(Config().network) == Reach()
-    unlimited = load(write(tmp_path, "network: {connections_per_s: unlimited}\n"), {}).network
+    assert policy.reach(Config().network, 65_536).connections == 4096
+    unlimited = load(write(tmp_path, "network: {connections_per_s: unlimited, connections: unlimited}\n"), {}).network
     assert policy.reach(unlimited).connections_per_s is None
+    assert policy.reach(unlimited).connections is None
+    chosen = load(write(tmp_path, "network: {connections: 50000}\n"), {}).network
+    assert policy.reach(chosen, 65_536).connections == 50_000
     by_variable = load(write(tmp_path, ""), {"KAALIA_NETWORK__ALLOW": "10.8.0.0/24, 192.168.1.20"}).network
     assert by_variable.allow == ("10.8.0.0/24", "192.168.1.20/32")
 
@@ -273,6 +277,8 @@ network:
         "connections_per_s: 0",
         "connections_per_s: 10001",
         "connections_per_s: many",
+        "connections: 999",
+        "connections: some",
         "bandwidth_mbit: 0",
         "bandwidth_mbit: .inf",
         "bandwidth_mbit: 10001",

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, time, timedelta
 
 from kaalia.config import NetworkConfig, PolicyConfig
 from kaalia.contracts.policy import Policy
-from kaalia.runtime.sandbox.rules import Reach
+from kaalia.runtime.sandbox.rules import CONNECTION_TABLE, CONNECTIONS_SHARE, Reach
 
 _DAY = timedelta(days=1)
 _MEGA = 1_000_000
@@ -23,12 +23,14 @@ def read(config: PolicyConfig) -> Policy:
     )
 
 
-def reach(config: NetworkConfig) -> Reach:
-    """What tenants' networks reach."""
-    pace, width = config.connections_per_s, config.bandwidth_mbit
+def reach(config: NetworkConfig, connection_table: int = CONNECTION_TABLE) -> Reach:
+    """What tenants' networks reach. `connection_table`: how many connections the kernel follows."""
+    pace, width, most = config.connections_per_s, config.bandwidth_mbit, config.connections
+    share = connection_table // CONNECTIONS_SHARE if most == "auto" else most
     return Reach(
         allow=config.allow,
         blocks_smtp=config.block_smtp,
         connections_per_s=None if pace == "unlimited" else pace,
         bits_per_s=None if width == "unlimited" else round(width * _MEGA / 8) * 8,
+        connections=None if share == "unlimited" else share,
     )

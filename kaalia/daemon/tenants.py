@@ -32,6 +32,7 @@ from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox.counters import PacketCounters
+from kaalia.runtime.sandbox.rules import CONNECTION_TABLE
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
@@ -79,7 +80,9 @@ class TenantsService:
         machine = machine_name(member.machine_id, signature.key_id(key))
         limits, image_use = BtrfsLimits(), ImageUse()
         pool = self._config.docker.subnet_pool
-        walls = Walls(machine, policy.reach(self._config.network), pool, partial(enclosures, self._engine, machine))
+        table = await asyncio.to_thread(net.connection_table)
+        reach = policy.reach(self._config.network, table or CONNECTION_TABLE)
+        walls = Walls(machine, reach, pool, partial(enclosures, self._engine, machine))
         self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock, limits=limits, walls=walls)
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)

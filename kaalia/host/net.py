@@ -109,6 +109,12 @@ def resolvers(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for one in named if _is_outer(one)))
 
 
+def connection_table(root: Path = ROOT) -> int | None:
+    """How many connections the kernel follows at most (nf_conntrack_max); None: it follows none yet."""
+    text = _text(root / "proc/sys/net/netfilter/nf_conntrack_max").strip()
+    return int(text) if text.isdigit() else None
+
+
 def _text(path: Path) -> str:
     try:
         return read_text(path)

@@ -35,10 +35,18 @@ NEVER = ("224.0.0.0/4", "240.0.0.0/4")
 """Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
 SMTP_PORTS = (25, 465, 587)
 CONNECTIONS_PER_S = 1000
-"""New connections of one contract. The kernel keeps an unanswered or closed one for 120 s (nf_conntrack_tcp_timeout_*)
-and 262,144 in all on machines with more than 4 GB: at this pace one tenant holds less than half of them, and a data
-set of single files from a thousand sites a second still comes down."""
+"""New connections of one contract. The kernel keeps an unanswered or closed one for 120 s (nf_conntrack_tcp_timeout_*),
+and a data set of single files from a thousand sites a second still comes down."""
 CONNECTIONS_BURST = 5000
+CONNECTION_TABLE = 262_144
+"""The connections that the kernel follows (nf_conntrack_max) on machines with more than 4 GB."""
+CONNECTIONS_SHARE = 16
+"""A contract's part of them: eight tenants leave half to the machine."""
+SAMPLE = 32
+"""One new connection of so many is counted: the kernel goes through all that it counts, in 0.9 us each (measured), at
+every new one. 512 counted ones cost 0.5 ms at every 32nd connection, and 16,384 would cost 15 ms at each."""
+SHUT_S = 120
+"""Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
 _OPEN_RESOLVER = re.compile(r"-d ([0-9.]+)/32 -p udp -m udp --dport 53 -j RETURN")
 _WORD_MAX = 1_000_000
 """No number of iptables' hashlimit is greater, whatever its unit."""
@@ -54,6 +62,8 @@ class Reach:
     connections_per_s: int | None = CONNECTIONS_PER_S
     bits_per_s: int | None = None
     """Of one contract, each way; whole bytes. `tc` holds what goes to it, a rule here what comes from it."""
+    connections: int | None = CONNECTION_TABLE // CONNECTIONS_SHARE
+    """That one contract began and the kernel still follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +159,8 @@ def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tup
     if reach.connections_per_s is not None:
         pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
         rules.append((*new, *_limit(own, f"{pace}/sec", str(burst), "NEW"), "-j", "DROP"))
+    if reach.connections is not None:
+        rules += [(*new, *words, "-j", "DROP") for words in _hold(own, reach.connections)]
     rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
     rules += [
         ("-d", f"{one}/32", "-p", kind, "-m", kind, "--dport", "53", "-j", "RETURN")
@@ -184,3 +196,24 @@ def _limit(own: Names, above: str, burst: str, what: str) -> Rule:
     words = f"--hashlimit-above {above} --hashlimit-burst {burst} --hashlimit-mode srcip"
     words += f" --hashlimit-srcmask {SUBNET_PREFIX}"
     return ("-m", "hashlimit", *words.split(), "--hashlimit-name", own.limit(what, words))
+
+
+def _hold(own: Names, connections: int) -> tuple[Rule, Rule]:
+    """Who had too many a moment ago; whose sample says that he has too many now."""
+    net = ipaddress.IPv4Network(f"0.0.0.0/{SUBNET_PREFIX}").netmask
+    many = ("--name", f"MANY-{own.mark}", "--mask", str(net), "--rsource")
+    sample = ("-m", "statistic", "--mode", "random", "--probability", f"{1 / SAMPLE:.11f}")
+    above = str(max(1, connections // SAMPLE))
+    counted = (
+        "-m",
+        "connlimit",
+        "--connlimit-above",
+        above,
+        "--connlimit-mask",
+        str(SUBNET_PREFIX),
+        "--connlimit-saddr",
+    )
+    return (
+        ("-m", "recent", "--rcheck", "--seconds", str(SHUT_S), *many),
+        (*sample, *counted, "-m", "recent", "--set", *many),
+    )

@@ -11,7 +11,7 @@ from kaalia.host import shaping
 from kaalia.runtime.sandbox import rules
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
 from tests.runtime.sandbox.conftest import Scene
-from tests.support.neighbourhood import INTERNET, Door, closed, inside, knock, opened
+from tests.support.neighbourhood import INTERNET, Door, closed, connection, inside, knock, opened
 
 
 async def test_new_connections_are_limited_by_contract(scene: Scene) -> None:
@@ -45,6 +45,22 @@ async def test_what_nobody_answers_is_one_connection(scene: Scene) -> None:
     inside(scene.first, sys.executable, "-I", "-c", _MONOLOGUE, INTERNET[0], 2 * rules.CONNECTIONS_BURST)
 
     assert not closed(knock(scene.first, [("tcp", INTERNET[0], port) for port in (22, 53, 443)], 0.3))
+
+
+async def test_who_holds_too_many_connections_begins_no_other(scene: Scene) -> None:
+    """One in 32 is counted: 1,600 are some 50 of these, 5,000 some 156."""
+    walls = scene.walls(Reach(connections=100 * rules.SAMPLE, connections_per_s=None))
+    await walls.stand(51)
+    await walls.stand(52)
+    doors: list[Door] = [("tcp", INTERNET[0], port) for port in (22, 53, 443)]
+    with connection(scene.first, INTERNET[0], 8080) as early:
+        inside(scene.first, sys.executable, "-I", "-c", _FLOOD, INTERNET[0], 1600)
+        assert not closed(knock(scene.first, doors, 0.5))
+        inside(scene.first, sys.executable, "-I", "-c", _FLOOD, INTERNET[0], 5000)
+
+        assert opened(knock(scene.first, doors, 0.5)) == []
+        assert early()
+    assert not closed(knock(scene.second, doors))
 
 
 _MONOLOGUE = """
