@@ -23,6 +23,8 @@ from kaalia.wire.local import (
     DrainOrder,
     DrainStatus,
     PortsDocument,
+    SpeedDocument,
+    SpeedWish,
 )
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
 _LEDGER = TypeAdapter(LedgerDocument)
 _DISK = TypeAdapter(DiskLedger)
 _PORTS = TypeAdapter(PortsDocument)
+_SPEED = TypeAdapter(SpeedDocument)
+_SPEED_WISH = TypeAdapter(SpeedWish)
 _ORDERED = TypeAdapter(dict[str, str])
 _DRAIN = TypeAdapter(DrainStatus)
 _DRAIN_ORDER = TypeAdapter(DrainOrder)
@@ -93,6 +97,13 @@ class LocalClient:
     def order_probe(self) -> PortsDocument:
         """Ask for a probe; what was known before it."""
         return self._get("/v1/ports/probe", _PORTS, "POST")
+
+    def speed(self) -> SpeedDocument:
+        return self._get("/v1/speed", _SPEED)
+
+    def order_speed(self, wish: SpeedWish) -> SpeedDocument:
+        """Ask for a test; what was known before it."""
+        return self._get("/v1/speed/test", _SPEED, "POST", _SPEED_WISH.dump_json(wish))
 
     def drain(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN)

@@ -69,6 +69,14 @@ def _public_ip(text: str) -> str:
         raise ValueError("must be auto or an IP address, such as 203.0.113.7") from None
 
 
+def _speed_peer(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    is_place = bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if text not in ("marketplace", "off") and (not is_place or "/" in host or "@" in host):
+        raise ValueError("must be marketplace, off, or a peer's HOST:PORT, such as 198.51.100.4:8091")
+    return text
+
+
 def _prober(text: str) -> str:
     if text in ("marketplace", "off"):
         return text
@@ -137,6 +145,16 @@ class ProbeConfig(Section):
     every_hours: float = Field(default=24.0, ge=1, le=24 * 30)
 
 
+class SpeedConfig(Section):
+    peer: Annotated[str, AfterValidator(_speed_peer)] = "marketplace"
+    """With whom the speed of the line is measured. Another peer: `kaalia probe speed` on any machine."""
+    secret_file: AbsolutePath | None = None
+    """What this machine and that peer both know."""
+    every_hours: float = Field(default=24.0, ge=1, le=24 * 30)
+    max_gb: float = Field(default=10.0, ge=0.1, le=32)
+    """Of one test, each way, in 10^9 bytes."""
+
+
 class NetworkConfig(Section):
     """What tenants reach; see `runtime.sandbox.rules`."""
 
@@ -203,6 +221,7 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     ports: PortsConfig = PortsConfig()
     probe: ProbeConfig = ProbeConfig()
+    speed: SpeedConfig = SpeedConfig()
     network: NetworkConfig = NetworkConfig()
     volumes: VolumesConfig = VolumesConfig()
     disk: DiskConfig = DiskConfig()

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
-from kaalia.api.routes import contracts, disk, drain, ledger, machine, ports, status
+from kaalia.api.routes import contracts, disk, drain, ledger, machine, ports, speed, status
 
 SHUTDOWN_S = 0.5
 """How long an answer under way may take when the daemon stops."""
@@ -24,6 +24,8 @@ ROUTES = (
     web.get("/v1/disk", disk.show),
     web.get("/v1/ports", ports.show),
     web.post("/v1/ports/probe", ports.probe),
+    web.get("/v1/speed", speed.show),
+    web.post("/v1/speed/test", speed.test),
     web.post("/v1/disk/{kind:measure|remove_orphans}", disk.order),
 )
 

@@ -30,6 +30,8 @@ class Context:
     safe_mode: Problem | None = None
     probes_ports: bool = True
     """False: the configuration says that nobody tries the ports."""
+    measures_speed: bool = True
+    """False: the configuration says that the speed is measured with no peer."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""
 

@@ -9,6 +9,7 @@ from kaalia.errors import HostError
 from kaalia.host import net
 from kaalia.model.machine import MachineReport, Network, PortRange
 from kaalia.model.reach import PortMap
+from kaalia.model.speed import MeasuredSpeed
 
 PUBLIC_IP = "network.public_ip"
 """The field's name in `missing`."""
@@ -20,13 +21,15 @@ def collect(public_ip: str | None, port_range: PortRange, root: Path, gaps: Gaps
     return Network(address, net.local_ips(root), port_range)
 
 
-def with_reach(report: MachineReport, found: PortMap | None, told_address: str | None) -> MachineReport:
-    """With what only the outside can tell: the address behind a router, and the ports that were proven there.
+def with_outside(
+    report: MachineReport, found: PortMap | None, told_address: str | None, measured: MeasuredSpeed | None = None
+) -> MachineReport:
+    """With what only the outside can tell: the address behind a router, the ports proven there, the line's speed.
 
     What was proven of another range, or at another address than renters are told, does not count. Where renters are
     sent, an answer that anybody on the way could have written does not decide.
     """
-    network = report.network
+    network = replace(report.network, speed=measured)
     outer = told_address if told_address and _is_public_ipv4(told_address) else _vouched_for(found)
     missing = report.missing
     if network.public_ip is None and outer is not None and _is_public_ipv4(outer):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol as Interface
 
-from kaalia.capability import probing
+from kaalia.capability import address, probing
 from kaalia.capability.probing import Ask, Machine
 from kaalia.clock import Clock
 from kaalia.contracts import remedies
@@ -74,6 +74,7 @@ class ReachService:
         surroundings: Callable[[], Awaitable[Surroundings]],
         chance: random.Random | None = None,
         after_s: tuple[float, float] = AFTER_S,
+        routed: Callable[[], str | None] = address.routed,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -83,7 +84,8 @@ class ReachService:
         self._surroundings = surroundings
         self._chance = chance or random.SystemRandom()
         self._after_s = after_s
-        self._bell = changes.subscribe(Topic.PORTS)
+        self._routed = routed
+        self._bell = changes.subscribe(Topic.PORTS, Topic.ADDRESS)
         self._stretch = self._chance.uniform(1 - JITTER, 1 + JITTER)
         self._failures = 0
         self._not_before_s = 0.0
@@ -109,12 +111,14 @@ class ReachService:
             return True
         if name is None or self._clock.monotonic_s() < self._not_before_s:
             return False
-        return known is None or self._is_old(known, name, told)
+        routed = await asyncio.to_thread(self._routed)
+        return known is None or self._is_old(known, name, told, routed)
 
-    def _is_old(self, known: PortMap, name: str, told: str | None) -> bool:
+    def _is_old(self, known: PortMap, name: str, told: str | None, routed: str | None) -> bool:
         age = self._clock.now() - known.probed_at
         return (
             told != known.told_address
+            or (None not in (routed, known.routed_ip) and routed != known.routed_ip)
             or known.port_range != self._wanted.port_range
             or known.configured_ip != self._wanted.public_ip
             or known.prober != name
@@ -172,7 +176,7 @@ class ReachService:
         async with self._link.open() as ask:
             found = await probing.probe(machine, ask, name, earlier, around.local_ips, tell)
         findings = await asyncio.to_thread(remedies.findings, found, around)
-        return replace(found, findings=findings, told_address=told)
+        return replace(found, findings=findings, told_address=told, routed_ip=around.routed_ip)
 
     async def _failed(self, error: Exception) -> None:
         """What is known stays known."""

@@ -12,9 +12,10 @@ from kaalia.capability.report import Inputs, digest, survey
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
+from kaalia.model.speed import MeasuredSpeed
 from kaalia.service import run_forever
-from kaalia.store import conditions, disk, gpu_use, machine, outbox, reach
-from kaalia.store.changes import Topic
+from kaalia.store import conditions, disk, gpu_use, machine, outbox, reach, speed
+from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
 from kaalia.wire.local import DiskLedger
@@ -41,12 +42,15 @@ class CapabilityService:
         inputs: Inputs,
         interval_s: float = INTERVAL_S,
         resend_s: float = RESEND_S,
+        changes: Changes | None = None,
     ) -> None:
+        """`changes`: what wakes it before its time, new addresses and speeds."""
         self._database = database
         self._clock = clock
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
+        self._bell = changes.subscribe(Topic.ADDRESS, Topic.SPEED) if changes else asyncio.Event()
         self._sent_digest = ""
         self._sent_at_s = 0.0
 
@@ -58,7 +62,7 @@ class CapabilityService:
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
         surveyed, use = await survey(self._inputs, self._clock.now())
-        report = network.with_reach(surveyed, *await self._database.read(_reach))
+        report = network.with_outside(surveyed, *await self._database.read(_outside))
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)
@@ -83,11 +87,11 @@ class CapabilityService:
 
     async def _turn(self) -> None:
         await self.refresh()
-        await asyncio.sleep(self._interval_s)
+        await wait(self._bell, self._interval_s)
 
 
-def _reach(tx: Transaction) -> tuple[PortMap | None, str | None]:
-    return reach.get_map(tx), reach.get_seen_address(tx)
+def _outside(tx: Transaction) -> tuple[PortMap | None, str | None, MeasuredSpeed | None]:
+    return reach.get_map(tx), reach.get_seen_address(tx), speed.get_result(tx)
 
 
 def _with_ledger(report: MachineReport, ledger: DiskLedger | None) -> MachineReport:

@@ -9,11 +9,11 @@ import typer
 
 from kaalia import __version__
 from kaalia.cli import output
-from kaalia.cli.commands import contracts, daemon, disk, drain, ledger, ports, report, status
+from kaalia.cli.commands import contracts, daemon, disk, drain, ledger, ports, report, speedtest, status
 
 PROGRAMS = {
     "enroll": "Enrol this machine with a marketplace.",
-    "probe": "Be a prober: try the ports of machines that ask for it.",
+    "probe": "Be a prober: try the ports of machines that ask for it, and measure their speed.",
     "marketplace": "Run the reference marketplace: serve, users, enrolment tokens.",
 }
 """Commands that are modules to be run, `kaalia.cli.commands.<name>`; they print their own help."""
@@ -28,7 +28,7 @@ def _build() -> typer.Typer:
     app.callback(
         epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
     )(_root)
-    for command in (status, report, contracts, drain, ledger, disk, ports, daemon):
+    for command in (status, report, contracts, drain, ledger, disk, ports, speedtest, daemon):
         command.add_to(app)
     for name, summary in PROGRAMS.items():
         app.command(

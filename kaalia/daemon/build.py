@@ -10,7 +10,8 @@ from pathlib import Path
 from kaalia.api import status
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
-from kaalia.capability import surroundings
+from kaalia.capability import speed, surroundings
+from kaalia.capability.address import AddressService
 from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
@@ -38,6 +39,8 @@ from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
 from kaalia.sync.prober import ProberLink
 from kaalia.sync.service import SyncService
+from kaalia.sync.speed import SpeedLink
+from kaalia.units import GB
 from kaalia.wire import signature
 
 REOPEN_INTERVAL_S = 10.0
@@ -52,15 +55,17 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
-    probes = config.probe.url != "off"
-    context = Context(database, clock, clock.now(), timekeeper.problem, probes_ports=probes)
+    probes, measures = config.probe.url != "off", config.speed.peer != "off"
+    context = Context(database, clock, clock.now(), timekeeper.problem, probes_ports=probes, measures_speed=measures)
     try:
         await timekeeper.open()
         yield [
             timekeeper,
             *_local_services(config, systemd, context),
-            _capability(config, clock, database, engine),
+            _capability(config, clock, changes, database, engine),
+            AddressService(changes),
             *_reach(config, clock, changes, database, answering),
+            _speed(config, clock, changes, database),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),
         ]
     finally:
@@ -118,7 +123,7 @@ def _local_services(config: Config, systemd: Systemd, context: Context) -> list[
     return [LocalApiService(config.socket, context), NotifyService(systemd, context.listening, progress)]
 
 
-def _capability(config: Config, clock: Clock, database: Database, engine: DockerEngine) -> Service:
+def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: DockerEngine) -> Service:
     public_ip = config.ports.public_ip
     inputs = Inputs(
         probe=NvmlProbe(deadline_s=config.nvml.deadline_s),
@@ -127,7 +132,7 @@ def _capability(config: Config, clock: Clock, database: Database, engine: Docker
         public_ip=None if public_ip == "auto" else public_ip,
         volume_backend=lambda data_root: volume_backend(config, Path(data_root)),
     )
-    return CapabilityService(database, clock, inputs, config.intervals.report_s)
+    return CapabilityService(database, clock, inputs, config.intervals.report_s, changes=changes)
 
 
 def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:
@@ -141,6 +146,18 @@ def _reach(config: Config, clock: Clock, changes: Changes, database: Database, a
     url = None if config.probe.url == "marketplace" else config.probe.url
     link = ProberLink(url, database, config.state_dir, clock)
     return [ReachService(database, changes, clock, wanted, link, answering, surroundings.read)]
+
+
+def _speed(config: Config, clock: Clock, changes: Changes, database: Database) -> Service:
+    peer = config.speed.peer
+    wanted = speed.Wanted(
+        peer=None if peer in ("marketplace", "off") else peer,
+        secret_path=config.speed.secret_file,
+        every=timedelta(hours=config.speed.every_hours),
+        bytes_max=round(config.speed.max_gb * GB),
+        is_off=peer == "off",
+    )
+    return speed.SpeedService(database, changes, clock, wanted, SpeedLink(database, config.state_dir, clock))
 
 
 async def volume_backend(config: Config, data_root: Path) -> VolumeBackend:

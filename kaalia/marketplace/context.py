@@ -5,6 +5,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,9 +15,17 @@ from kaalia.clock import Clock
 from kaalia.marketplace.nonces import Nonces
 from kaalia.prober.bounds import LOOPBACK, Network
 from kaalia.prober.work import Prober
+from kaalia.wire.speed import SpeedGrant, SpeedRequest
 
 PROBER_SOCKETS = 384
 """Of the 1024 files that a process usually may open, most are for machines that wait."""
+
+
+class SpeedSource(Protocol):
+    """Gives machines orders of speed tests, and serves the bytes elsewhere."""
+
+    async def grant(self, owner: str, request: SpeedRequest) -> SpeedGrant: ...
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,6 +95,8 @@ class Context:
     """By task id: set when the result has come."""
     prober: Prober = field(init=False)
     """Tries the ports of machines that ask for it."""
+    speed: SpeedSource | None = None
+    """None: this marketplace measures nobody's speed."""
     nonces: Nonces = field(default_factory=Nonces)
     """Of machines' requests, for as long as a copy of one would pass the clock check."""
 

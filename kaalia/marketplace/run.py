@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
 from kaalia.marketplace import app, jobs, keys
-from kaalia.marketplace.context import Context, Settings
+from kaalia.marketplace.context import Context, Settings, SpeedSource
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
 from kaalia.prober.bounds import LOOPBACK, Network
@@ -91,6 +91,7 @@ async def open_context(
     behind_proxy: bool = False,
     proxies: Sequence[Network] = LOOPBACK,
     may_probe: Sequence[Network] = (),
+    speed: SpeedSource | None = None,
 ) -> AsyncIterator[Context]:
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
@@ -106,6 +107,7 @@ async def open_context(
             ),
             signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
+            speed=speed,
         )
 
 
@@ -121,6 +123,7 @@ async def serve(
     may_probe: Sequence[Network] = (),
     clock: Clock | None = None,
     stop: asyncio.Event | None = None,
+    speed: SpeedSource | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`. `on_ready` gets the URL once connections are answered.
 
@@ -145,7 +148,7 @@ async def serve(
     with _bind(address) as listener, _stopped_by_signals(stop):
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)
         url = public_url or bound
-        opened = open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe)
+        opened = open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe, speed)
         async with opened as context:
             runner = web.AppRunner(
                 app.build(context),

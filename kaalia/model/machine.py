@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from kaalia.model.speed import MeasuredSpeed
 from kaalia.model.volume import VolumeBackend
 
 
@@ -127,6 +128,8 @@ class Network:
     port_range: PortRange
     proven: ProvenPorts | None = None
     """None: no prober has tried this range at this address yet."""
+    speed: MeasuredSpeed | None = None
+    """None: not measured yet."""
 
 
 @dataclass(frozen=True, slots=True)

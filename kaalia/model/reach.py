@@ -93,6 +93,8 @@ class PortMap:
     findings: tuple[Problem, ...] = ()
     told_address: str | None = None
     """What the marketplace called this machine's address when the probe began: another word of it is a change."""
+    routed_ip: str | None = None
+    """The machine's own address then, to which a router forwards; None: not known."""
 
     def open_count(self, protocol: Protocol) -> int:
         return sum(len(span) for span in self.spans if span.is_open and span.protocol is protocol)

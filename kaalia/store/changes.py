@@ -14,6 +14,10 @@ class Topic(StrEnum):
     DISK = "disk"
     PORTS = "ports"
     """A probe of the ports was ordered, or the address may have changed."""
+    SPEED = "speed"
+    """A speed test was ordered, or its result is new."""
+    ADDRESS = "address"
+    """An address of this machine may have changed, its own or the one that the marketplace sees."""
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
 

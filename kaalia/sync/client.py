@@ -40,6 +40,7 @@ from kaalia.wire.protocol import (
     StatusReply,
     TaskResult,
 )
+from kaalia.wire.speed import PATH_MACHINE_SPEED, SpeedGrant, SpeedRequest
 
 T = TypeVar("T")
 
@@ -119,6 +120,9 @@ class MarketplaceClient:
 
     async def probe(self, request: ProbeRequest) -> ProbeReply:
         return _decoded(ProbeReply, await self._send("POST", self._path(PATH_MACHINE_PROBE), request))
+
+    async def speed(self, request: SpeedRequest) -> SpeedGrant:
+        return _decoded(SpeedGrant, await self._send("POST", self._path(PATH_MACHINE_SPEED), request))
 
     async def close(self) -> None:
         if self._session is not None:

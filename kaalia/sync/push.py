@@ -90,7 +90,7 @@ class Push:
             told = str(ipaddress.ip_address(address))
         except ValueError:
             return  # a hint that cannot be true
-        await self._database.transaction(lambda tx: reach.put_seen_address(tx, told), Topic.PORTS)
+        await self._database.transaction(lambda tx: reach.put_seen_address(tx, told), Topic.PORTS, Topic.ADDRESS)
         self._seen_address = address
 
     async def _until_idle(self) -> None:

@@ -59,7 +59,7 @@ class SyncService:
         self._policy = policy
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
-        self._outbox = changes.subscribe(Topic.OUTBOX)
+        self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
         self._tasks = changes.subscribe(Topic.TASKS)
         self._client: MarketplaceClient | None = None
 

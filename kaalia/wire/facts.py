@@ -13,6 +13,8 @@ from kaalia.units import MIB
 
 GPUS_MAX = 256
 """The largest single machines have 16; each GPU makes offers, so that a number must end somewhere."""
+SPEED_MAX_MBPS = 1_000_000
+"""No machine's line is faster than a terabit a second yet."""
 SIMULATED = " (simulated)"
 """Behind every GPU name of a simulated driver."""
 
@@ -70,6 +72,8 @@ def encode(report: MachineReport) -> dict[str, Any]:
         "ubuntu_version": _release(system.os_name) if (system.os_name or "").startswith("Ubuntu") else None,
         "public_ipaddr": network.public_ip,
         "direct_port_count": len(network.port_range) if network.proven is None else network.proven.tcp,
+        "inet_down": round(network.speed.down.mbps, 1) if network.speed else None,
+        "inet_up": round(network.speed.up.mbps, 1) if network.speed else None,
         "disk_name": report.disk.model if report.disk else None,
         **dict.fromkeys(_UNMEASURED),
     }
@@ -78,6 +82,7 @@ def encode(report: MachineReport) -> dict[str, Any]:
 def fault(report: MachineReport) -> str | None:
     """Why a report is not that of a machine; None for one that offers can be made of."""
     ports, disk, proven = report.network.port_range, report.disk, report.network.proven
+    speed = report.network.speed
     sizes = [report.memory.total_bytes, *(gpu.vram_mb for gpu in report.gpus)]
     sizes += [disk.total_bytes, disk.free_bytes, disk.others_bytes or 0] if disk else []
     checks = (
@@ -88,6 +93,10 @@ def fault(report: MachineReport) -> str | None:
             proven is not None and not 0 <= proven.tcp <= ports.last - ports.first + 1,
             "it proves more ports than its range has",
         ),
+        (
+            speed is not None and not all(0 < one.mbps <= SPEED_MAX_MBPS for one in (speed.down, speed.up)),
+            f"no line has the speed that it names, up to {SPEED_MAX_MBPS} Mb/s",
+        ),
         (report.cpu.logical_cores < 1, f"it has {report.cpu.logical_cores} processors"),
         (min(sizes) < 0, f"it has a size of {min(sizes)}"),
     )
@@ -96,8 +105,6 @@ def fault(report: MachineReport) -> str | None:
 
 _UNMEASURED = (
     "pcie_bw",
-    "inet_up",
-    "inet_down",
     "disk_bw",
     "gpu_mem_bw",
     "bw_nvlink",

@@ -1,7 +1,7 @@
 """The documents of the local API, shared by the daemon and its clients. What a tenant keeps secret is not in them:
 of environment variables the names only, of scripts and arguments nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -13,6 +13,7 @@ from kaalia.contracts.traffic import Rate, Tally, rate
 from kaalia.errors import Problem
 from kaalia.model.machine import PortRange
 from kaalia.model.reach import PortMap, ProbeProgress
+from kaalia.model.speed import MeasuredSpeed, SpeedFailure, SpeedProgress
 from kaalia.model.traffic import Bytes
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
@@ -242,3 +243,25 @@ class PortsDocument:
     found: PortMap | None
     progress: ProbeProgress | None
     failure: Problem | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedWish:
+    """An order of a speed test. `peer`: HOST:PORT, None: the configured one; `secret`: shared with it.
+
+    `force`: though tenants run.
+    """
+
+    peer: str | None = None
+    secret: str = field(default="", repr=False)
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedDocument:
+    """`found`: the newest result; `is_under_way`: a test is ordered or runs; `failure`: why the last one failed."""
+
+    found: MeasuredSpeed | None
+    is_under_way: bool
+    progress: SpeedProgress | None
+    failure: SpeedFailure | None

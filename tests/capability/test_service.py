@@ -288,9 +288,9 @@ def test_behind_a_router_the_address_is_what_the_outside_sees(
         network=Network(None, ("192.168.1.20",), PORTS), missing=(Missing("network.public_ip", "private"),)
     )
 
-    found = network.with_reach(behind, replace(probed, **changes), told)
+    found = network.with_outside(behind, replace(probed, **changes), told)
 
     assert found.network.public_ip == public_ip
     assert (found.network.proven is not None) == proven
     assert bool(found.missing) == (public_ip is None)
-    assert network.with_reach(behind, None, None) == behind
+    assert network.with_outside(behind, None, None) == behind

@@ -30,11 +30,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "api": "model contracts wire store",
         # A service of its own, which a marketplace may offer too: it knows neither daemon nor marketplace.
         "prober": "model wire",
+        # Moves bytes, as a program of its own on either side: who measures or serves only starts it.
+        "speed": "model wire",
         # The marketplace could leave for its own repository tomorrow, and take the prober along.
         "marketplace": "model contracts wire prober",
         "client": "model contracts wire",
         # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
-        "cli": "model contracts wire host store capability sync client prober marketplace",
+        "cli": "model contracts wire host store capability sync client prober speed marketplace",
         "daemon": "model contracts wire host store runtime capability health selftest sync reconciler api marketplace",
     }.items()
 }

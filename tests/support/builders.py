@@ -6,8 +6,10 @@ from decimal import Decimal
 from typing import Any
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired
+from kaalia.contracts.speed import METHOD
 from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.model.machine import Cpu, Disk, Engine, Gpu, GpuDriver, MachineReport, Memory, Network, PortRange, System
+from kaalia.model.speed import Confidence, Figure, MeasuredSpeed
 from kaalia.model.workload import (
     LaunchMode,
     PortBinding,
@@ -92,3 +94,14 @@ def build_status(contract_id: int = 51, at: datetime = START, **changes: Any) ->
         started_at=at,
     )
     return replace(status, **changes)
+
+
+def build_figure(mbps: float = 940.0) -> Figure:
+    return Figure(mbps, round(mbps * 1_250_000), 8.5, 0.021, 0.0105, Confidence.HIGH, 12.5)
+
+
+def build_speed(at: datetime = START, **changes: Any) -> MeasuredSpeed:
+    made = MeasuredSpeed(
+        at, "https://market.example", METHOD, 8, 4, build_figure(), build_figure(415.5), address="203.0.113.7"
+    )
+    return replace(made, **changes)

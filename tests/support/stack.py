@@ -189,6 +189,7 @@ class Stack:
             "socket": str(self.socket),
             "docker": {"host": self.engine.docker_host},
             "ports": {"range": self.options.port_range, "public_ip": self.options.public_ip},
+            "speed": {"peer": "off"},  # nothing may take the processors while something is measured or timed
         }
         for key, value in (self.options.extra_config or {}).items():
             config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value

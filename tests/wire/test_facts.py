@@ -4,6 +4,7 @@ import pytest
 
 from kaalia.model.machine import GpuDriver
 from kaalia.wire import facts
+from tests.support.builders import build_figure, build_speed
 from tests.support.machines import machine_report
 
 NAMES = {
@@ -57,6 +58,7 @@ def test_encodes_numbers_in_the_units_of_the_api() -> None:
     assert row["driver_vers"] == 550054015
     assert row["cuda_max_good"] == 12.4
     assert row["has_avx"] == 1
+    assert (row["inet_down"], row["inet_up"]) == (None, None), "nobody measured it"
     assert row["os_version"] == "22.04"
     assert row["ubuntu_version"] == "22.04"
     assert row["direct_port_count"] == 1000
@@ -89,3 +91,18 @@ def test_gpus_that_differ_are_all_named_and_the_weakest_counts() -> None:
     assert row["gpu_name"] == "RTX 3060 + RTX 4090"
     assert row["gpu_ram"] == 12288
     assert row["compute_cap"] == 860
+
+
+def test_a_measured_speed_is_told_and_one_of_no_line_is_a_fault() -> None:
+    report = machine_report(gpus=1)
+    network = dataclasses.replace(report.network, speed=build_speed())
+    measured = dataclasses.replace(report, network=network)
+
+    assert {name: facts.encode(measured)[name] for name in ("inet_down", "inet_up")} == {
+        "inet_down": 940.0,
+        "inet_up": 415.5,
+    }
+    assert facts.fault(measured) is None
+    for mbps in (-1.0, 0.0, 2e6):
+        lie = dataclasses.replace(network, speed=build_speed(up=build_figure(mbps)))
+        assert "speed" in (facts.fault(dataclasses.replace(report, network=lie)) or "")

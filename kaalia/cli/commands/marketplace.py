@@ -4,7 +4,10 @@ A program of its own (`python -m`), since it imports ten times as much as the ot
 """
 
 import asyncio
+import logging
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +15,13 @@ import typer
 
 from kaalia import log
 from kaalia.cli import output
+from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError
 from kaalia.marketplace import accounts, run
 from kaalia.prober.bounds import LOOPBACK, networks
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
 
@@ -52,6 +58,17 @@ def serve(
         list[str] | None,
         typer.Option("--may-probe", metavar="NETWORK", help="Inner addresses whose ports may be tried; repeatable."),
     ] = None,
+    speed_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the bytes of machines' speed tests go, plain TCP; auto: the port after --listen's, not behind "
+            "a proxy; off: no speed tests.",
+        ),
+    ] = "auto",
+    speed_public: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="How machines reach that, if otherwise.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM. Anywhere but on loopback it wants TLS, its own or a proxy's."""
     if (tls_cert is None) != (tls_key is None):
@@ -62,17 +79,58 @@ def serve(
         )
     log.setup("info", "text")
     tls = run.TlsFiles(tls_cert, tls_key) if tls_cert and tls_key else None
-    serving = run.serve(
-        listen,
-        data,
-        on_ready=_say_ready,
-        public_url=public_url,
-        tls=tls,
-        behind_tls_proxy=behind_proxy,
-        proxies=networks("--proxy", proxy) or LOOPBACK,
-        may_probe=networks("--may-probe", may_probe),
-    )
-    asyncio.run(serving)
+    place = _speed_place(speed_listen, listen, behind_proxy=behind_proxy)
+    public = run.parse_address(speed_public) if speed_public else None
+
+    async def serving() -> None:
+        async with _speed_peer(place, public, is_chosen=speed_listen != "auto") as source:
+            await run.serve(
+                listen,
+                data,
+                on_ready=_say_ready,
+                public_url=public_url,
+                tls=tls,
+                behind_tls_proxy=behind_proxy,
+                proxies=networks("--proxy", proxy) or LOOPBACK,
+                may_probe=networks("--may-probe", may_probe),
+                speed=source,
+            )
+
+    asyncio.run(serving())
+
+
+def _speed_place(wanted: str, listen: str, *, behind_proxy: bool) -> run.Address | None:
+    """None: no speed tests."""
+    if wanted == "off" or (wanted == "auto" and behind_proxy):
+        return None
+    if wanted != "auto":
+        return run.parse_address(wanted)
+    own = run.parse_address(listen)
+    return run.Address(own.host, own.port + 1 if 0 < own.port < 65535 else 0)
+
+
+@asynccontextmanager
+async def _speed_peer(
+    place: run.Address | None, public: run.Address | None, *, is_chosen: bool
+) -> AsyncIterator[PeerChild | None]:
+    """A place that nobody chose may be taken: then there are no speed tests."""
+    if place is None:
+        yield None
+        return
+    made = PeerChild(place.host, place.port, (public.host, public.port) if public else None)
+    try:
+        port = await made.open()
+    except ConfigError as error:
+        if is_chosen:
+            raise
+        logger.warning("no speed tests: %s", error)
+        yield None
+        return
+    logger.info("speed tests on port %d", port)
+    try:
+        yield made
+    finally:
+        await made.close()
 
 
 @marketplace.command(epilog="Example: kaalia enroll URL --token-file FILE, on the machine to be enrolled")

@@ -68,6 +68,7 @@ def _pairs(document: MachineReport) -> list[tuple[str, str]]:
                 f"public {network.public_ip or 'unknown'}",
                 f"ports {network.port_range.first}-{network.port_range.last}",
                 f"{network.proven.tcp} TCP and {network.proven.udp} UDP proven" if network.proven else None,
+                f"{network.speed.down.mbps:,.0f} Mb/s down, {network.speed.up.mbps:,.0f} up" if network.speed else None,
                 *network.local_ips,
             ),
         ),

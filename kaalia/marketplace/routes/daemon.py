@@ -14,6 +14,7 @@ from kaalia.wire import document, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import ProbeRequest
 from kaalia.wire.protocol import LONG_POLL_S, EnrolRequest, StatusPost, TaskResult
+from kaalia.wire.speed import SpeedRequest
 
 T = TypeVar("T")
 
@@ -53,6 +54,22 @@ async def probe(call: Call) -> web.Response:
     return _answer(await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct))
 
 
+async def speed(call: Call) -> web.Response:
+    """An order of a speed test. The bytes go on connections of their own, which prove it."""
+    signed = await _authenticate(call)
+    request = _read(SpeedRequest, signed)
+    if min(request.streams, request.seconds, request.bytes_max) < 1:
+        raise ApiError(400, "speed_invalid", "cannot measure: streams, seconds and bytes_max must be 1 or more")
+    if call.context.speed is None:
+        raise ApiError(
+            404,
+            "speed_not_served",
+            "cannot measure the speed: this marketplace has no speed peer",
+            remedy="name another peer: speed.peer in the configuration, or kaalia speedtest --peer HOST:PORT",
+        )
+    return _answer(await call.context.speed.grant(f"machine {call.number('machine_id')}", request))
+
+
 async def task_result(call: Call) -> web.Response:
     signed = await _authenticate(call)
     task_id = call.request.match_info["task_id"]
@@ -73,6 +90,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{_MACHINE}/desired", MACHINE, desired),
     Route("POST", f"{_MACHINE}/status", MACHINE, status),
     Route("POST", f"{_MACHINE}/probe", MACHINE, probe),
+    Route("POST", f"{_MACHINE}/speed", MACHINE, speed),
     Route("PUT", _MACHINE + "/tasks/{task_id}/result", MACHINE, task_result),
     Route("POST", _MACHINE + r"/contracts/{contract_id:\d+}/registry-login", MACHINE, registry_login),
 )
