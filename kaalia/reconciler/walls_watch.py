@@ -6,6 +6,7 @@ raised runs on, and new ones do not start.
 
 import asyncio
 import logging
+from collections import deque
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
@@ -26,6 +27,10 @@ PAUSE_S = 3.0
 """Between looks at least: each costs 15 ms, and some programs never stop changing rules."""
 TOLD = timedelta(hours=1)
 """How long a repair is told, so that its cause is looked for."""
+MANY = 10
+"""Repairs within `TOLD`: so often changes who wants other rules, and does not stop."""
+TRUCE_S = 20.0
+"""Between looks then: a look every `PAUSE_S` would cost half a percent of a core for ever."""
 
 
 class WallsWatch:
@@ -40,6 +45,8 @@ class WallsWatch:
         self._look_s = look_s
         self._told: list[Condition] | None = None
         self._repaired: tuple[datetime, Condition] | None = None
+        self._repairs: deque[datetime] = deque(maxlen=MANY)
+        self._contested: Condition | None = None
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
@@ -48,7 +55,12 @@ class WallsWatch:
         await self.look()
         looked_s = self._clock.monotonic_s()
         await self._walls.alarmed(self._look_s)
-        await asyncio.sleep(max(SETTLE_S, looked_s + PAUSE_S - self._clock.monotonic_s()))
+        await asyncio.sleep(max(SETTLE_S, looked_s + self.pause_s - self._clock.monotonic_s()))
+
+    @property
+    def pause_s(self) -> float:
+        """Between looks at least."""
+        return PAUSE_S if self._contested is None else TRUCE_S
 
     async def look(self) -> None:
         """One look, and what came of it."""
@@ -60,7 +72,14 @@ class WallsWatch:
         else:
             if mended.chains:
                 self._repaired = (now, _repaired(mended.chains, now))
-        if self._repaired is not None and now - self._repaired[0] < TOLD:
+                self._repairs.append(now)
+        if not (len(self._repairs) == MANY and now - self._repairs[0] < TOLD):
+            self._contested = None
+        elif self._contested is None and self._repaired is not None:
+            self._contested = _contested(self._repaired[1].problem.evidence)
+        if self._contested is not None:
+            found.append(self._contested)
+        elif self._repaired is not None and now - self._repaired[0] < TOLD:
             found.append(self._repaired[1])
         if found != self._told:
             await self._tell(found, now)
@@ -91,3 +110,14 @@ def _repaired(chains: tuple[str, ...], now: datetime) -> Condition:
         evidence=", ".join(chains),
     )
     return Condition(problem, Severity.WARN, "an hour passes without another change")
+
+
+def _contested(chains: str) -> Condition:
+    problem = Problem(
+        "walls_contested",
+        f"cannot agree on the firewall with another program: it changed kaalia's rules {MANY} times within an hour",
+        remedy="find the program that manages the firewall, and let it leave the KAALIA chains and the first place of "
+        f"mangle PREROUTING alone; until then its changes are repaired every {TRUCE_S:.0f} s",
+        evidence=chains,
+    )
+    return Condition(problem, Severity.WARN, "an hour passes with fewer changes")

@@ -87,6 +87,25 @@ async def test_walls_that_cannot_be_raised_are_told_until_they_stand(
     assert await told(store) == []
 
 
+async def test_who_changes_the_rules_all_the_time_is_told_once_and_answered_more_slowly(
+    store: Database, clock: FakeClock, watch: WallsWatch, walls: FakeWalls
+) -> None:
+    for _ in range(12):
+        walls.fallen = ("PREROUTING",)
+        await watch.look()
+        clock.advance(60)
+    (condition,) = await told(store)
+    slow_s = watch.pause_s
+    for _ in range(59):
+        clock.advance(60)
+        await watch.look()
+
+    assert (condition.problem.code, condition.severity) == ("walls_contested", Severity.WARN)
+    assert condition.problem.evidence == "PREROUTING"
+    assert await told(store) == []
+    assert watch.pause_s < slow_s
+
+
 async def test_an_alarm_is_followed_by_a_look(
     watch: WallsWatch, walls: FakeWalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,13 @@ class Layer:
 
     def _is_joined(self, now: Saved) -> bool:
         jump, rules = f"-j {self._entrance}", _texts(now, self._hook) or ()
-        return rules.count(jump) == 1 and (not self._is_first or rules[0] == jump)
+        return rules.count(jump) == 1 and (not self._is_first or _is_first(rules, jump))
+
+
+def _is_first(rules: Sequence[str], jump: str) -> bool:
+    """Of two daemons of one machine each wants its walls first; none judges the other's networks."""
+    peers = jump[: jump.rindex("-") + 1]
+    return all(one.startswith(peers) for one in rules[: rules.index(jump)])
 
 
 def _texts(now: Saved, chain: str) -> tuple[str, ...] | None:

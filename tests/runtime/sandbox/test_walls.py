@@ -276,6 +276,17 @@ async def test_foreign_rules_and_those_of_another_machine_stay(scene: Scene) -> 
     assert after["PREROUTING"][1:] == before["PREROUTING"]
 
 
+async def test_two_daemons_of_one_machine_leave_each_other_in_peace(scene: Scene) -> None:
+    first, second = scene.walls(), scene.walls(machine="8@0123456789abcdef")
+    await first.mend()
+    await second.mend()
+
+    found = [await walls.mend() for walls in (first, second, first, second)]
+
+    assert [one.chains for one in found] == [()] * 4
+    assert opened(knock(scene.first, [*FORBIDDEN[::5], *ALLOWED])) == ALLOWED
+
+
 async def test_without_a_firewall_nothing_starts(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
