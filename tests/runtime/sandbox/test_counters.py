@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from kaalia.host import netfilter
+from kaalia.host.netfilter import Family
 from kaalia.model.traffic import Bytes, Counter
-from kaalia.runtime.sandbox.counters import PacketCounters
+from kaalia.runtime.sandbox.counters import SHARED, PacketCounters
 from tests.support.own_network import is_possible, own_network
 
 FIRST, SECOND = Counter(51, "10.214.0.0/28", "000a"), Counter(52, "10.214.0.16/28", "000b")
 TENANT, NEIGHBOUR = "10.214.0.2", "10.214.0.18"
+END = PacketCounters("7-abcd").names.end
 PAYLOAD, PACKET = 1000, 1028
 IP_TRANSPARENT = 19
 
@@ -104,15 +107,15 @@ async def test_counters_come_and_go_while_the_others_count_on(counters: PacketCo
     [
         ("-F",),
         ("-F", "POSTROUTING"),
-        ("-F", "KAALIA-COUNT-DOWN"),
-        ("-D", "KAALIA-COUNT-UP", "1"),
-        ("-D", "KAALIA-COUNT", "1"),
-        ("-A", "POSTROUTING", "-j", "KAALIA-COUNT"),
+        ("-F", "KAALIA-COUNT-DOWN-x"),
+        ("-D", "KAALIA-COUNT-UP-x", "1"),
+        ("-D", "KAALIA-COUNT-x", "1"),
+        ("-A", "POSTROUTING", "-j", "KAALIA-COUNT-x"),
     ],
 )
 async def test_what_somebody_spoilt_is_seen_and_built_anew(counters: PacketCounters, damage: tuple[str, ...]) -> None:
     await counters.build([FIRST])
-    run("iptables", "-t", "mangle", *damage)
+    run("iptables", "-t", "mangle", *(word.replace("-x", END) for word in damage))
 
     assert not (await counters.read()).is_whole
     await counters.build([SECOND])
@@ -132,24 +135,76 @@ async def test_what_was_counted_before_the_hook_was_flushed_is_still_read(counte
 
 @pytest.mark.parametrize(
     "damage",
-    [("-A", "POSTROUTING", "-j", "KAALIA-COUNT"), ("-D", "KAALIA-COUNT-UP", "-d", "10.0.0.0/8", "-j", "RETURN")],
+    [("-A", "POSTROUTING", "-j", "KAALIA-COUNT-x"), ("-D", "KAALIA-COUNT-UP-x", "-d", "10.0.0.0/8", "-j", "RETURN")],
 )
 async def test_what_was_counted_wrongly_is_not_read(counters: PacketCounters, damage: tuple[str, ...]) -> None:
     await counters.build([FIRST])
-    run("iptables", "-t", "mangle", *damage)
+    run("iptables", "-t", "mangle", *(word.replace("-x", END) for word in damage))
     send(TENANT, "10.0.0.1")
 
     assert (await counters.read()).readings == ()
 
 
-async def test_another_machines_counters_are_not_its_own(counters: PacketCounters) -> None:
+async def test_another_machine_that_builds_its_own_takes_nothing_away(counters: PacketCounters) -> None:
     other = PacketCounters("9-beef")
     await counters.build([FIRST])
-    await other.read()
-    await other.change([SECOND], [])
+    send(TENANT, "198.51.100.7")
+    await other.build([SECOND])
+    send(NEIGHBOUR, "198.51.100.7")
 
-    assert await raws(counters) == {51: Bytes()}
-    assert await raws(other) == {52: Bytes()}
+    assert await raws(counters) == {51: Bytes(PACKET)}
+    assert await raws(other) == {52: Bytes(PACKET)}
+
+
+def count_as_before(machine: str, counter: Counter) -> None:
+    """Rules of the shared chains of an earlier version."""
+    for chain, side in ((SHARED.up, "-s"), (SHARED.down, "-d")):
+        name = f"kaalia/{machine}/{counter.contract_id}/{counter.epoch}"
+        run("iptables", "-t", "mangle", "-A", chain, side, counter.subnet, "-m", "comment", "--comment", name)
+
+
+@pytest.fixture
+def shared(counters: PacketCounters) -> PacketCounters:
+    for chain in SHARED.heads:
+        run("iptables", "-t", "mangle", "-N", chain)
+    for chain, head in SHARED.heads.items():
+        for rule in head:
+            run("iptables", "-t", "mangle", "-A", chain, *rule)
+    run("iptables", "-t", "mangle", "-I", "POSTROUTING", *SHARED.jump)
+    count_as_before("7-abcd", FIRST)
+    return counters
+
+
+async def test_chains_of_an_earlier_version_are_read_once_more_and_go(shared: PacketCounters) -> None:
+    send(TENANT, "198.51.100.7")
+
+    found = await shared.read()
+    await shared.build([SECOND])
+
+    assert [(one.counter, one.raw) for one in found.readings] == [(FIRST, Bytes(PACKET))]
+    assert not found.is_whole
+    send(NEIGHBOUR, "198.51.100.7")
+    assert await raws(shared) == {52: Bytes(PACKET)}
+    assert not SHARED.heads.keys() & (await netfilter.saved(Family.IPV4, "mangle")).keys()
+
+
+async def test_chains_of_an_earlier_version_go_when_nothing_is_left_to_count(shared: PacketCounters) -> None:
+    (reading,) = (await shared.read()).readings
+
+    await shared.change([], [reading.counter])
+
+    assert await raws(shared) == {}
+    assert not SHARED.heads.keys() & (await netfilter.saved(Family.IPV4, "mangle")).keys()
+
+
+async def test_chains_of_an_earlier_version_stay_for_another_machine(shared: PacketCounters) -> None:
+    count_as_before("9-beef", SECOND)
+
+    await shared.build([FIRST])
+
+    texts = [rule.text for rule in (await netfilter.saved(Family.IPV4, "mangle"))[SHARED.up]]
+    assert not any("7-abcd" in text for text in texts)
+    assert any("9-beef" in text for text in texts)
 
 
 async def test_what_a_filter_drops_is_not_counted(counters: PacketCounters) -> None:
