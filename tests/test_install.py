@@ -6,13 +6,18 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from kaalia.host.netfilter import Family
+from kaalia.runtime.sandbox import rules
+from kaalia.runtime.sandbox.rules import Enclosure, Reach
 from tests.support.own_network import is_possible, own_network
 
 ROOT = Path(__file__).parents[1]
+ENCLOSURE = Enclosure(51, "br-first", "10.214.0.0/28")
 Done = subprocess.CompletedProcess[str]
 
 
@@ -228,6 +233,7 @@ def test_systemd_understands_the_unit(tmp_path: Path, name: str) -> None:
     text = (ROOT / "systemd" / name).read_text()
     for program in ("/opt/kaalia/current/bin/python", "/opt/kaalia/current/bin/kaalia", "/usr/bin/nvidia-modprobe"):
         text = text.replace(program, "/bin/true")
+    text = text.replace("/sbin/modprobe", "/bin/true")
     (tmp_path / name).write_text(text)
 
     done = subprocess.run(
@@ -235,6 +241,21 @@ def test_systemd_understands_the_unit(tmp_path: Path, name: str) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_unit_prepares_what_the_firewall_needs_before_its_sandbox() -> None:
+    """The older iptables wants its lock file, and loads modules itself, which the sandbox forbids."""
+    lines = (ROOT / "systemd/kaalia.service").read_text().splitlines()
+    before = [line for line in lines[: lines.index("PrivateTmp=yes")] if line.startswith("ExecStartPre=-+")]
+    (modules,) = [line.split()[3:] for line in before if "/sbin/modprobe" in line]
+    reach = Reach(bits_per_s=8_000_000)
+    chains = rules.walls(Family.IPV4, rules.names("7@0"), reach, "10.214.0.0/16", ["10.0.0.1"], [ENCLOSURE])
+    words = [word for chain in chains.values() for rule in chain for word in pairwise(rule)]
+    wanted = {match for flag, match in words if flag == "-m"} - {"tcp", "udp"}
+
+    assert "ExecStartPre=-+/usr/bin/touch /run/xtables.lock" in before
+    assert {f"xt_{one}" for one in wanted} <= set(modules)
+    assert {"ip_tables", "ip6_tables", "nf_conntrack", "sch_tbf"} <= set(modules)
 
 
 @pytest.mark.skipif(not is_possible(), reason="needs a network namespace: run scripts/test as root")

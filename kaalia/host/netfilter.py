@@ -44,6 +44,9 @@ class Family(StrEnum):
     IPV6 = "ip6tables"
 
 
+_OR_OFF = {Family.IPV4: "", Family.IPV6: "; or boot without IPv6 (ipv6.disable=1), then nothing is to be filtered"}
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What shall be in one table. `chains`: own chains, made or emptied, then filled, all in one stroke.
@@ -71,7 +74,7 @@ Saved = dict[str, tuple[SavedRule, ...]]
 
 
 def families(root: Path = Path("/")) -> tuple[Family, ...]:
-    """Those that this machine's kernel speaks."""
+    """Those that this machine's kernel speaks now. With IPv6 every kernel has an address: that of loopback."""
     try:
         has_ipv6 = bool(read_text(root / "proc/net/if_inet6"))
     except HostError:
@@ -199,6 +202,6 @@ async def _run(family: Family, argv: Sequence[str], verb: str, stdin: bytes | No
     raise HostError(
         "firewall_refused",
         f"cannot {verb} the firewall: {argv[0]} ended with {result.exit_code}",
-        remedy=f"run `{family}-save` as root to see whether the kernel has the modules of {family}",
+        remedy=f"run `{family}-save` as root to see whether the kernel has the modules of {family}{_OR_OFF[family]}",
         evidence=evidence,
     )

@@ -152,13 +152,17 @@ class Walls:
         self._has_looked = True
 
     async def _layers(self) -> tuple[Layer, ...]:
+        found = await asyncio.to_thread(netfilter.families, self._root)
+        known = {layer.family for layer in self._fronts}
+        added = (
+            Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found if one not in known
+        )
+        fronts = (*self._fronts, *added)
         if not self._fronts:
-            found = await asyncio.to_thread(netfilter.families, self._root)
-            fronts = tuple(Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found)
             standing = (await fronts[0].read()).get(self._own.reach, ())
             self._resolvers = await self._asked(rules.resolvers(standing))
-            self._fronts = fronts
-        return self._fronts
+        self._fronts = fronts
+        return fronts
 
     async def _asked(self, before: Iterable[str]) -> tuple[str, ...]:
         """The name servers that tenants ask. Docker's resolver goes on to ask those of a container's start."""

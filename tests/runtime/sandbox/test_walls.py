@@ -156,6 +156,17 @@ async def test_nobody_speaks_by_another_address_or_by_ipv6(scene: Scene) -> None
     assert not opened(knock(scene.first, [foreign, *ALLOWED]))
 
 
+async def test_ipv6_that_is_switched_on_later_meets_walls(scene: Scene, tmp_path: Path) -> None:
+    walls = scene.walls(root=tmp_path)
+    await walls.stand(51)
+    assert OWN.walls not in await table(Family.IPV6)
+    write_files(tmp_path, {"proc/net/if_inet6": f"{1:032x} 01 80 10 80 lo"})
+
+    await walls.mend()
+
+    assert [rule.text.split()[1] for rule in (await table(Family.IPV6))[OWN.walls]] == ["br-first", "br-second"]
+
+
 async def table(family: Family = Family.IPV4, name: str = "mangle") -> netfilter.Saved:
     return await netfilter.saved(family, name)
 
