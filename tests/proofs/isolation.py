@@ -29,6 +29,7 @@ from tests.support.neighbourhood import (
     ROUTER,
     Around,
     Door,
+    connection,
     knock,
     neighbourhood,
     the_machine,
@@ -181,10 +182,16 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
     def kill_daemon() -> None:
         stack.kill_daemon()
         flush("mangle")
-        flush("filter")
-        stack.start_daemon()
-        mended(report, "mangle")
-        mended(report, "filter")
+        tenant = home(stack, tenants[0]).pid
+        with connection(tenant, LAN, 8080) as forbidden, connection(tenant, INTERNET[0], 8080) as allowed:
+            report.check("a connection to the LAN stands while the walls are down", forbidden())
+            flush("filter")
+            stack.start_daemon()
+            mended(report, "mangle")
+            mended(report, "filter")
+            wait_until("the walls", lambda: "-A KAALIA-REACH-" in rules("mangle"), MEND_S)
+            report.check("a connection to the LAN dies with the walls' return", not forbidden())
+            report.check("a connection to the internet outlives it all", allowed())
 
     def reboot_of_the_rules() -> None:
         for table in ("mangle", "filter", "nat"):
