@@ -8,7 +8,7 @@ decision, by rule.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
@@ -17,7 +17,7 @@ from kaalia.contracts.amendment import amended
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.contracts.volume import Volume
-from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedError
+from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedError, UnreachableError
 from kaalia.model.health import Condition, Severity
 from kaalia.model.volume import VolumeState
 from kaalia.model.workload import WorkloadState
@@ -49,6 +49,8 @@ TASKS_KEPT = timedelta(days=1)
 CONDITIONS = "contracts"
 """The source of what is wrong with a marketplace's word on contracts that the machine knows."""
 _QUICK_S = 1.0
+LOST_AFTER_S = 5.0
+"""A long-poll that ends so late without an answer was cut off: by a marketplace that went, or by a new address."""
 _SOURCE = "sync"
 """Of the conditions that are found here."""
 
@@ -64,13 +66,16 @@ class Pull:
         member: Enrolment,
         backoff: Backoff,
         policy: Policy = OPEN,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
+        """`lost` is called when a connection that waited for news is gone."""
         self._database = database
         self._client = client
         self._clock = clock
         self._member = member
         self._backoff = backoff
         self._policy = policy
+        self._lost = lost
 
     async def turn(self) -> None:
         await self._backoff.guard("desired state", self.poll)
@@ -100,7 +105,12 @@ class Pull:
         epoch, revision = (known.epoch, known.revision) if known is not None and fresh else (0, 0)
         loop = asyncio.get_running_loop()
         asked_at_s = loop.time()
-        envelope = await self._client.desired(epoch, revision, wait_s)
+        try:
+            envelope = await self._client.desired(epoch, revision, wait_s)
+        except UnreachableError:
+            if loop.time() - asked_at_s >= LOST_AFTER_S:
+                self._lost()
+            raise
         if envelope is not None:
             await self.accept(envelope)
         elif wait_s > _QUICK_S and loop.time() - asked_at_s < _QUICK_S:

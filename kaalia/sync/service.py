@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 60.0
 """A marketplace counts a machine as offline after three of them."""
+LOST_POST_S = (1.0, 6.0)
+"""After a lost connection a heartbeat goes early; not all machines' at once, should the marketplace have gone."""
 
 
 class SyncService:
@@ -50,6 +52,7 @@ class SyncService:
         policy: Policy = OPEN,
     ) -> None:
         self._database = database
+        self._changes = changes
         self._clock = clock
         self._state_dir = state_dir
         self._logs = logs
@@ -88,7 +91,7 @@ class SyncService:
             member.url, member.machine_id, key, self._clock, self._tls, self._heard
         )
         runner = TaskRunner(self._database, client, self._clock, self._tasks, self._logs, self._backoff)
-        pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy)
+        pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)
         log.info("speaking to %s as machine %d", member.url, member.machine_id)
         try:
@@ -101,6 +104,10 @@ class SyncService:
             self._client = None
             await runner.close()
             await client.close()
+
+    def _lost(self) -> None:
+        """Where this machine comes from may be another place now, and only a post tells."""
+        self._changes.ring_later(Topic.OUTBOX, self._chance.uniform(*LOST_POST_S))
 
     def _backoff(self) -> Backoff:
         return Backoff(self._chance)

@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.offer import Listing
-from kaalia.errors import MarketplaceError
+from kaalia.errors import MarketplaceError, UnreachableError
 from kaalia.marketplace import machines
 from kaalia.model.workload import WorkloadState
 from kaalia.store import contracts, enrolment, machine, tasks
 from kaalia.store.changes import Topic, wait
 from kaalia.sync.backoff import Backoff
+from kaalia.sync.client import MarketplaceClient
+from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import RENEW_BEFORE, Pull
 from kaalia.wire import document, signature
 from kaalia.wire.protocol import Envelope, Snapshot, TaskRequest, Verb
@@ -310,3 +312,28 @@ async def test_verb_of_a_newer_marketplace_does_not_spoil_the_snapshot(tmp_path:
 
     assert list(known) == [5]
     assert [each.verb for each in taken] == [Verb.UNKNOWN]
+
+
+async def test_a_long_poll_that_is_cut_off_late_is_told_and_one_that_is_refused_at_once_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+
+    async with open_pair(tmp_path) as (_, host):
+        server = await asyncio.start_server(hold, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = MarketplaceClient(url, 1, await asyncio.to_thread(load_key, host.state_dir), host.clock)
+        pull = Pull(
+            host.database, client, host.clock, host.member, Backoff(random.Random(1)), lost=lambda: lost.append("x")
+        )
+        for late_s, wanted in ((60.0, 0), (0.0, 1)):
+            monkeypatch.setattr("kaalia.sync.pull.LOST_AFTER_S", late_s)
+            with pytest.raises(UnreachableError):
+                await pull.once()
+            assert len(lost) == wanted
+        server.close()
+        await client.close()
