@@ -14,6 +14,7 @@ from kaalia.cli.commands import contracts, daemon, disk, drain, ledger, ports, r
 PROGRAMS = {
     "enroll": "Enrol this machine with a marketplace.",
     "probe": "Be a prober: try the ports of machines that ask for it, and measure their speed.",
+    "relay": "Be a relay: let renters in to machines without open ports.",
     "marketplace": "Run the reference marketplace: serve, users, enrolment tokens.",
 }
 """Commands that are modules to be run, `kaalia.cli.commands.<name>`; they print their own help."""

@@ -40,6 +40,7 @@ from kaalia.sync.enroll import load_key
 from kaalia.sync.prober import ProberLink
 from kaalia.sync.service import SyncService
 from kaalia.sync.speed import SpeedLink
+from kaalia.tunnel.service import TunnelService
 from kaalia.units import GB
 from kaalia.wire import signature
 
@@ -191,4 +192,4 @@ def _marketplace_services(
         heard=timekeeper.hear,
         policy=policy.read(config.policy),
     )
-    return [sync, tenants]
+    return [sync, tenants, TunnelService(database, changes, clock, config.state_dir)]

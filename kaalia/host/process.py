@@ -1,4 +1,5 @@
-"""The only door to other programs: `run` for a command, `Child` for a long-lived one that answers line by line.
+"""The only door to other programs: `run` for a command, `Child` for a long-lived one that answers line by line,
+`Program` for one that only talks.
 
 Refuses: shells (an argument vector only), waits without an end, unbounded output. Whatever outlives its deadline is
 killed with its whole process group; what even SIGKILL cannot end (a call stuck in the kernel) is not awaited.
@@ -8,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar, cast
 
@@ -142,6 +143,42 @@ class Child:
         await _end(self._transport, self._lines)
 
 
+class Program:
+    """A long-lived child that speaks for itself: each line of its stderr goes to `on_line`, its stdout nowhere.
+
+    What it starts in sessions of its own is left alone.
+    """
+
+    def __init__(self, transport: asyncio.SubprocessTransport, told: "_Told") -> None:
+        self._transport = transport
+        self._told = told
+
+    @classmethod
+    async def start(cls, argv: Sequence[str], on_line: Callable[[str], None]) -> Self:
+        """Start it. Raises HostError `command_missing` or `command_refused`."""
+        transport, told = await _spawn(argv, None, _Told(on_line), with_stdin=False)
+        return cls(transport, told)
+
+    @property
+    def pid(self) -> int:
+        return self._transport.get_pid()
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit code, negative for a signal."""
+        await asyncio.shield(self._told.exited)
+        return cast(int, self._transport.get_returncode())
+
+    async def stop(self, grace_s: float = KILL_GRACE_S) -> None:
+        """SIGTERM, and SIGKILL to its group after `grace_s`."""
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            self._transport.terminate()
+            async with asyncio.timeout(grace_s):
+                await asyncio.shield(self._told.exited)
+        if not self._told.exited.done():
+            await _end(self._transport, self._told)
+        self._transport.close()
+
+
 class _Output(asyncio.SubprocessProtocol):
     """Collects at most `limit_bytes` of each stream and drops the rest, so that the command never blocks on a pipe."""
 
@@ -212,6 +249,26 @@ class _Lines(_Output):
             self._answer.set_result(outcome)
         else:
             self._answer.set_exception(outcome)
+
+
+class _Told(_Output):
+    """Hands on stderr line by line; a line that does not end is handed on in parts."""
+
+    def __init__(self, on_line: Callable[[str], None], limit_bytes: int = 4096) -> None:
+        super().__init__(limit_bytes)
+        self._on_line = on_line
+        self._buffer = bytearray()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd != _STDERR:
+            return
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        if len(rest) > self.limit_bytes:
+            lines, rest = [*lines, rest], bytearray()
+        self._buffer = bytearray(rest)
+        for line in lines:
+            self._on_line(line.decode(errors="replace").rstrip())
 
 
 _P = TypeVar("_P", bound=_Output)

@@ -27,6 +27,7 @@ from kaalia.marketplace.routes import (
     maintenance,
     offers,
     priority,
+    relays,
     templates,
     upkeep,
     volumes,
@@ -49,6 +50,7 @@ ROUTES: tuple[Route, ...] = (
     *volumes.ROUTES,
     *billing.ROUTES,
     *daemon.ROUTES,
+    *relays.ROUTES,
 )
 
 BODY_MAX_BYTES = 1024 * 1024

@@ -40,6 +40,8 @@ class Settings:
     searches_per_minute: int | None = 600
     offline_after_s: float = 180.0
     """A machine that was not heard of for this long is offline: three missed heartbeats of 60 s."""
+    relay_silent_after_s: float = 180.0
+    """A relay that did not ask for this long gets no new contracts: its polls last 50 s."""
     behind_proxy: bool = False
     """A proxy of ours is in front: the last address of its X-Forwarded-For is the client's."""
     proxies: tuple[Network, ...] = LOOPBACK
@@ -91,6 +93,8 @@ class Context:
     """Made once with the database: a marketplace that lost its history has a greater one."""
     machine_bells: Bells = field(default_factory=Bells)
     """Rung when a machine's desired state changed."""
+    relay_bells: Bells = field(default_factory=Bells)
+    """Rung with a relay's id when other machines, keys or ports are permitted there."""
     task_bells: dict[str, asyncio.Event] = field(default_factory=dict)
     """By task id: set when the result has come."""
     prober: Prober = field(init=False)

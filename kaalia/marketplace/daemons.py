@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.maintenance import open_windows
-from kaalia.marketplace import billing, listings, liveness, machines, removal, rentals, traffic, volumes
+from kaalia.marketplace import billing, listings, liveness, machines, relays, removal, rentals, traffic, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
@@ -117,6 +117,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
         if post.cordon != machine.cordon:
             await machines.put_cordon(tx, machine_id, post.cordon)
+        has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
         await tx.execute(
@@ -128,6 +129,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
     if any(status.state is WorkloadState.ENDED for status in (*told, *full)) or any(are_gone):
         context.machine_bells.ring(machine_id)
+    if has_new_key:
+        await relays.ring(context, machine_id)
     return StatusReply(acked_seq, now)
 
 
@@ -217,6 +220,7 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
         marketplace_url=context.settings.public_url,
         volumes=await volumes.of_machine(tx, machine.id),
         maintenances=open_windows(machine.windows, now),
+        relays=await relays.links(tx, machine.id),
     )
 
 

@@ -18,7 +18,7 @@ from kaalia.contracts import lease, pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import deposits, listings, liveness, machines, templates, traffic, volumes
+from kaalia.marketplace import deposits, listings, liveness, machines, relays, templates, traffic, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -45,7 +45,9 @@ async def rows(context: Context, caller: Caller, instance_id: int | None = None)
         agreed = {row.id: document.decode(Contract, row.document) for row in found}
         mounts = await volumes.mounts(tx, agreed)
         charged = await traffic.charged(tx, list(agreed))
-    shown = [wire.encode(_instance(context, row, owners[row.machine_id], names, now), now) for row in found]
+        relayed = await relays.reached_by(tx, agreed.keys())
+    told = [_instance(context, row, owners[row.machine_id], names, now) for row in found]
+    shown = [wire.encode(replace(one, relayed=relayed.get(one.contract.contract_id)), now) for one in told]
     return [{**row, **wire.traffic(charged[row["id"]]), "volume_info": mounts[row["id"]]} for row in shown]
 
 

@@ -27,6 +27,7 @@ from kaalia.marketplace import (
     create_request,
     listings,
     machines,
+    relays,
     sealing,
     search,
     templates,
@@ -85,6 +86,7 @@ async def rent(
         error.extra.setdefault("ask_id", ask_id)
         raise
     context.machine_bells.ring(machine.id)
+    await relays.ring(context, machine.id)
     return rental
 
 
@@ -298,6 +300,7 @@ async def _write(
     await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
     await billing.set_rate(tx, contract_id, billing.rate(now, contract.price_usd_per_hour, terms))
     await _keep_key(tx, user_id, identity, now)
+    await relays.grant(context, tx, machine, contract_id, draft.request.launch_mode, draft.request.runtype, now)
     taken = await tx.execute(
         sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
+from kaalia.contracts import relay as relay_rules
 from kaalia.contracts.admission import House
 from kaalia.contracts.amendment import amended
 from kaalia.contracts.contract import Contract
@@ -28,6 +29,7 @@ from kaalia.store import (
     enrolment,
     machine,
     maintenance,
+    relays,
     tasks,
     volumes,
     workloads,
@@ -149,6 +151,8 @@ def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime, hou
     _put_volumes(tx, snapshot.volumes)
     machine.put_listing(tx, snapshot.listing)
     maintenance.put_windows(tx, snapshot.maintenances)
+    if snapshot.relays is not None:
+        relays.put_links(tx, relay_rules.kept(relays.links(tx), snapshot.relays, unheard))
     for task in snapshot.tasks:
         tasks.add_new(tx, task, now)
     tasks.forget_older(tx, now - TASKS_KEPT)

@@ -16,7 +16,7 @@ from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import database as state
-from kaalia.store import enrolment, maintenance, outbox, reach, volumes, workloads
+from kaalia.store import enrolment, maintenance, outbox, reach, relays, volumes, workloads
 from kaalia.store.changes import Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
@@ -130,6 +130,7 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         workloads=full,
         volumes=None if full is None else volumes.all_statuses(tx),
         cordon=_cordon(tx, now),
+        relay_key=relays.get_key(tx),
     )
     return Batch(post, rows[-1].seq if rows else 0, has_more)
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kaalia.contracts import relay
 from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expired
 from kaalia.contracts.maintenance import Window, words
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.contracts.pricing import Price
 from kaalia.model.machine import MachineReport
+from kaalia.model.relay import RelayedPorts
 from kaalia.model.traffic import Bytes
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
 from kaalia.units import GB
@@ -48,6 +50,7 @@ class Instance:
     price: Price
     windows: tuple[Window, ...] = ()
     """Maintenance of the machine that is not over."""
+    relayed: RelayedPorts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,20 +195,30 @@ def _network(row: Instance) -> dict[str, Any]:
     public_ip = row.report.network.public_ip
     running = row.status is not None and row.status.state is WorkloadState.RUNNING
     bindings = row.status.ports if row.status is not None and running else ()
-    ssh_port = next((binding.host_port for binding in bindings if _port_name(binding) == "22/tcp"), None)
-    if public_ip is None:
-        ssh_port = None
+    direct_port = next((binding.host_port for binding in bindings if _port_name(binding) == "22/tcp"), None)
+    relayed = row.relayed if running else None
+    ssh_host, ssh_port = public_ip, direct_port
+    is_direct = relay.is_direct(row.request["runtype"], relay.has_direct_ports(row.report.network))
+    if relayed is not None and not is_direct:
+        # The public client prefers a port that stands here: what only the relay reaches must not.
+        hidden = {f"{inner}/tcp" for inner, _ in relayed.ports}
+        bindings = tuple(binding for binding in bindings if _port_name(binding) not in hidden)
+        ssh_host, ssh_port = relayed.host, relayed.ports[0][1]
+    if ssh_host is None or ssh_port is None:
+        ssh_host = ssh_port = None
     return {
         "public_ipaddr": public_ip,
         "local_ipaddrs": " ".join(row.report.network.local_ips),
         "ports": _ports(bindings),
-        "ssh_host": None if ssh_port is None else public_ip,
+        "ssh_host": ssh_host,
         "ssh_port": ssh_port,
         "ssh_idx": None,
-        "machine_dir_ssh_port": ssh_port,
+        "machine_dir_ssh_port": direct_port if public_ip is not None else None,
         "direct_port_count": len(bindings),
         "direct_port_start": -1,
         "direct_port_end": -1,
+        "relay_host": None if relayed is None else relayed.host,
+        "relay_ports": {} if relayed is None else {f"{inner}/tcp": port for inner, port in relayed.ports},
     }
 
 

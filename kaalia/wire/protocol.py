@@ -16,6 +16,7 @@ from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
+from kaalia.model.relay import RelayLink
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 
@@ -104,6 +105,8 @@ class Snapshot:
     """Rented disk space. One that is not mentioned stays as it is: only a tombstone removes data."""
     maintenances: tuple[Window, ...] = ()
     """When the owner works on the machine; those that are not over. All there are, as with the listing."""
+    relays: tuple[RelayLink, ...] | None = None
+    """By which relays contracts are reached; all there are. None: the marketplace knows none, and nothing changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ class StatusPost:
     volumes: tuple[VolumeStatus, ...] | None = None
     cordon: Cordon | None = None
     """The owner drains the machine: it admits nothing new. In every post for as long as it is so."""
+    relay_key: str | None = None
+    """With which this machine logs in at relays, as `ssh-ed25519 AAAA...`. None: it cannot use any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,30 @@ def private_pem(key: Ed25519PrivateKey) -> bytes:
     )
 
 
+def openssh_private(key: Ed25519PrivateKey) -> bytes:
+    """As OpenSSH's programs read it, unencrypted: the caller keeps it in a file of mode 0600."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def openssh_public(key: Ed25519PrivateKey) -> str:
+    """`ssh-ed25519 AAAA...`, without a comment."""
+    public = key.public_key()
+    return public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def load_openssh(content: bytes) -> Ed25519PrivateKey:
+    """The inverse of `openssh_private`. Raises KaaliaError `key_invalid`."""
+    try:
+        key = serialization.load_ssh_private_key(content, password=None)
+    except (ValueError, TypeError) as error:
+        raise KaaliaError("key_invalid", "cannot read the SSH key: it is no unencrypted OpenSSH key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KaaliaError("key_invalid", "cannot use the SSH key: it is not an Ed25519 key")
+    return key
+
+
 def load_private_pem(pem: bytes) -> Ed25519PrivateKey:
     """Raises KaaliaError `key_invalid`."""
     try:

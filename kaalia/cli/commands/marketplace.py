@@ -15,6 +15,7 @@ import typer
 
 from kaalia import log
 from kaalia.cli import output
+from kaalia.cli.commands.marketplace_relay import relay
 from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError
@@ -36,6 +37,7 @@ marketplace = typer.Typer(
 )
 user = typer.Typer(no_args_is_help=True, help="Add users.")
 marketplace.add_typer(user, name="user")
+marketplace.add_typer(relay, name="relay")
 
 
 @marketplace.command()

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db import relay_tables
 
 DATABASE_FILE = "marketplace.db"
 
@@ -28,7 +28,7 @@ async def open_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
     async with engine.begin() as tx:
-        await tx.run_sync(metadata.create_all)
+        await tx.run_sync(relay_tables.metadata.create_all)
     return engine
 
 
