@@ -75,7 +75,7 @@ async def forget_key(engine: AsyncEngine, name: str) -> None:
     """The next host key that the relay tells is the right one; machines learn it then. Raises ConfigError."""
     async with engine.begin() as tx:
         relay_id = await _find(tx, name)
-        await tx.execute(sa.update(table).where(table.c.id == relay_id).values(host_key=None))
+        await tx.execute(sa.update(table).where(table.c.id == relay_id).values(takes_new_key=True))
 
 
 async def remove(engine: AsyncEngine, name: str, *, force: bool = False) -> None:

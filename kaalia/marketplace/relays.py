@@ -147,11 +147,13 @@ async def reached_by(tx: AsyncConnection, contract_ids: Collection[int]) -> dict
     return found
 
 
-async def tell_machines(tx: AsyncConnection, relay_id: int) -> None:
-    """Their daemons must see a change of the relay."""
+async def tell_machines(tx: AsyncConnection, relay_id: int) -> list[int]:
+    """The machines whose daemons must see a change of the relay. Ring their bells after the commit."""
     query = sa.select(relay_blocks.c.machine_id).where(relay_blocks.c.relay_id == relay_id).distinct()
-    for machine_id in list(await tx.scalars(query)):
+    machine_ids = list(await tx.scalars(query))
+    for machine_id in machine_ids:
         await machines.bump(tx, machine_id)
+    return machine_ids
 
 
 async def _greet(context: Context, name: str, token: str, poll: RelayPoll) -> int:
@@ -167,11 +169,14 @@ async def _greet(context: Context, name: str, token: str, poll: RelayPoll) -> in
                 401, "relay_token_invalid", f"cannot accept relay {name}: the token is not its own", remedy=remedy
             )
         _check(row, poll)
-        values = {"host_key": poll.host_key, "login": poll.user, "seen_at": context.clock.now().timestamp()}
-        await tx.execute(sa.update(relays).where(relays.c.id == row.id).values(**values))
         has_changed = (row.host_key, row.login) != (poll.host_key, poll.user)
+        values = {"host_key": poll.host_key, "login": poll.user, "seen_at": context.clock.now().timestamp()}
         if has_changed:
-            await tell_machines(tx, row.id)
+            values["takes_new_key"] = False
+        await tx.execute(sa.update(relays).where(relays.c.id == row.id).values(**values))
+        machine_ids = await tell_machines(tx, row.id) if has_changed else []
+    for machine_id in machine_ids:
+        context.machine_bells.ring(machine_id)
     return int(row.id)
 
 
@@ -181,7 +186,7 @@ def _check(row: Row, poll: RelayPoll) -> None:
         rules.check_user(poll.user)
     except ContractError as error:
         raise ApiError(400, error.code, error.problem.message, remedy=error.problem.remedy) from error
-    if row.host_key is not None and row.host_key != poll.host_key:
+    if row.host_key not in (None, poll.host_key) and not row.takes_new_key:
         raise ApiError(
             409,
             "relay_key_changed",

@@ -15,6 +15,7 @@ from tests.proofs import (
     metering,
     offline,
     prober,
+    relay,
     restart,
     state,
     traffic,
@@ -31,6 +32,7 @@ PROOFS = {
     "kill-matrix": kill_matrix.prove,
     "metering": metering.prove,
     "prober": prober.prove,
+    "relay": relay.prove,
     "state": state.prove,
     "traffic": traffic.prove,
 }

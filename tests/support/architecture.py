@@ -34,14 +34,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "prober": "model wire",
         # Moves bytes, as a program of its own on either side: who measures or serves only starts it.
         "speed": "model wire",
-        # So is a relay: sshd, and who may listen where.
+        # A service of its own too: sshd, and who may listen where.
         "relay": "model contracts wire host",
         # The marketplace could leave for its own repository tomorrow, and take the prober along.
         "marketplace": "model contracts wire prober",
         "client": "model contracts wire",
         # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
         "cli": "model contracts wire host store capability sync client prober speed relay marketplace",
-        "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel api marketplace",
+        "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel api "
+        "marketplace",
     }.items()
 }
 """Which units a unit may import, beside itself and the ground floor. A new word here needs an argument in review."""

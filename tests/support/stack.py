@@ -87,6 +87,10 @@ class Stack:
         self._say(f"marketplace answers on {self.url}")
         self.host_key = self.add_user("host", "--host")
         self.renter_key = self.add_user("renter")
+        self.join()
+
+    def join(self) -> None:
+        """One more machine of the marketplace that runs: configuration, enrolment, daemon, first report."""
         self.write_config()
         self.machine_id = self._enroll()
         self._say(f"enrolled as machine {self.machine_id}")

@@ -1,8 +1,10 @@
 """The tables of relays, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, String, Table
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table
 
 from kaalia.marketplace.db.tables import metadata
+
+__all__ = ["metadata", "relay_blocks", "relay_keys", "relay_ports", "relays"]
 
 relays = Table(
     "relays",
@@ -15,11 +17,13 @@ relays = Table(
     Column("last_port", Integer, nullable=False),
     Column("token_sha256", String, nullable=False),
     Column("host_key", String, nullable=True),
+    Column("takes_new_key", Boolean, nullable=False, default=False),
     Column("login", String, nullable=True),
     Column("seen_at", Float, nullable=True),
     sqlite_autoincrement=True,
 )
-"""`host_key` and `login` as the relay told them at its first visit, each null before it; `seen_at`: its latest one."""
+"""`host_key` and `login` as the relay told them at its first visit, each null before it; `takes_new_key`:
+the operator said that the old one is lost; `seen_at`: its latest one."""
 
 relay_blocks = Table(
     "relay_blocks",
