@@ -161,7 +161,7 @@ CONFIG
 install_units() {
     step mkdir -p "$units"
     local unit
-    for unit in kaalia.service kaalia-marketplace.service; do
+    for unit in kaalia.service kaalia-marketplace.service kaalia-relay.service; do
         write "$units/$unit" 0644 <"$here/systemd/$unit"
     done
     [ -z "$prefix" ] || return 0

@@ -76,9 +76,19 @@ remove_walls() {
     remove_firewall
 }
 
+# Connections to relays outlive the daemon. What still runs stays reached.
+close_tunnels() {
+    local control
+    [ -z "$prefix" ] && [ -z "$running" ] || return 0
+    for control in /var/lib/kaalia/relay/*.sock; do
+        [ -S "$control" ] || continue
+        step ssh -F none -S "$control" -O exit relay || true
+    done
+}
+
 stop_units() {
     local unit
-    for unit in kaalia.service kaalia-marketplace.service; do
+    for unit in kaalia.service kaalia-marketplace.service kaalia-relay.service; do
         if [ -z "$prefix" ] && [ -e "$units/$unit" ] && [ -d /run/systemd/system ]; then
             step systemctl disable --now "$unit"
         fi
@@ -117,6 +127,7 @@ if [ -z "$prefix" ] && [ "$dry_run" = no ] && [ "$(id -u)" != 0 ]; then
 fi
 refuse_while_rented
 stop_units
+close_tunnels
 free_ports
 remove_walls
 remove_program

@@ -227,7 +227,7 @@ def test_uninstalling_is_refused_when_docker_cannot_be_asked(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("name", ["kaalia.service", "kaalia-marketplace.service"])
+@pytest.mark.parametrize("name", ["kaalia.service", "kaalia-marketplace.service", "kaalia-relay.service"])
 def test_systemd_understands_the_unit(tmp_path: Path, name: str) -> None:
     # The program is not installed here: any existing one stands for it.
     text = (ROOT / "systemd" / name).read_text()

@@ -57,7 +57,7 @@ def login_user(wanted: str | None) -> str:
     try:
         is_powerful = pwd.getpwnam(user).pw_uid == 0
     except KeyError:
-        remedy = f"make it: useradd --system --no-create-home --shell /usr/sbin/nologin {user}"
+        remedy = f"make it: useradd --system --no-create-home --password '*' --shell /usr/sbin/nologin {user}"
         raise ConfigError("relay_user_invalid", f"cannot find user {user}", remedy=remedy) from None
     if is_powerful:
         remedy = "name a user without rights, such as nobody"

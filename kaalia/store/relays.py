@@ -2,31 +2,27 @@
 
 from collections.abc import Iterable
 
-from pydantic import TypeAdapter
-
 from kaalia.model.relay import LocalForward, OpenTunnel, RelayLink
 from kaalia.model.workload import Protocol
 from kaalia.store import workloads
 from kaalia.store.database import Transaction
+from kaalia.wire import document
 
 SOURCE = "relay"
 """Of conditions."""
-
-_LINK = TypeAdapter(RelayLink)
-_TUNNEL = TypeAdapter(OpenTunnel)
 
 
 def put_links(tx: Transaction, links: Iterable[RelayLink]) -> None:
     """All there are. Written by `sync` only."""
     tx.execute("DELETE FROM relay_links")
     for link in links:
-        document = _LINK.dump_json(link).decode()
-        tx.execute("INSERT INTO relay_links (name, document) VALUES (?, ?)", (link.name, document))
+        row = (link.name, document.encode(link))
+        tx.execute("INSERT INTO relay_links (name, document) VALUES (?, ?)", row)
 
 
 def links(tx: Transaction) -> tuple[RelayLink, ...]:
     rows = tx.execute("SELECT document FROM relay_links ORDER BY name").fetchall()
-    return tuple(_LINK.validate_json(row["document"]) for row in rows)
+    return tuple(document.decode(RelayLink, row["document"]) for row in rows)
 
 
 def wanted(tx: Transaction) -> dict[RelayLink, frozenset[LocalForward]]:
@@ -45,8 +41,8 @@ def wanted(tx: Transaction) -> dict[RelayLink, frozenset[LocalForward]]:
 
 
 def put_tunnel(tx: Transaction, tunnel: OpenTunnel) -> None:
-    document = _TUNNEL.dump_json(tunnel).decode()
-    tx.execute("INSERT OR REPLACE INTO relay_tunnels (name, document) VALUES (?, ?)", (tunnel.name, document))
+    row = (tunnel.name, document.encode(tunnel))
+    tx.execute("INSERT OR REPLACE INTO relay_tunnels (name, document) VALUES (?, ?)", row)
 
 
 def forget_tunnel(tx: Transaction, name: str) -> None:
@@ -55,7 +51,7 @@ def forget_tunnel(tx: Transaction, name: str) -> None:
 
 def tunnels(tx: Transaction) -> dict[str, OpenTunnel]:
     rows = tx.execute("SELECT document FROM relay_tunnels").fetchall()
-    found = (_TUNNEL.validate_json(row["document"]) for row in rows)
+    found = (document.decode(OpenTunnel, row["document"]) for row in rows)
     return {tunnel.name: tunnel for tunnel in found}
 
 
