@@ -39,7 +39,9 @@ def test_wrong_usage_ends_with_2(run: Run, args: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["enroll"], ["probe", "serve"], ["relay", "serve"], ["marketplace", "serve"], ["marketplace", "user", "add"]], ids=" ".join
+    "args",
+    [["enroll"], ["probe", "serve"], ["relay", "serve"], ["marketplace", "serve"], ["marketplace", "user", "add"]],
+    ids=" ".join,
 )
 def test_programs_of_their_own_print_their_own_help(args: list[str]) -> None:
     done = subprocess.run(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaalia.errors import HostError
-from kaalia.host.process import Child, run
+from kaalia.host.pidfd import Watch
+from kaalia.host.process import Child, Program, run
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 
@@ -217,3 +218,54 @@ async def test_child_leaves_no_open_descriptors() -> None:
 
     await asyncio.sleep(0)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_program_is_heard_line_by_line() -> None:
+    lines: list[str] = []
+    program = await Program.start(["sh", "-c", "echo out; printf 'one\\ntwo\\nrest' >&2; exit 3"], lines.append)
+
+    assert await program.ended() == 3
+    await program.stop()
+    assert lines == ["one", "two"], "what has no end is no line"
+
+
+async def test_a_line_without_an_end_is_heard_in_parts() -> None:
+    lines: list[str] = []
+    program = await Program.start([*PYTHON, "import sys; sys.stderr.write('x' * 100000 + '\\n')"], lines.append)
+    await program.ended()
+    async with asyncio.timeout(10):
+        while sum(map(len, lines)) < 100_000:
+            await asyncio.sleep(0.01)
+    await program.stop()
+
+    assert "".join(lines) == "x" * 100_000
+
+
+async def test_a_program_is_asked_to_go_then_killed() -> None:
+    heard = asyncio.Event()
+    deaf = "signal.signal(15, signal.SIG_IGN); print(1, file=sys.stderr, flush=True); time.sleep(99)"
+    program = await Program.start([*PYTHON, f"import signal, sys, time; {deaf}"], lambda _: heard.set())
+    async with asyncio.timeout(20):
+        await heard.wait()
+    await program.stop(0.1)
+
+    async with asyncio.timeout(10):
+        await gone(program.pid)
+    assert await program.ended() == -9
+
+
+async def test_the_end_of_a_strange_process_is_told_once() -> None:
+    ended = asyncio.Event()
+    child = await asyncio.create_subprocess_exec("sleep", "99")
+    watch = Watch(child.pid, ended.set)
+    await asyncio.sleep(0.05)
+    assert not ended.is_set()
+    child.kill()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    watch.close()
+    pid = child.pid
+    await child.wait()
+
+    with pytest.raises(ProcessLookupError):
+        Watch(pid, ended.set)

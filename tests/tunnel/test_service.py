@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,24 +48,28 @@ class World:
         self.sshd: subprocess.Popen[bytes] | None = None
         self.link = RelayLink("west", "127.0.0.1", LOGIN_PORT, "nobody", "", FIRST, FIRST + 15)
 
-    def start_relay(self, name: str = "relay", ports: tuple[int, ...] = tuple(range(FIRST, FIRST + 15))) -> str:
-        """Its host key. The last port of the block is not permitted, though the link says so."""
+    def start_relay(
+        self, name: str = "relay", user: str | None = None, ports: tuple[int, ...] = tuple(range(FIRST, FIRST + 15))
+    ) -> str:
+        """Its host key. The last port of the block is not permitted, though the link says so.
+
+        `user`: an ordinary one, that runs it; by default root does.
+        """
         self.key = ensure_key(self.state / FOLDER)
-        made = Options(
-            "west",
-            "127.0.0.1",
-            LOGIN_PORT,
-            parse_ports("20000-20015"),
-            "",
-            "",
-            self.folder / name,
-            "nobody",
-            find_sshd(),
-        )
+        ports_of_relay = parse_ports("20000-20015")
+        login, data = user or "nobody", self.folder / name
+        made = Options("west", "127.0.0.1", LOGIN_PORT, ports_of_relay, "", "", data, login, find_sshd())
         host_key = sshd.prepare(made)
         sshd.write_permits(made, [MachinePermit(1, self.key, ports)])
         Path("/run/sshd").mkdir(exist_ok=True)
         argv = [str(made.sshd), "-D", "-e", "-f", str(made.data / "sshd_config")]
+        if user is not None:
+            (made.data / "sshd_config").write_text(sshd.config(made, is_root=False))
+            for path in (made.data, *made.data.iterdir()):
+                shutil.chown(path, user)
+            for folder in made.data.parents[:-1]:
+                folder.chmod(folder.stat().st_mode | 0o011)
+            argv = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", "--inh-caps=-all", *argv]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.sshd = subprocess.Popen(argv, stderr=log, start_new_session=True)
         return host_key
@@ -280,3 +285,15 @@ async def test_without_ssh_it_is_told_what_to_install(world: World, monkeypatch:
 
         await until("ssh_missing", is_told)
     assert await world.database.read(relays.get_key) is None
+
+
+async def test_a_relay_needs_no_root(world: World) -> None:
+    world.kill_relay()
+    host_key = await asyncio.to_thread(world.start_relay, "ordinary", "games")
+    world.link = replace(world.link, host_key=host_key, user="games")
+    with saying(b"one") as one:
+        async with world.daemon():
+            await world.want((15, one), (0, one))
+            await until("one", lambda: hear(0) == b"one")
+
+    assert hear(15) == b"", "what is not permitted is refused there too"
