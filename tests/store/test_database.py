@@ -145,6 +145,9 @@ async def test_volumes_of_an_older_schema_get_their_bytes_in_the_ledger(tmp_path
             "port_probe",
             "seen_address",
             "speed",
+            "relay_links",
+            "relay_tunnels",
+            "relay_key",
         ):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 14")
