@@ -10,6 +10,7 @@ import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol as Interface
 
 from kaalia.clock import Clock
 from kaalia.contracts import reach
@@ -45,6 +46,16 @@ class _AddressChangedError(UnreachableError):
     """In the middle of a probe."""
 
 
+class Gate(Interface):
+    """The way past this machine's own firewall, see `gate.FirewallGate`."""
+
+    async def open(self, free: Collection[Place], held: Collection[Place]) -> bool: ...
+
+    async def has_counted(self) -> bool | None: ...
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """The daemon's own side."""
@@ -54,6 +65,7 @@ class Machine:
     clock: Clock
     port_range: PortRange
     public_ip: str | None
+    gate: Gate
 
 
 @dataclass(slots=True)
@@ -70,6 +82,7 @@ class _Run:
     held: dict[Place, int] = field(default_factory=dict)
     used: dict[Place, str] = field(default_factory=dict)
     arrived: set[Place] = field(default_factory=set)
+    may_be_own_firewall: bool = False
 
     def answer(self, port: int, protocol: Protocol, data: bytes) -> bytes | None:
         asked = wire.read_question(self.nonce, protocol, data)
@@ -113,6 +126,7 @@ async def _probe(run: _Run, name: str, earlier: PortMap | None, local_ips: Colle
         used=await _named(run.used),
         arrived=run.arrived,
         hairpin=None if where.address in local_ips else works,
+        may_be_own_firewall=run.may_be_own_firewall,
     )
     # The largest range has 130,000 places.
     return await asyncio.to_thread(reach.judge, facts, run.sights, earlier)
@@ -156,16 +170,27 @@ async def _batch(run: _Run, places: Iterable[Place], address: str, works: bool |
         targets = [ProbeTarget(*place) for place in listening]
         targets += [ProbeTarget(*place, connect_only=True) for place in watched]
         if targets:
+            is_open = await run.machine.gate.open(listening, watched)
             reply = await _asked(run, ProbeRequest(run.nonce.hex(), tuple(targets), run.address))
             if reply.address != address:
                 raise _changed(address, reply.address)
             kept = {*answering.places, *watched}  # one that was given up meanwhile tells nothing
             run.sights.update({place: sight for place, sight in _checked(run, targets, reply).items() if place in kept})
+            if listening and not run.arrived:
+                run.may_be_own_firewall |= not is_open or await run.machine.gate.has_counted() is not False
         if works is None:
             works = await _reaches_itself(run, address)
         return works
     finally:
-        answering.close()
+        await _shut(run.machine)
+
+
+async def _shut(machine: Machine) -> None:
+    """The firewall first: no other program of this machine gets a port that it leaves open."""
+    try:
+        await machine.gate.close()
+    finally:
+        machine.answering.close()
 
 
 async def _asked(run: _Run, request: ProbeRequest) -> ProbeReply:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Protocol as Interface
 
 from kaalia.capability import address, probing
-from kaalia.capability.probing import Ask, Machine
+from kaalia.capability.probing import Ask, Gate, Machine
 from kaalia.clock import Clock
 from kaalia.contracts import remedies
 from kaalia.contracts.remedies import Surroundings
@@ -24,6 +24,7 @@ from kaalia.host.answering import Answering
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import PortRange
 from kaalia.model.reach import PortMap, ProbeProgress
+from kaalia.model.workload import Protocol
 from kaalia.service import run_forever
 from kaalia.store import conditions, reach
 from kaalia.store.changes import Changes, Topic, wait
@@ -72,6 +73,7 @@ class ReachService:
         link: Link,
         answering: Answering,
         surroundings: Callable[[], Awaitable[Surroundings]],
+        gate: Gate,
         chance: random.Random | None = None,
         after_s: tuple[float, float] = AFTER_S,
         routed: Callable[[], str | None] = address.routed,
@@ -82,6 +84,7 @@ class ReachService:
         self._link = link
         self._answering = answering
         self._surroundings = surroundings
+        self._gate = gate
         self._chance = chance or random.SystemRandom()
         self._after_s = after_s
         self._routed = routed
@@ -92,6 +95,7 @@ class ReachService:
 
     async def run(self) -> None:
         await self._database.transaction(_forget_unfinished)
+        await self._gate.close()
         self._not_before_s = self._clock.monotonic_s() + self._chance.uniform(*self._after_s)
         await run_forever(self.name, self._turn)
 
@@ -148,13 +152,8 @@ class ReachService:
             conditions.replace(tx, reach.SOURCE_PROBER, (), now)
 
         await self._database.transaction(store)
-        log.info(
-            "ports: %d of %d TCP and %d UDP proven at %s",
-            found.proven.tcp,
-            len(found.port_range),
-            found.proven.udp,
-            found.address,
-        )
+        tcp, udp = (found.open_count(each) for each in (Protocol.TCP, Protocol.UDP))
+        log.info("ports: %d of %d TCP and %d UDP proven at %s", tcp, len(found.port_range), udp, found.address)
         return found
 
     async def _probe(self, progress: ProbeProgress) -> PortMap:
@@ -167,7 +166,9 @@ class ReachService:
             )
         earlier, told = await self._database.read(lambda tx: (reach.get_map(tx), reach.get_seen_address(tx)))
         around = await self._surroundings()
-        machine = Machine(self._database, self._answering, self._clock, self._wanted.port_range, self._wanted.public_ip)
+        machine = Machine(
+            self._database, self._answering, self._clock, self._wanted.port_range, self._wanted.public_ip, self._gate
+        )
 
         async def tell(done: int, total: int) -> None:
             now = ProbeProgress(progress.ordered_at, done, total)
@@ -201,9 +202,10 @@ class NoReachService:
 
     name = "reach"
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, gate: Gate) -> None:
         self._database = database
         self._clock = clock
+        self._gate = gate
 
     async def run(self) -> None:
         now = self._clock.now()
@@ -214,6 +216,7 @@ class NoReachService:
                 conditions.replace(tx, source, (), now)
 
         await self._database.transaction(forget)
+        await self._gate.close()
         await asyncio.Event().wait()
 
 

@@ -25,7 +25,8 @@ class Sight:
 class Facts:
     """What the daemon knows of a probe. `held`: the contract of each port that has one; `used`: the host's own program.
 
-    `arrived`: where a genuine question came in.
+    `arrived`: where a genuine question came in. `may_be_own_firewall`: none arrived, though packets came to this
+    machine, or may have come.
     """
 
     probed_at: datetime
@@ -38,6 +39,7 @@ class Facts:
     used: Mapping[Place, str]
     arrived: Collection[Place]
     hairpin: bool | None = None
+    may_be_own_firewall: bool = False
 
 
 _OF_FREE = {
@@ -47,6 +49,7 @@ _OF_FREE = {
     Outcome.OTHER: (PortState.CLOSED, Reason.OTHER),
     Outcome.CONNECTED: (PortState.CLOSED, Reason.OTHER),
 }
+_UNREACHED = frozenset({Outcome.SILENT, Outcome.PROHIBITED, Outcome.REFUSED})
 _OF_HELD = {
     Outcome.CONNECTED: Reason.CONNECTS,
     Outcome.REFUSED: Reason.REFUSED,
@@ -73,7 +76,14 @@ def judge(facts: Facts, sights: Mapping[Place, Sight], earlier: PortMap | None) 
         seen_address=facts.seen_address,
         hairpin=facts.hairpin,
         spans=tuple(_joined(spans)),
+        is_blind=facts.may_be_own_firewall and _is_unreached(facts, sights),
     )
+
+
+def _is_unreached(facts: Facts, sights: Mapping[Place, Sight]) -> bool:
+    """Nothing came to any free port of TCP, by which ports are counted."""
+    free = [sight for place, sight in sights.items() if place[1] is Protocol.TCP and place not in facts.held]
+    return bool(free) and not facts.arrived and all(sight.outcome in _UNREACHED for sight in free)
 
 
 def is_same_place(known: PortMap, facts: Facts) -> bool:

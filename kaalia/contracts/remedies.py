@@ -71,7 +71,14 @@ def _of_ports(found: PortMap, around: Surroundings) -> Iterator[Problem]:
     free = [span for span in found.spans if span.state is not PortState.HELD]
     everything = _all(found)
     silent = [span for span in free if span.reason in (Reason.SILENT, Reason.PROHIBITED)]
-    if free and silent == free:
+    if found.is_blind:
+        yield Problem(
+            "ports_unknown",
+            f"cannot tell whether ports {_range(found.port_range)} at {found.address} are open: the firewall of this "
+            "machine may have dropped the questions, and would not drop what comes to renters",
+            f"on this machine: {_firewall(dict.fromkeys(Protocol, everything))}; {_forward(found, around)}",
+        )
+    elif free and silent == free:
         yield Problem(
             "ports_all_filtered",
             f"cannot be reached on any port of {_range(found.port_range)} at {found.address}: nothing comes through",
@@ -80,7 +87,9 @@ def _of_ports(found: PortMap, around: Surroundings) -> Iterator[Problem]:
     else:
         yield from _filtered(found, silent, around)
     yield from _lost(free)
-    yield from _answered_by_others(found, free, around)
+    if not found.is_blind:
+        yield from _answered_by_others(found, free, around)
+    yield from _unforwarded(found)
     yield from _shifted(free)
     used = [span for span in found.spans if span.reason is Reason.IN_USE]
     if used:
@@ -117,6 +126,19 @@ def _filtered(found: PortMap, silent: list[PortSpan], around: Surroundings) -> I
             "ports_filtered",
             f"cannot be reached {names}: a firewall drops it, or the router does not forward it",
             f"on this machine: {rules}; {_forward(found, around, _short(tcp | udp))}",
+        )
+
+
+def _unforwarded(found: PortMap) -> Iterator[Problem]:
+    """What renters' ports meet and free ones do not: FORWARD, where a published port goes through this machine."""
+    reasons = (Reason.SILENT, Reason.PROHIBITED)
+    held = [span for span in found.spans if span.state is PortState.HELD and span.reason in reasons]
+    if held and _is_any_open(found, Protocol.TCP):
+        yield Problem(
+            "ports_not_forwarded",
+            f"cannot be reached on {_ports(held)} of contracts, though free ports are: no connection came through",
+            "let this machine forward what comes to published ports: see DOCKER-USER and FORWARD in iptables-save, and "
+            "the forward chains of nftables",
         )
 
 

@@ -12,6 +12,7 @@ from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
 from kaalia.capability import speed, surroundings
 from kaalia.capability.address import AddressService
+from kaalia.capability.gate import FirewallGate
 from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
@@ -138,15 +139,15 @@ def _capability(config: Config, clock: Clock, changes: Changes, database: Databa
 
 def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:
     if config.probe.url == "off":
-        return [NoReachService(database, clock)]
+        return [NoReachService(database, clock, FirewallGate(config.state_dir))]
     wanted = Wanted(
         PortRange(config.ports.first, config.ports.last),
         None if config.ports.public_ip == "auto" else config.ports.public_ip,
         timedelta(hours=config.probe.every_hours),
     )
     url = None if config.probe.url == "marketplace" else config.probe.url
-    link = ProberLink(url, database, config.state_dir, clock)
-    return [ReachService(database, changes, clock, wanted, link, answering, surroundings.read)]
+    link, gate = ProberLink(url, database, config.state_dir, clock), FirewallGate(config.state_dir)
+    return [ReachService(database, changes, clock, wanted, link, answering, surroundings.read, gate)]
 
 
 def _speed(config: Config, clock: Clock, changes: Changes, database: Database) -> Service:

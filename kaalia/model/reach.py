@@ -95,6 +95,8 @@ class PortMap:
     """What the marketplace called this machine's address when the probe began: another word of it is a change."""
     routed_ip: str | None = None
     """The machine's own address then, to which a router forwards; None: not known."""
+    is_blind: bool = False
+    """No free TCP port was reached, and this machine's own firewall may be why: of published ports nothing is known."""
 
     def open_count(self, protocol: Protocol) -> int:
         return sum(len(span) for span in self.spans if span.is_open and span.protocol is protocol)
@@ -105,7 +107,10 @@ class PortMap:
         return next(fits, None)
 
     @property
-    def proven(self) -> ProvenPorts:
+    def proven(self) -> ProvenPorts | None:
+        """None: nobody knows."""
+        if self.is_blind:
+            return None
         return ProvenPorts(self.address, self.open_count(Protocol.TCP), self.open_count(Protocol.UDP), self.probed_at)
 
 

@@ -2,83 +2,28 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from kaalia.capability import probing
-from kaalia.capability.probing import Ask
-from kaalia.capability.reach import NoReachService, ReachService, Wanted
-from kaalia.contracts.remedies import Surroundings
+from kaalia.capability.reach import NoReachService
+from kaalia.contracts import reach as contract_reach
 from kaalia.errors import UnreachableError
-from kaalia.host.answering import Answering
 from kaalia.model.machine import PortRange
-from kaalia.model.reach import Outcome, PortState, ProbeProgress
+from kaalia.model.reach import Outcome, Place, PortState, ProbeProgress
 from kaalia.model.workload import Protocol
 from kaalia.prober.bounds import LOOPBACK
-from kaalia.prober.work import Prober
-from kaalia.store import claims, conditions, reach
+from kaalia.store import claims, reach
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.database import Database
-from kaalia.wire.error import ApiError
 from kaalia.wire.probe import ProbeReply, ProbeRequest, ProbeResult
+from tests.capability.reach_rig import HERE, RANGE, Mute, Rig
 from tests.support.clock import FakeClock
 
-HERE = "127.0.0.1"
-RANGE = PortRange(23100, 23119)
 TCP, UDP = Protocol.TCP, Protocol.UDP
-
-
-class Beside:
-    """The way to a prober in this process; `twist` changes what it says."""
-
-    def __init__(self, seen: str = HERE) -> None:
-        self.prober = Prober(LOOPBACK)
-        self.seen = seen
-        self.asked: list[ProbeRequest] = []
-        self.twist: Callable[[ProbeReply], ProbeReply] = lambda reply: reply
-        self.fails: Exception | None = None
-        self.before: Callable[[ProbeRequest], Awaitable[None]] | None = None
-
-    async def name(self) -> str | None:
-        return "http://prober"
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Ask]:
-        yield self.ask
-
-    async def ask(self, request: ProbeRequest) -> ProbeReply:
-        if self.fails is not None:
-            raise self.fails
-        self.asked.append(request)
-        if self.before is not None:
-            await self.before(request)
-        try:
-            return self.twist(await self.prober.probe(HERE, request))
-        except ApiError as error:
-            raise UnreachableError(error.code, str(error)) from error
-
-
-class Rig:
-    def __init__(self, store: Database, changes: Changes, clock: FakeClock, public_ip: str | None = HERE) -> None:
-        self.store, self.changes, self.clock = store, changes, clock
-        self.link, self.answering = Beside(), Answering()
-        self.wanted = Wanted(RANGE, public_ip, timedelta(hours=24))
-
-    def service(self, after_s: tuple[float, float] = (0, 0)) -> ReachService:
-        async def around() -> Surroundings:
-            return Surroundings(("192.168.1.20",))
-
-        return ReachService(
-            self.store, self.changes, self.clock, self.wanted, self.link, self.answering, around, after_s=after_s
-        )
-
-    async def codes(self) -> set[str]:
-        return {one.condition.problem.code for one in await self.store.read(conditions.all_open)}
 
 
 @pytest.fixture
@@ -91,7 +36,7 @@ async def test_every_port_is_proven_and_the_map_is_stored(rig: Rig) -> None:
 
     assert found is not None
     assert await rig.store.read(reach.get_map) == found
-    assert (found.proven.tcp, found.proven.udp, found.address) == (20, 20, HERE)
+    assert (found.open_count(TCP), found.open_count(UDP), found.address) == (20, 20, HERE)
     assert found.hairpin is True
     assert await rig.codes() == set()
     assert not rig.answering.places
@@ -143,8 +88,43 @@ async def test_a_port_that_a_renter_gets_during_a_probe_is_his_at_once(rig: Rig)
     found = await rig.service().probe()
 
     assert found is not None
-    assert (found.proven.tcp, found.proven.udp) == (19, 20)
+    assert (found.open_count(TCP), found.open_count(UDP)) == (19, 20)
     assert await rig.codes() == set(), "nobody is told of a port that was only given away"
+
+
+async def test_the_firewall_lets_in_what_is_tried_and_nothing_of_other_programs_and_only_as_long(rig: Rig) -> None:
+    held = [Claim(ClaimKind.PORT_TCP, "23101", 51, 1), Claim(ClaimKind.PORT_UDP, "23102", 51, 1)]
+    await rig.store.transaction(lambda tx: claims.claim(tx, held, rig.clock.now()))
+    let_in: set[Place] = set()
+
+    async def look(request: ProbeRequest) -> None:
+        asked = {(target.port, target.protocol) for target in request.targets}
+        assert rig.firewall.let_in == asked
+        let_in.update(asked)
+
+    rig.link.before = look
+    with socket.create_server((HERE, 23103)):
+        assert await rig.service().probe()
+
+    assert let_in == {*contract_reach.places(RANGE)} - {(23102, UDP), (23103, TCP)}
+    assert rig.firewall.let_in == set()
+
+
+@pytest.mark.parametrize(
+    ("is_there", "counted", "is_known"),
+    [(True, False, True), (True, True, False), (True, None, False), (False, None, False)],
+)
+async def test_where_the_own_firewall_may_be_why_nothing_is_known_of_published_ports(
+    rig: Rig, is_there: bool, counted: bool | None, is_known: bool
+) -> None:
+    rig.firewall.is_there, rig.firewall.counted = is_there, counted
+    rig.link.prober = Mute(LOOPBACK)
+
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert (found.proven is not None) == is_known
+    assert await rig.codes() == {"ports_all_filtered" if is_known else "ports_unknown"}
 
 
 def forged(reply: ProbeReply) -> ProbeReply:
@@ -195,7 +175,7 @@ async def test_a_prober_that_tries_another_address_in_the_middle_begins_anew(rig
     found = await rig.service().probe()
 
     assert found is not None
-    assert (found.address, found.proven.tcp) == (HERE, 20)
+    assert (found.address, found.open_count(TCP)) == (HERE, 20)
     assert len({request.nonce for request in rig.link.asked}) == 2
 
     rig.link.twist = lambda reply: replace(reply, address="203.0.113.9") if reply.results else reply
@@ -294,7 +274,7 @@ async def test_switched_off_it_forgets_what_it_knew(rig: Rig) -> None:
     await rig.store.transaction(lambda tx: reach.order(tx, rig.clock.now()))
     assert await rig.codes()
 
-    running = asyncio.ensure_future(NoReachService(rig.store, rig.clock).run())
+    running = asyncio.ensure_future(NoReachService(rig.store, rig.clock, rig.firewall).run())
     try:
         await until(lambda: is_forgotten(rig))
     finally:

@@ -50,7 +50,7 @@ def test_each_outcome_has_its_state_and_reason() -> None:
         (40003, 40003, "tcp", "closed", "other"),
         (40004, 40009, "tcp", "open", "answered"),
     ]
-    assert (found.proven.tcp, found.proven.udp) == (6, 10)
+    assert (found.open_count(TCP), found.open_count(UDP)) == (6, 10)
 
 
 def test_a_question_that_arrived_was_not_filtered_on_its_way_in() -> None:
@@ -73,7 +73,7 @@ def test_a_shifted_port_tells_the_step() -> None:
 
     assert table(found)[0] == (40000, 40009, "tcp", "closed", "shifted")
     assert found.spans[0].detail == "+100"
-    assert found.proven.tcp == 0
+    assert found.open_count(TCP) == 0
 
 
 def test_a_port_of_a_contract_that_takes_connections_counts_only_when_it_was_proven_before() -> None:
@@ -86,9 +86,9 @@ def test_a_port_of_a_contract_that_takes_connections_counts_only_when_it_was_pro
         (40004, Reason.REFUSED, False, "C.51"),
         (40005, Reason.NOT_ASKED, False, "C.52"),
     ]
-    assert (found.proven.tcp, found.proven.udp) == (8, 9), "a prober can say of any port that it connects"
+    assert (found.open_count(TCP), found.open_count(UDP)) == (8, 9), "a prober can say of any port that it connects"
     again = judged(but, judged(), held=held)
-    assert (again.proven.tcp, again.proven.udp) == (10, 10)
+    assert (again.open_count(TCP), again.open_count(UDP)) == (10, 10)
 
 
 def test_what_was_proven_before_a_contract_came_still_counts_but_not_of_another_address() -> None:
@@ -98,8 +98,8 @@ def test_what_was_proven_before_a_contract_came_still_counts_but_not_of_another_
     again = judged(but, judged(), held=held)
     moved = judged(but, judged(address="198.51.100.1"), held=held)
 
-    assert (again.proven.tcp, again.proven.udp) == (10, 10)
-    assert (moved.proven.tcp, moved.proven.udp) == (9, 9)
+    assert (again.open_count(TCP), again.open_count(UDP)) == (10, 10)
+    assert (moved.open_count(TCP), moved.open_count(UDP)) == (9, 9)
     assert judged(but, again, held=held).proven == again.proven, "it is handed on from map to map"
 
 
@@ -107,8 +107,8 @@ def test_a_port_that_was_given_up_for_a_renter_keeps_what_was_known() -> None:
     sights = answered()
     del sights[40007, TCP]
 
-    assert reach.judge(FACTS, sights, None).proven.tcp == 9
-    assert reach.judge(FACTS, sights, judged()).proven.tcp == 10
+    assert reach.judge(FACTS, sights, None).open_count(TCP) == 9
+    assert reach.judge(FACTS, sights, judged()).open_count(TCP) == 10
 
 
 def test_a_program_of_the_host_is_named_and_its_port_does_not_count() -> None:
@@ -121,7 +121,7 @@ def test_a_program_of_the_host_is_named_and_its_port_does_not_count() -> None:
         False,
         "used by nginx (pid 7)",
     )
-    assert found.proven.tcp == 9
+    assert found.open_count(TCP) == 9
 
 
 @given(st.dictionaries(st.tuples(st.integers(40000, 40009), st.sampled_from(Protocol)), st.sampled_from(Outcome)))
@@ -131,7 +131,7 @@ def test_spans_cover_every_port_once_and_count_what_answered(outcomes: dict[Plac
     covered = [(port, one.protocol) for one in found.spans for port in range(one.first, one.last + 1)]
     assert sorted(covered) == sorted(reach.places(RANGE))
     lost = sum(outcome is not Outcome.ANSWERED for outcome in outcomes.values())
-    assert found.proven.tcp + found.proven.udp == 20 - lost
+    assert found.open_count(TCP) + found.open_count(UDP) == 20 - lost
     assert all(found.state_at(place) is not None for place in covered)
     assert found.state_at((1, TCP)) is None
 
@@ -139,3 +139,19 @@ def test_spans_cover_every_port_once_and_count_what_answered(outcomes: dict[Plac
 def test_ports_in_short() -> None:
     assert reach.in_short([5, 1, 2, 3, 9, 9]) == "1-3, 5, 9"
     assert reach.in_short([]) == ""
+
+
+def test_where_nothing_arrived_and_an_own_firewall_may_be_why_nothing_is_proven_or_disproven() -> None:
+    silent = {place: Sight(Outcome.SILENT) for place in reach.places(RANGE)}
+    one = {**silent, (40003, TCP): Sight(Outcome.ANSWERED, 40003)}
+
+    def proven(sights: dict[Place, Sight], **facts: Any) -> ProvenPorts | None:
+        return reach.judge(replace(FACTS, **facts), sights, None).proven
+
+    assert proven(silent) == ProvenPorts("203.0.113.7", 0, 0, START), "it is known to be on the way"
+    assert proven(silent, may_be_own_firewall=True) is None
+    assert proven({**silent, (40001, TCP): Sight(Outcome.REFUSED)}, may_be_own_firewall=True) is None
+    assert proven(one, may_be_own_firewall=True) == ProvenPorts("203.0.113.7", 1, 0, START)
+    assert proven(silent, may_be_own_firewall=True, arrived={(40001, TCP)}) is not None
+    connects = {**silent, (40003, TCP): Sight(Outcome.CONNECTED)}
+    assert proven(connects, may_be_own_firewall=True, held={(40003, TCP): 51}) is None

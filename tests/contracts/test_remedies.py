@@ -161,3 +161,23 @@ def test_many_groups_are_named() -> None:
 
     (problem,) = remedies.findings(wide, BEHIND)
     assert "ports 40000, 40002, 40004, 40006, 40008" in problem.message
+
+
+def test_what_only_the_own_firewall_may_have_dropped_is_no_closed_port() -> None:
+    silent = {place: Sight(Outcome.SILENT) for place in reach.places(RANGE)}
+    found = reach.judge(replace(FACTS, may_be_own_firewall=True), silent, None)
+
+    (problem,) = remedies.findings(found, Surroundings(("203.0.113.7",)))
+
+    assert problem.code == "ports_unknown"
+    assert "ufw allow 40000:40009/tcp" in problem.remedy
+
+
+def test_ports_of_contracts_that_are_not_forwarded_are_told_where_free_ones_are_open() -> None:
+    held = {(40004, TCP): 51, (40005, TCP): 51, (40006, UDP): 51}
+    dropped = {(40004, TCP): Sight(Outcome.SILENT), (40005, TCP): Sight(Outcome.REFUSED)}
+
+    (problem,) = remedies.findings(judged(dropped, held=held), Surroundings(("203.0.113.7",)))
+
+    assert (problem.code, "port 40004 of contracts" in problem.message) == ("ports_not_forwarded", True)
+    assert "DOCKER-USER" in problem.remedy

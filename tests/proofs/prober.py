@@ -6,6 +6,7 @@ prober and command are the real programs. Each round drops three ports, one by T
 
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,16 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
         made.start_daemon()
         for number in range(rounds or ROUNDS):
             dropped_ports(made, chance, number)
-        for play in (other_program, shifted_and_stolen, hairpin, udp_forgotten, liar):
+        for play in (
+            input_dropped,
+            second_firewall,
+            killed,
+            other_program,
+            shifted_and_stolen,
+            hairpin,
+            udp_forgotten,
+            liar,
+        ):
             play(made)
     for alone in (nothing_forwarded, refused, translated_twice, cgnat):
         with scene(report) as made:
@@ -127,15 +137,18 @@ def scene(report: Report) -> Iterator[Scene]:
 
 
 def dropped_ports(made: Scene, chance: random.Random, number: int) -> None:
-    """Three ports are dropped, on the router or on the host itself; the map and the finding name exactly these."""
+    """Three ports are dropped, on the router or on the host itself before packets part for INPUT and FORWARD.
+
+    So renters' ports are dropped too. The map and the finding name exactly these.
+    """
     tcp, udp, both = chance.sample(RANGE, 3)
     lost = {(tcp, "tcp"), (udp, "udp"), (both, "tcp"), (both, "udp")}
-    where, chain = chance.choice((("home", "FORWARD"), ("host", "INPUT")))
+    where, table, chain = chance.choice((("home", "filter", "FORWARD"), ("host", "raw", "PREROUTING")))
     for port, protocol in lost:
-        made.nets.iptables(where, f"-I {chain} -p {protocol} --dport {port} -j DROP")
+        made.nets.iptables(where, f"-t {table} -I {chain} -p {protocol} --dport {port} -j DROP")
     found = made.probe()
     for port, protocol in lost:
-        made.nets.iptables(where, f"-D {chain} -p {protocol} --dport {port} -j DROP")
+        made.nets.iptables(where, f"-t {table} -D {chain} -p {protocol} --dport {port} -j DROP")
     seen = not_open(found)
     report = made.report
     report.counts["ports_dropped"] += 3
@@ -151,6 +164,61 @@ def dropped_ports(made: Scene, chance: random.Random, number: int) -> None:
     report.check("the address is the router's", found["address"] == HOME, found["address"])
     clean = made.probe()
     report.check("without the firewall all are open", not not_open(clean) and not codes(clean), not_open(clean))
+
+
+def input_dropped(made: Scene) -> None:
+    """INPUT drops all that is new, as ufw does: published ports never meet it, so every port is proven all the same."""
+    rules = (
+        "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+        "-A INPUT -i lo -j ACCEPT",
+        "-A INPUT -p tcp --dport 40007 -j DROP",
+        "-A INPUT -j REJECT --reject-with icmp-host-prohibited",
+    )
+    for rule in rules:
+        made.nets.iptables("host", rule)
+    made.nets.iptables("host", "-P INPUT DROP")
+    before = saved(made)
+    found = made.probe()
+    made.report.check("INPUT that drops by default loses no port", not not_open(found), not_open(found))
+    made.report.check("and is no finding", not codes(found), codes(found))
+    made.report.check("the firewall is as it was", saved(made) == before, saved(made))
+    made.nets.iptables("host", "-P INPUT ACCEPT")
+    made.nets.iptables("host", "-F INPUT")
+
+
+def second_firewall(made: Scene) -> None:
+    """Another packet filter drops what iptables has accepted, as firewalld does: then nothing is claimed."""
+    for rule in ("-A INPUT -p udp -j DROP", f"-A INPUT -p tcp --dport {FORWARDED} -j DROP"):
+        made.nets.run("host", "iptables-legacy", "-w", *rule.split())
+    found = made.probe()
+    made.report.check("what another firewall drops is unknown", codes(found) == {"ports_unknown"}, codes(found))
+    made.report.check("and told so", found["is_blind"] is True, found["is_blind"])
+    made.nets.run("host", "iptables-legacy", "-w", "-F", "INPUT")
+    clean = made.probe()
+    made.report.check("without it all are open", not not_open(clean) and not clean["is_blind"], not_open(clean))
+
+
+def killed(made: Scene) -> None:
+    """A daemon that is killed in the middle of a batch leaves rules; the next one takes them out."""
+    made.nets.iptables("home", "-I FORWARD -i isp -m conntrack --ctstate NEW -j DROP")
+    before = saved(made)
+    LocalClient(made.socket).order_probe()
+    wait_until("a batch to begin", lambda: "KAALIA-PROBE" in saved(made), 30)
+    assert made.daemon is not None
+    made.daemon.kill()
+    made.daemon.wait(10)
+    made.report.check("the rules are there", "KAALIA-KNOCK" in saved(made), saved(made))
+    made.nets.iptables("home", "-D FORWARD -i isp -m conntrack --ctstate NEW -j DROP")
+    made.start_daemon()
+    wait_until("the rules to go", lambda: saved(made) == before, 30)
+    made.report.check("rules of a killed daemon are gone", saved(made) == before, saved(made))
+
+
+def saved(made: Scene) -> str:
+    """The host's rules, without counters and times."""
+    text = "".join(made.nets.run("host", "iptables-save", "-t", table) for table in ("filter", "raw"))
+    lines = (re.sub(r" \[\d+:\d+\]", "", line) for line in text.splitlines())
+    return "\n".join(line for line in lines if not line.startswith("#"))
 
 
 def other_program(made: Scene) -> None:
