@@ -1,6 +1,7 @@
 """What a tenant's network reaches, as rules of the packet filter. Pure.
 
     mangle PREROUTING ──▶ WALLS: by bridge ──▶ REACH: one policy for all ──▶ RETURN or DROP
+    mangle FORWARD ───▶ PACE: to tenants: DROP what is above the bandwidth
     filter FORWARD, last ──▶ PASSAGE: what Docker lets through, for when its own rules are gone
 
 Mangle, since it comes before routing and before any port is translated: one place for what goes to this machine and
@@ -47,6 +48,7 @@ SAMPLE = 32
 every new one. 512 counted ones cost 0.5 ms at every 32nd connection, and 16,384 would cost 15 ms at each."""
 SHUT_S = 120
 """Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
+_PACE_MIN_BITS_PER_S = 4_000_000
 _OPEN_RESOLVER = re.compile(r"-d ([0-9.]+)/32 -p udp -m udp --dport 53 -j RETURN")
 _WORD_MAX = 1_000_000
 """No number of iptables' hashlimit is greater, whatever its unit."""
@@ -95,6 +97,10 @@ class Names:
     def passage(self) -> str:
         return f"KAALIA-PASSAGE-{self.mark}"
 
+    @property
+    def pace(self) -> str:
+        return f"KAALIA-PACE-{self.mark}"
+
     def limit(self, what: str, words: str) -> str:
         """Of the kernel's tables of paces, which all of the machine shares.
 
@@ -141,6 +147,18 @@ def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[R
     }
 
 
+def pace(own: Names, reach: Reach, pool: str) -> Mapping[str, tuple[Rule, ...]]:
+    """The chain that drops what comes above the bandwidth before it is counted, as the bridge would do afterwards.
+
+    Without a burst the kernel lets a second's worth pass after a pause; a slower one than `_PACE_MIN_BITS_PER_S` would
+    be less than a few of its joint packets of 64 KiB, and is left to the bridge.
+    """
+    if reach.bits_per_s is None or reach.bits_per_s < _PACE_MIN_BITS_PER_S:
+        return {own.pace: ()}
+    rate, _ = _pace(reach.bits_per_s)
+    return {own.pace: (("-d", pool, *_limit(own, "dst", rate, what="DOWN"), "-j", "DROP"),)}
+
+
 def resolvers(standing: Iterable[SavedRule]) -> tuple[str, ...]:
     """The name servers that the rules of the chain `reach` open, as the kernel has them."""
     return tuple(match[1] for rule in standing if (match := _OPEN_RESOLVER.fullmatch(rule.text)))
@@ -153,12 +171,12 @@ def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tup
     new = ("-m", "conntrack", "--ctstate", "NEW", "!", "--ctstatus", "CONFIRMED")
     rules: list[Rule] = []
     if reach.bits_per_s is not None:
-        rules.append((*_limit(own, *_pace(reach.bits_per_s), "BYTES"), "-j", "DROP"))
+        rules.append((*_limit(own, "src", *_pace(reach.bits_per_s), what="BYTES"), "-j", "DROP"))
     # Not what the tenant began itself: were the walls down at that moment, it would stay open for ever.
     rules.append(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "--ctdir", "REPLY", "-j", "RETURN"))
     if reach.connections_per_s is not None:
         pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
-        rules.append((*new, *_limit(own, f"{pace}/sec", str(burst), "NEW"), "-j", "DROP"))
+        rules.append((*new, *_limit(own, "src", f"{pace}/sec", str(burst), what="NEW"), "-j", "DROP"))
     if reach.connections is not None:
         rules += [(*new, *words, "-j", "DROP") for words in _hold(own, reach.connections)]
     rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
@@ -191,10 +209,10 @@ def _pace(bits_per_s: int) -> tuple[str, str]:
     return f"{kib_per_s}kb/s", f"{burst_kib}kb" if burst_kib < _WORD_MAX else f"{burst_kib // 1024 + 1}mb"
 
 
-def _limit(own: Names, above: str, burst: str, what: str) -> Rule:
-    """Counted by the contract's network, over all of its addresses."""
-    words = f"--hashlimit-above {above} --hashlimit-burst {burst} --hashlimit-mode srcip"
-    words += f" --hashlimit-srcmask {SUBNET_PREFIX}"
+def _limit(own: Names, side: str, above: str, burst: str = "", *, what: str) -> Rule:
+    """Counted by the contract's network, over all of its addresses. `side`: src or dst."""
+    bursts = f" --hashlimit-burst {burst}" if burst else ""
+    words = f"--hashlimit-above {above}{bursts} --hashlimit-mode {side}ip --hashlimit-{side}mask {SUBNET_PREFIX}"
     return ("-m", "hashlimit", *words.split(), "--hashlimit-name", own.limit(what, words))
 
 

@@ -17,6 +17,8 @@ from kaalia.runtime.sandbox import rules
 from kaalia.runtime.sandbox.layer import Chains, Layer
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
 
+_NOTHING: tuple[str, ...] = ()
+
 
 class Walls:
     """The walls of one machine's tenants. `look`: the networks that exist, from the engine; raises WorkloadError."""
@@ -44,6 +46,7 @@ class Walls:
         self._fronts: tuple[Layer, ...] = ()
         self._broken: set[str] = set()
         """Chains that a start found changed, and wrote anew."""
+        self._pace = Layer(Family.IPV4, "mangle", "FORWARD", self._own.pace, is_first=False)
         self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, is_first=False)
 
     def expect(self, one: Enclosure) -> None:
@@ -65,6 +68,7 @@ class Walls:
             async with self._lock:
                 await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
                 if self._reach.bits_per_s is not None:
+                    await self._hold(self._pace, rules.pace(self._own, self._reach, self._pool))
                     await shaping.limit(one.bridge, self._reach.bits_per_s)
         except HostError as error:
             raise WorkloadError(
@@ -120,16 +124,18 @@ class Walls:
             self._resolvers = await self._asked(self._resolvers)
             found = [await self._hold(layer, self._wanted(layer)) for layer in layers]
             found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
-            await self._hold_pace()
+            found.append(await self._hold_pace())
         chains = self._broken.union(*found)
         self._broken.clear()
         return Mended(tuple(sorted(chains)))
 
-    async def _hold_pace(self) -> None:
+    async def _hold_pace(self) -> tuple[str, ...]:
         """The owner's limit on every bridge; after the start also none, where an earlier configuration had one."""
-        wanted = self._reach.bits_per_s
+        wanted, broken = self._reach.bits_per_s, _NOTHING
         if wanted is None and self._has_paced:
-            return
+            return broken
+        if wanted is not None or self._own.pace in await self._pace.read():
+            broken = await self._hold(self._pace, rules.pace(self._own, self._reach, self._pool))
         self._has_paced = True
         with suppress(HostError) if wanted is None else nullcontext():
             now = await shaping.limits()
@@ -138,6 +144,7 @@ class Walls:
                     await shaping.unlimit(bridge)
                 elif wanted is not None and now[bridge] != wanted:
                     await shaping.limit(bridge, wanted)
+        return broken
 
     async def _see(self) -> None:
         """The networks, from the engine. What began or ended while it answered is left as it is known here."""

@@ -19,10 +19,11 @@ POOL = "10.214.0.0/16"
 
 @dataclass
 class Scene:
-    """Two tenants' processes, and the networks that the engine would list."""
+    """Processes of two tenants and of the internet, and the networks that the engine would list."""
 
     first: int
     second: int
+    internet: int
     networks: list[Enclosure]
     is_silent: bool = False
     """The engine does not answer."""
@@ -42,10 +43,10 @@ def scene() -> Iterator[Scene]:
         pytest.skip("needs network namespaces: run scripts/test as root")
     with (
         own_network(),
-        neighbourhood.neighbourhood(),
+        neighbourhood.neighbourhood() as around,
         neighbourhood.tenant("br-first", "10.214.0") as first,
         neighbourhood.tenant("br-second", "10.214.1") as second,
         neighbourhood.the_machine(),
     ):
         networks = [Enclosure(51, "br-first", "10.214.0.0/28"), Enclosure(52, "br-second", "10.214.1.0/28")]
-        yield Scene(first, second, networks)
+        yield Scene(first, second, around.internet, networks)

@@ -1,5 +1,6 @@
 """How much a tenant may do at once: connections and bandwidth, in the kernel of a namespace of our own."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -7,10 +8,13 @@ import time
 
 import pytest
 
-from kaalia.host import shaping
+from kaalia.host import netfilter, shaping
+from kaalia.host.netfilter import Family
+from kaalia.model.traffic import Counter
 from kaalia.runtime.sandbox import rules
+from kaalia.runtime.sandbox.counters import PacketCounters
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
-from tests.runtime.sandbox.conftest import Scene
+from tests.runtime.sandbox.conftest import MACHINE, Scene
 from tests.support.neighbourhood import INTERNET, Door, closed, connection, inside, knock, opened
 
 
@@ -114,6 +118,40 @@ with socket.create_server(("", 7000)) as server:
 """
 
 
+async def test_what_is_above_the_bandwidth_is_not_counted(scene: Scene) -> None:
+    """Nor charged. Four times the bandwidth comes for 6 s; a second's worth may come as a burst."""
+    bits_per_s, seconds = 16_000_000, 6
+    counters, counter = PacketCounters(MACHINE), Counter(51, "10.214.0.0/28", "000a")
+    await counters.build([counter])
+    await scene.walls(Reach(bits_per_s=bits_per_s)).mend()
+    before = arrived_bytes(scene.first)
+
+    inside(scene.internet, sys.executable, "-I", "-c", _STREAM, "10.214.0.2", bits_per_s // 2, seconds)
+
+    arrived = arrived_bytes(scene.first) - before
+    (reading,) = (await counters.read()).readings
+    assert arrived > 0.9 * bits_per_s / 8 * seconds
+    assert reading.raw.down - arrived < 1.1 * bits_per_s / 8
+
+
+def arrived_bytes(pid: int) -> int:
+    """What came by the tenant's own interface."""
+    (link,) = json.loads(inside(pid, "ip", "-json", "-statistics", "link", "show", "dev", "eth0"))
+    return int(link["stats64"]["rx"]["bytes"])
+
+
+_STREAM = """
+import socket, sys, time
+address, bytes_per_s, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+began_s, sent = time.monotonic(), 0
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    while (passed_s := time.monotonic() - began_s) < seconds:
+        while sent < passed_s * bytes_per_s:
+            sent += sock.sendto(bytes(1200), (address, 9))
+        time.sleep(0.001)
+"""
+
+
 async def test_limits_of_bandwidth_are_mended_and_taken_away(scene: Scene) -> None:
     scene.networks.append(Enclosure(53, "br-absent", "10.214.2.0/28"))
     walls = scene.walls(Reach(bits_per_s=8_000_000))
@@ -121,9 +159,16 @@ async def test_limits_of_bandwidth_are_mended_and_taken_away(scene: Scene) -> No
     subprocess.run(["tc", "qdisc", "delete", "dev", "br-first", "root"], check=True)
     await walls.mend()
     limited = await shaping.limits()
+    pace = rules.names(MACHINE).pace
+    subprocess.run(["iptables", "-t", "mangle", "-F", pace], check=True)
+    mended = await walls.mend()
+    held = await netfilter.saved(Family.IPV4, "mangle")
 
     await scene.walls().mend()
     unlimited = await shaping.limits()
+    after = await netfilter.saved(Family.IPV4, "mangle")
+
+    assert (mended.chains, len(held[pace]), len(after[pace])) == ((pace,), 1, 0)
 
     assert (limited["br-first"], limited["br-second"]) == (8_000_000, 8_000_000)
     assert [one for one, rate in unlimited.items() if rate is not None] == []
