@@ -44,8 +44,8 @@ CONNECTION_TABLE = 262_144
 CONNECTIONS_SHARE = 16
 """A contract's part of them: eight tenants leave half to the machine."""
 SAMPLE = 32
-"""One new connection of so many is counted: the kernel goes through all that it counts, in 0.9 us each (measured), at
-every new one. 512 counted ones cost 0.5 ms at every 32nd connection, and 16,384 would cost 15 ms at each."""
+"""One new connection of so many is counted: the kernel goes through all that it counts, in 0.7 us each (docs/measured.md),
+at every new one: 512 cost 0.4 ms at every 32nd connection, and 16,384 would cost 11.5 ms at each."""
 SHUT_S = 120
 """Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
 _PACE_MIN_BITS_PER_S = 4_000_000
@@ -178,7 +178,7 @@ def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tup
         pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
         rules.append((*new, *_limit(own, "src", f"{pace}/sec", str(burst), what="NEW"), "-j", "DROP"))
     if reach.connections is not None:
-        rules += [(*new, *words, "-j", "DROP") for words in _hold(own, reach.connections)]
+        rules += [(*new, *words, "-j", "DROP") for words in hold(own, reach.connections)]
     rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
     rules += [
         ("-d", f"{one}/32", "-p", kind, "-m", kind, "--dport", "53", "-j", "RETURN")
@@ -216,7 +216,7 @@ def _limit(own: Names, side: str, above: str, burst: str = "", *, what: str) -> 
     return ("-m", "hashlimit", *words.split(), "--hashlimit-name", own.limit(what, words))
 
 
-def _hold(own: Names, connections: int) -> tuple[Rule, Rule]:
+def hold(own: Names, connections: int) -> tuple[Rule, Rule]:
     """Who had too many a moment ago; whose sample says that he has too many now."""
     net = ipaddress.IPv4Network(f"0.0.0.0/{SUBNET_PREFIX}").netmask
     many = ("--name", f"MANY-{own.mark}", "--mask", str(net), "--rsource")
