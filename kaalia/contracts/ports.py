@@ -80,6 +80,11 @@ def next_subnet(pool: str, taken: Iterable[str]) -> str:
     )
 
 
+def address_in(subnet: str) -> str:
+    """Where the contract's workload is in its network: the first address is the gateway."""
+    return str(IPv4Network(subnet)[2])
+
+
 def _free(port_range: PortRange, taken: Taken, protocol: Protocol, kept: Iterable[PortBinding]) -> list[int]:
     held = {port for port, its_protocol in taken if its_protocol is protocol}
     held.update(binding.host_port for binding in kept if binding.protocol is protocol)

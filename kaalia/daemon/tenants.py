@@ -27,11 +27,12 @@ from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.container.networks import enclosures
+from kaalia.runtime.container.networks import enclosures, publications
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox.counters import PacketCounters
+from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import CONNECTION_TABLE
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
@@ -83,7 +84,10 @@ class TenantsService:
         table = await asyncio.to_thread(net.connection_table)
         reach = policy.reach(self._config.network, table or CONNECTION_TABLE)
         walls = Walls(machine, reach, pool, partial(enclosures, self._engine, machine))
-        self._runtime = runtime = ContainerRuntime(self._engine, machine, clock=self._clock, limits=limits, walls=walls)
+        ports = Ports(machine, pool, partial(publications, self._engine, machine))
+        self._runtime = runtime = ContainerRuntime(
+            self._engine, machine, clock=self._clock, limits=limits, walls=walls, ports=ports
+        )
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
@@ -92,7 +96,7 @@ class TenantsService:
         watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
-        walls_watch = WallsWatch(self._database, walls, self._clock)
+        walls_watch = WallsWatch(self._database, walls, ports, self._clock)
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
         traffic = TrafficService(self._database, self._changes, PacketCounters(machine), self._clock, audit_s)
         reconciler = ReconcilerService(

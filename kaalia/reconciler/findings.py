@@ -138,11 +138,12 @@ def _ports(view: View) -> Iterable[Condition]:
         if lost:
             problem = Problem(
                 "audit_port_taken",
-                f"cannot reach {name} at {ports}: the container engine does not publish it",
-                remedy="see what holds the port: ss -tulnp; the renter's reboot of the instance publishes it anew",
+                f"cannot reach {name} at {ports}: it does not lead to the container",
+                remedy="see whether the container is in its network, and `iptables-save -t nat`; a reboot of the instance "
+                "publishes it anew",
                 evidence=f"promised {_ports_said(one.promised)}; published {_ports_said(one.published) or 'none'}",
             )
-            yield Condition(problem, Severity.CRITICAL, "the container engine publishes every promised port", name)
+            yield Condition(problem, Severity.CRITICAL, "every promised port leads to the container", name)
 
 
 def _overcommitted(view: View) -> Iterable[Condition]:

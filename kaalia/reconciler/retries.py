@@ -20,9 +20,9 @@ TRANSIENT = frozenset(
     }
 )
 """Launches and starts that end with one of these are tried again."""
-MACHINE = frozenset({"command_failed", "command_timeout", "volume_missing", "walls_failed"})
+MACHINE = frozenset({"command_failed", "command_timeout", "ports_failed", "volume_missing", "walls_failed"})
 """What mounting a volume ends with while its disk is not there, as in the first minutes of a boot, and what a firewall
-that does not take the tenant's walls ends with.
+that does not take the tenant's walls and ports ends with.
 
 Launches try again as for the above. A start goes on trying: its renter's data wait behind it, and nobody would ask.
 """

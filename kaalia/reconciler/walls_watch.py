@@ -1,18 +1,20 @@
-"""Watches that the walls around tenants' networks stand, and tells when they did not: the conditions of source `walls`.
+"""Watches that the walls around tenants' networks stand and that their ports lead to them, and tells when they did not.
 
-Once a minute, and when something may have happened to them. Touches no container: a tenant behind walls that cannot be
-raised runs on, and new ones do not start.
+The conditions of source `walls`. Once a minute, and when something may have happened to the firewall. Touches no
+container: a tenant whose walls cannot be raised, or whose ports cannot be published, runs on; new ones do not start.
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
-from kaalia.runtime.base import NetworkWalls
+from kaalia.runtime.base import NetworkPorts, NetworkWalls
 from kaalia.service import run_forever
 from kaalia.store import conditions
 from kaalia.store.database import Database
@@ -33,18 +35,34 @@ TRUCE_S = 20.0
 """Between looks then: a look every `PAUSE_S` would cost half a percent of a core for ever."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """One of both, and the words for what may be wrong with it."""
+
+    hands: NetworkPorts
+    missing: Callable[[Problem], Condition]
+    repaired: Callable[[str, datetime], Condition]
+
+
 class WallsWatch:
     """`look_s`: between two looks when nothing is heard."""
 
     name = "walls"
 
-    def __init__(self, database: Database, walls: NetworkWalls, clock: Clock, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, database: Database, walls: NetworkWalls, ports: NetworkPorts, clock: Clock, look_s: float = LOOK_S
+    ) -> None:
         self._database = database
         self._walls = walls
+        # Walls first: a bridge that takes packets for 127.0.0.1 has them already.
+        self._watched = (
+            _Watched(walls, _walls_missing, _walls_repaired),
+            _Watched(ports, _ports_missing, _ports_repaired),
+        )
         self._clock = clock
         self._look_s = look_s
         self._told: list[Condition] | None = None
-        self._repaired: tuple[datetime, Condition] | None = None
+        self._repaired: dict[_Watched, tuple[datetime, Condition]] = {}
         self._repairs: deque[datetime] = deque(maxlen=MANY)
         self._contested: Condition | None = None
 
@@ -64,23 +82,24 @@ class WallsWatch:
 
     async def look(self) -> None:
         """One look, and what came of it."""
-        found, now = [], self._clock.now()
-        try:
-            mended = await self._walls.mend()
-        except HostError as error:
-            found.append(_missing(error.problem))
-        else:
-            if mended.chains:
-                self._repaired = (now, _repaired(mended.chains, now))
-                self._repairs.append(now)
+        found: list[Condition] = []
+        now = self._clock.now()
+        for one in self._watched:
+            try:
+                mended = await one.hands.mend()
+            except HostError as error:
+                found.append(one.missing(error.problem))
+            else:
+                if mended.chains:
+                    self._repaired[one] = (now, one.repaired(", ".join(mended.chains), now))
+        repaired = [told for at, told in self._repaired.values() if now - at < TOLD]
+        if any(at == now for at, _ in self._repaired.values()):
+            self._repairs.append(now)
         if not (len(self._repairs) == MANY and now - self._repairs[0] < TOLD):
             self._contested = None
-        elif self._contested is None and self._repaired is not None:
-            self._contested = _contested(self._repaired[1].problem.evidence)
-        if self._contested is not None:
-            found.append(self._contested)
-        elif self._repaired is not None and now - self._repaired[0] < TOLD:
-            found.append(self._repaired[1])
+        elif self._contested is None:
+            self._contested = _contested(", ".join(one.problem.evidence for one in repaired))
+        found += [self._contested] if self._contested is not None else repaired
         if found != self._told:
             await self._tell(found, now)
 
@@ -92,7 +111,7 @@ class WallsWatch:
         self._told = found
 
 
-def _missing(why: Problem) -> Condition:
+def _walls_missing(why: Problem) -> Condition:
     problem = Problem(
         "walls_missing",
         f"cannot hold the walls around tenants' networks: {why.message}",
@@ -102,12 +121,33 @@ def _missing(why: Problem) -> Condition:
     return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
 
 
-def _repaired(chains: tuple[str, ...], now: datetime) -> Condition:
+def _walls_repaired(chains: str, now: datetime) -> Condition:
     problem = Problem(
         "walls_repaired",
         f"cannot rely on the firewall of this machine: somebody changed kaalia's rules, as seen at {now:%F %T} UTC",
         remedy="see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone",
-        evidence=", ".join(chains),
+        evidence=chains,
+    )
+    return Condition(problem, Severity.WARN, "an hour passes without another change")
+
+
+def _ports_missing(why: Problem) -> Condition:
+    problem = Problem(
+        "ports_missing",
+        f"cannot hold the ports of contracts: {why.message}",
+        remedy=why.remedy or "see `iptables-save -t nat` of the machine; until then no tenant with ports is started",
+        evidence=why.evidence,
+    )
+    return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
+
+
+def _ports_repaired(chains: str, now: datetime) -> Condition:
+    problem = Problem(
+        "ports_repaired",
+        f"cannot keep contracts reachable all the time: somebody changed the rules of their ports, as seen at "
+        f"{now:%F %T} UTC",
+        remedy="see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone",
+        evidence=chains,
     )
     return Condition(problem, Severity.WARN, "an hour passes without another change")
 

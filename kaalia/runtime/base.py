@@ -307,6 +307,14 @@ class NetworkWalls(Protocol):
         ...
 
 
+class NetworkPorts(Protocol):
+    """Publishes tenants' ports."""
+
+    async def mend(self) -> Mended:
+        """Look at all ports, and lead again what does not lead to its tenant. Raises HostError."""
+        ...
+
+
 class Volumes(Protocol):
     """Holds volumes. Raises WorkloadError and HostError; every verb may be repeated."""
 

@@ -6,6 +6,7 @@ Only an object whose labels name this machine is ours; anything else is invisibl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import IPv4Address
 
 from kaalia.errors import WorkloadError
 from kaalia.model.workload import PortBinding, Protocol
@@ -21,6 +22,7 @@ _SPEC_SHA256 = _PREFIX + "spec_sha256"
 _GPUS = _PREFIX + "gpus"
 _PORTS = _PREFIX + "ports"
 _END_AT = _PREFIX + "end_at"
+_ADDRESS = _PREFIX + "address"
 _TWIN_MACHINE = _PREFIX + "twin.machine"
 _TWIN_OF = _PREFIX + "twin.of"
 """On images. A container inherits them, so they are no labels that would make it ours."""
@@ -37,6 +39,8 @@ class Labels:
     gpu_uuids: tuple[str, ...] = ()
     ports: tuple[PortBinding, ...] = ()
     end_at: datetime | None = None
+    address: str = ""
+    """In its network, to which kaalia leads its ports; "": Docker publishes them, as for an older kaalia."""
 
 
 def machine_name(machine_id: int, key_id: str) -> str:
@@ -100,6 +104,7 @@ def encode(labels: Labels) -> dict[str, str]:
         _GPUS: ",".join(labels.gpu_uuids),
         _PORTS: ",".join(_encode_port(port) for port in labels.ports),
         _END_AT: labels.end_at.isoformat() if labels.end_at else "",
+        _ADDRESS: labels.address,
     }
 
 
@@ -132,9 +137,28 @@ def decode(raw: Mapping[str, str] | None, machine: str) -> Labels | None:
             gpu_uuids=tuple(_items(raw[_GPUS])),
             ports=tuple(_decode_port(item) for item in _items(raw[_PORTS])),
             end_at=_decode_time(raw[_END_AT]) if raw[_END_AT] else None,
+            address=_address(raw),
         )
     except (KeyError, ValueError) as error:
         raise _unreadable(raw, f"{type(error).__name__} {error}") from error
+
+
+def publication(raw: Mapping[str, str] | None, machine: str) -> tuple[int, str, tuple[PortBinding, ...]] | None:
+    """Contract, address and ports of a container whose ports kaalia publishes; None: it publishes none for it.
+
+    Of labels that `decode` refuses these may still be read: a tenant that runs keeps its ports.
+    """
+    try:
+        number, address = owner(raw, machine), _address(raw or {})
+        ports = tuple(_decode_port(item) for item in _items((raw or {}).get(_PORTS, "")))
+    except ValueError:
+        return None
+    return (number, address, ports) if number is not None and address else None
+
+
+def _address(raw: Mapping[str, str]) -> str:
+    text = raw.get(_ADDRESS, "")
+    return str(IPv4Address(text)) if text else ""
 
 
 def _encode_port(port: PortBinding) -> str:

@@ -27,6 +27,7 @@ from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.units import GIB, MIB
 from tests.reconciler.rig import LISTING
 from tests.support.builders import build_contract, build_report
+from tests.support.containers import ports_of
 from tests.support.docker_engine import PrivateDocker
 from tests.support.placements import MACHINE, build_spec
 
@@ -47,7 +48,7 @@ class World:
     runtime: ContainerRuntime | None = None
 
     async def begin(self) -> None:
-        self.runtime = ContainerRuntime(self.engine, MACHINE)
+        self.runtime = ContainerRuntime(self.engine, MACHINE, ports=ports_of(self.engine))
         service = ReconcilerService(
             self.store,
             self.changes,

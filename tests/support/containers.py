@@ -4,14 +4,24 @@ import asyncio
 import socket
 import urllib.request
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import pytest
 
 from kaalia.errors import WorkloadError
+from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.networks import publications
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox.ports import Ports
+from tests.support.placements import MACHINE
 
 T = TypeVar("T")
+
+
+def ports_of(engine: DockerEngine, machine: str = MACHINE, pool: str = "172.28.0.0/15") -> Ports:
+    """The hands that publish for a runtime on this engine."""
+    return Ports(machine, pool, partial(publications, engine, machine))
 
 
 def ask_tcp(port: int) -> str:

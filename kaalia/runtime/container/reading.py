@@ -11,6 +11,8 @@ from kaalia.runtime.base import Observed, ObservedState, Present, SetApart
 from kaalia.runtime.container.spec import container_name, network_name
 from kaalia.runtime.labels import Labels, decode, owner
 
+Place = tuple[int, Protocol]
+"""A port of this machine."""
 _NEVER = "0001-01-01T00:00:00Z"
 _OWN_NAME = re.compile(r"C\.[0-9]{1,18}")
 
@@ -66,18 +68,29 @@ def line_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     return str(entry["State"]), str(entry["Status"]), endpoints
 
 
-def present(entry: Mapping[str, Any], labels: Labels) -> Present:
-    """A container's line of the list. Its ports there are those that the engine publishes, not those it was asked."""
+def present(entry: Mapping[str, Any], labels: Labels, leading: frozenset[Place]) -> Present:
+    """A container's line of the list. `leading`: ports that the firewall leads to its address.
+
+    Of a container whose ports Docker publishes, the line has those that it does, not those it was asked.
+    """
     lines = [port for port in entry.get("Ports") or [] if port.get("PublicPort") and port["Type"] in tuple(Protocol)]
+    state, published = ObservedState(entry["State"]), {(int(one["PublicPort"]), Protocol(one["Type"])) for one in lines}
+    if labels.address and state is ObservedState.RUNNING and labels.address in _addresses(entry):
+        published |= leading
     return Present(
         contract_id=labels.contract_id,
         container_id=str(entry["Id"]),
         generation=labels.generation,
-        state=ObservedState(entry["State"]),
+        state=state,
         gpu_uuids=labels.gpu_uuids,
         promised=frozenset((port.host_port, port.protocol) for port in labels.ports),
-        published=frozenset((int(port["PublicPort"]), Protocol(port["Type"])) for port in lines),
+        published=frozenset(published),
     )
+
+
+def _addresses(entry: Mapping[str, Any]) -> list[str]:
+    networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
+    return [str(network.get("IPAddress", "")) for network in networks]
 
 
 def observed(document: Mapping[str, Any], labels: Labels) -> Observed:

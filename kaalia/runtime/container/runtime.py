@@ -4,13 +4,14 @@ Touches only containers and networks whose labels carry this machine's id, and n
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
-from kaalia.errors import WorkloadError
+from kaalia.contracts.ports import address_in
+from kaalia.errors import HostError, WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
     ANY_CONTRACT,
@@ -28,7 +29,7 @@ from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
 from kaalia.runtime.container.inside import Twins, folders, volume_paths, with_parents
-from kaalia.runtime.container.networks import bridge_name, subnets
+from kaalia.runtime.container.networks import bridge_name, enclosure, subnets
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import (
     Labels,
@@ -40,6 +41,8 @@ from kaalia.runtime.labels import (
     machine_of,
     owner,
 )
+from kaalia.runtime.sandbox.port_rules import Publication
+from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import Enclosure
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.qgroups import SETTLE_S, BtrfsLimits
@@ -71,13 +74,15 @@ class ContainerRuntime:
         pull_inactivity_s: float = INACTIVITY_S,
         limits: BtrfsLimits | None = None,
         walls: Walls | None = None,
+        ports: Ports | None = None,
     ) -> None:
-        """`walls`: without them, as where nothing is ever started, networks are open."""
+        """`walls`, `ports`: without them, as where nothing is ever started, networks are open and ports closed."""
         self._engine = engine
         self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._limits = limits or BtrfsLimits()
         self._walls = walls
+        self._ports = ports
         self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
@@ -111,15 +116,21 @@ class ContainerRuntime:
         image = await self._engine.image(body["Image"])
         paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
         container_id = await self._adopt(placement, paths)
-        await self._ensure_network(placement)
+        where = await self._ensure_network(placement)
         if container_id is not None:
+            if self._ports is not None:
+                self._ports.forget(placement.contract.contract_id)  # Docker publishes those of an older kaalia
             return container_id
         if self._quota_root is not None:
             await self._limits.settle(self._quota_root, SETTLE_S)
         if image is None or not paths:
-            return await self._make(placement, body, paths)
-        async with self.twins.instead_of(image) as image_id:
-            return await self._make(placement, {**body, "Image": image_id}, paths)
+            container_id = await self._make(placement, body, paths)
+        else:
+            async with self.twins.instead_of(image) as image_id:
+                container_id = await self._make(placement, {**body, "Image": image_id}, paths)
+        if self._ports is not None:
+            self._ports.expect(Publication(where, address_in(placement.subnet), placement.ports))
+        return container_id
 
     async def _make(self, placement: Placement, body: dict[str, Any], paths: tuple[str, ...]) -> str:
         name = container_name(placement.contract.contract_id)
@@ -148,6 +159,8 @@ class ContainerRuntime:
         document, _ = await self._own(contract_id)
         if self._walls is not None:
             await self._walls.stand(contract_id)
+        if self._ports is not None and not document["State"].get("Running"):
+            await self._ports.stand(contract_id)
         await self._engine.start(document["Id"], container_name(contract_id))
         document, labels = await self._own(contract_id)
         return reading.observed(document, labels)
@@ -161,6 +174,8 @@ class ContainerRuntime:
         found = await self._find(contract_id)
         if found is not None:
             await self._remove_container(contract_id, found[0])
+        if self._ports is not None:
+            await self._ports.withdraw(contract_id)
         for network in await self._own_networks(contract_id):
             await self._remove_network(network)
         if self._walls is not None:
@@ -181,14 +196,26 @@ class ContainerRuntime:
         """
         networks = await self._engine.networks([machine_filter(self._machine)])
         mine, apart = await self._listed()
+        leading = await self._leading(labels for _, labels in mine)
         found = {number: Present(number, one.container_id) for one in apart for number in one.contract_ids}
-        found |= {labels.contract_id: reading.present(entry, labels) for entry, labels in mine}
+        found |= {one.contract_id: reading.present(entry, one, leading[one.contract_id]) for entry, one in mine}
         for network in networks:
             contract_id = owner(network.get("Labels"), self._machine)
             if contract_id is not None:
                 known = found.get(contract_id, Present(contract_id))
                 found[contract_id] = replace(known, subnets=(*known.subnets, *subnets(network)))
         return tuple(found.values())
+
+    async def _leading(self, mine: Iterable[Labels]) -> Mapping[int, frozenset[reading.Place]]:
+        """The ports that the firewall leads to each contract; what cannot be read is told by the watch over it."""
+        promised = {one.contract_id: frozenset((port.host_port, port.protocol) for port in one.ports) for one in mine}
+        if self._ports is None:
+            return dict.fromkeys(promised, frozenset())
+        try:
+            published = await self._ports.published()
+        except HostError:
+            return promised
+        return {number: published.get(number, frozenset()) for number in promised}
 
     async def inspect(self, contract_id: int) -> Observed | None:
         found = await self._find(contract_id)
@@ -291,7 +318,8 @@ class ContainerRuntime:
             )
         was_started = reading.time_of(document["State"].get("StartedAt")) is not None
         container_id = str(document["Id"])
-        if found.generation == wanted.generation and found.spec_sha256 == wanted.spec_sha256:
+        is_equal = found.spec_sha256 == wanted.spec_sha256 and found.address in ("", wanted.address)
+        if found.generation == wanted.generation and is_equal:
             if not was_started:
                 # A crash may have come between create and this; after a start the files are the renter's.
                 await self._furnish(container_id, placement, paths)
@@ -299,8 +327,9 @@ class ContainerRuntime:
         if found.generation == wanted.generation and was_started:
             raise WorkloadError(
                 "grants_changed",
-                f"cannot create {name}: generation {found.generation} already ran with other GPUs, ports or options",
-                remedy="give it back its GPUs and ports, or raise the generation: that loses the container's data",
+                f"cannot create {name}: generation {found.generation} already ran with other GPUs, ports, address or "
+                "options",
+                remedy="give it back its GPUs, ports and subnet, or raise the generation: that loses the container's data",
                 evidence=f"{found.spec_sha256} exists, {wanted.spec_sha256} is wanted",
             )
         await self._remove_container(contract_id, document)
@@ -329,7 +358,7 @@ class ContainerRuntime:
         networks = await self._engine.networks([machine_filter(self._machine), contract_filter(contract_id)])
         return [network for network in networks if owner(network.get("Labels"), self._machine) == contract_id]
 
-    async def _ensure_network(self, placement: Placement) -> None:
+    async def _ensure_network(self, placement: Placement) -> Enclosure:
         """The contract's network exists exactly once and has the granted subnet."""
         body = network_body(placement)
         try:
@@ -338,14 +367,16 @@ class ContainerRuntime:
             existing = await self._own_networks(placement.contract.contract_id)
             if error.code not in {"network_exists", "subnet_taken"} or not existing:
                 raise
-            if len(existing) == 1 and subnets(existing[0]) == [placement.subnet]:
-                return
+            known = enclosure(existing[0], self._machine)
+            if len(existing) == 1 and known is not None and known.subnet == placement.subnet:
+                return known
             for network in existing:
                 await self._remove_network(network)
             network_id = await self._engine.create_network(body)
+        made = Enclosure(placement.contract.contract_id, bridge_name(network_id), placement.subnet)
         if self._walls is not None:
-            contract_id = placement.contract.contract_id
-            self._walls.expect(Enclosure(contract_id, bridge_name(network_id), placement.subnet))
+            self._walls.expect(made)
+        return made
 
     async def _remove_network(self, network: Mapping[str, Any]) -> None:
         for wait_s in (*_NETWORK_RETRIES_S, None):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from kaalia.contracts.ports import address_in
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.model.workload import LaunchMode, WorkloadSpec
@@ -88,6 +89,7 @@ def labels_of(placement: Placement) -> Labels:
         gpu_uuids=placement.gpu_uuids,
         ports=placement.ports,
         end_at=contract.end_at,
+        address=address_in(placement.subnet),
     )
 
 
@@ -116,6 +118,7 @@ def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mappi
         "Healthcheck": {"Test": ["NONE"]},
         "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
         "HostConfig": _host_config(placement, engine, ulimits),
+        "NetworkingConfig": {"EndpointsConfig": {network_name(placement.contract.contract_id): _endpoint(placement)}},
         **_command(spec),
     }
     if spec.hostname:
@@ -140,7 +143,6 @@ def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping
     share = placement.share
     config: dict[str, Any] = {
         "NetworkMode": network_name(placement.contract.contract_id),
-        "PortBindings": _port_bindings(placement),
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
         "Privileged": False,
@@ -165,13 +167,9 @@ def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping
     return config
 
 
-def _port_bindings(placement: Placement) -> dict[str, list[dict[str, str]]]:
-    bindings: dict[str, list[dict[str, str]]] = {}
-    for port in placement.ports:
-        # IPv4 only: an unspecified address would start a second proxy process a port.
-        binding = {"HostIp": "0.0.0.0", "HostPort": str(port.host_port)}  # noqa: S104 - the rented port is public
-        bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
-    return bindings
+def _endpoint(placement: Placement) -> dict[str, Any]:
+    """A fixed address: `runtime.sandbox.ports` leads the ports to it, and the engine publishes none."""
+    return {"IPAMConfig": {"IPv4Address": address_in(placement.subnet)}}
 
 
 def _mount(mount: BindMount) -> dict[str, Any]:

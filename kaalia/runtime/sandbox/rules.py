@@ -101,6 +101,22 @@ class Names:
     def pace(self) -> str:
         return f"KAALIA-PACE-{self.mark}"
 
+    @property
+    def ports(self) -> str:
+        return f"KAALIA-PORTS-{self.mark}"
+
+    @property
+    def here(self) -> str:
+        return f"KAALIA-HERE-{self.mark}"
+
+    @property
+    def sources(self) -> str:
+        return f"KAALIA-SOURCES-{self.mark}"
+
+    @property
+    def through(self) -> str:
+        return f"KAALIA-THROUGH-{self.mark}"
+
     def limit(self, what: str, words: str) -> str:
         """Of the kernel's tables of paces, which all of the machine shares.
 

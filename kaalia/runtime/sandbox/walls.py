@@ -14,7 +14,8 @@ from kaalia.host import net, netfilter, shaping
 from kaalia.host.netfilter import Family
 from kaalia.runtime.base import Mended
 from kaalia.runtime.sandbox import rules
-from kaalia.runtime.sandbox.layer import Chains, Layer
+from kaalia.runtime.sandbox.known import Known
+from kaalia.runtime.sandbox.layer import Chains, Layer, Place
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
 
 _NOTHING: tuple[str, ...] = ()
@@ -34,29 +35,27 @@ class Walls:
         self._own = rules.names(machine)
         self._reach = reach
         self._pool = pool
-        self._look = look
+        self._known = Known(look)
         self._root = root
         self._resolvers: tuple[str, ...] = ()
         self._lock = asyncio.Lock()
         self._alarm = asyncio.Event()
         self._ear: netfilter.Ear | None = None
-        self._known: dict[int, Enclosure] = {}
-        self._has_looked = False
         self._has_paced = False
         self._fronts: tuple[Layer, ...] = ()
         self._broken: set[str] = set()
         """Chains that a start found changed, and wrote anew."""
-        self._pace = Layer(Family.IPV4, "mangle", "FORWARD", self._own.pace, is_first=False)
-        self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, is_first=False)
+        self._pace = Layer(Family.IPV4, "mangle", "FORWARD", self._own.pace, Place.ANY)
+        self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, Place.ANY)
 
     def expect(self, one: Enclosure) -> None:
         """This network exists now."""
-        self._known[one.contract_id] = one
+        self._known.put(one)
 
     async def stand(self, contract_id: int) -> None:
         """Walls around this contract's network, before its first packet. Raises WorkloadError `walls_failed`."""
-        if not self._has_looked or contract_id not in self._known:
-            await self._see()
+        if not self._known.has_looked or self._known.get(contract_id) is None:
+            await self._known.see()
         one = self._known.get(contract_id)
         try:
             if one is None:
@@ -68,7 +67,7 @@ class Walls:
             async with self._lock:
                 await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
                 if self._reach.bits_per_s is not None:
-                    await self._hold(self._pace, rules.pace(self._own, self._reach, self._pool))
+                    await self._pace.hold(rules.pace(self._own, self._reach, self._pool))
                     await shaping.limit(one.bridge, self._reach.bits_per_s)
         except HostError as error:
             raise WorkloadError(
@@ -80,7 +79,7 @@ class Walls:
 
     def forget(self, contract_id: int) -> None:
         """Its network is gone; its rules go with the next look at all of them."""
-        self._known.pop(contract_id, None)
+        self._known.drop(contract_id)
         self.alarm()
 
     def alarm(self) -> None:
@@ -115,15 +114,16 @@ class Walls:
         While the engine is silent the networks are those that were known last.
         """
         try:
-            await self._see()
+            await self._known.see()
         except WorkloadError:
-            if not self._has_looked:
+            if not self._known.has_looked:
                 return Mended()
         async with self._lock:
             layers = await self._layers()
             self._resolvers = await self._asked(self._resolvers)
-            found = [await self._hold(layer, self._wanted(layer)) for layer in layers]
-            found.append(await self._hold(self._passage, rules.passage(self._own, self._enclosures())))
+            wanted = {layer: self._wanted(layer) for layer in layers}
+            wanted[self._passage] = rules.passage(self._own, self._known.all())
+            found = [await layer.hold(chains) for layer, chains in wanted.items()]
             found.append(await self._hold_pace())
         chains = self._broken.union(*found)
         self._broken.clear()
@@ -135,34 +135,22 @@ class Walls:
         if wanted is None and self._has_paced:
             return broken
         if wanted is not None or self._own.pace in await self._pace.read():
-            broken = await self._hold(self._pace, rules.pace(self._own, self._reach, self._pool))
+            broken = await self._pace.hold(rules.pace(self._own, self._reach, self._pool))
         self._has_paced = True
         with suppress(HostError) if wanted is None else nullcontext():
             now = await shaping.limits()
-            for bridge in (one.bridge for one in self._enclosures() if one.bridge in now):
+            for bridge in (one.bridge for one in self._known.all() if one.bridge in now):
                 if wanted is None and now[bridge] is not None:
                     await shaping.unlimit(bridge)
                 elif wanted is not None and now[bridge] != wanted:
                     await shaping.limit(bridge, wanted)
         return broken
 
-    async def _see(self) -> None:
-        """The networks, from the engine. What began or ended while it answered is left as it is known here."""
-        before = dict(self._known)
-        listed = {one.contract_id: one for one in await self._look()}
-        for contract_id in before.keys() | listed.keys():
-            if self._known.get(contract_id) is before.get(contract_id):
-                if contract_id in listed:
-                    self._known[contract_id] = listed[contract_id]
-                else:
-                    self._known.pop(contract_id, None)
-        self._has_looked = True
-
     async def _layers(self) -> tuple[Layer, ...]:
         found = await asyncio.to_thread(netfilter.families, self._root)
         known = {layer.family for layer in self._fronts}
         added = (
-            Layer(one, "mangle", "PREROUTING", self._own.walls, is_first=True) for one in found if one not in known
+            Layer(one, "mangle", "PREROUTING", self._own.walls, Place.FIRST) for one in found if one not in known
         )
         fronts = (*self._fronts, *added)
         if not self._fronts:
@@ -174,13 +162,10 @@ class Walls:
     async def _asked(self, before: Iterable[str]) -> tuple[str, ...]:
         """The name servers that tenants ask. Docker's resolver goes on to ask those of a container's start."""
         now = await asyncio.to_thread(net.resolvers, self._root)
-        return tuple(dict.fromkeys((*now, *before))) if self._enclosures() else now
-
-    def _enclosures(self) -> list[Enclosure]:
-        return sorted(self._known.values(), key=lambda one: one.contract_id)
+        return tuple(dict.fromkeys((*now, *before))) if self._known.all() else now
 
     def _wanted(self, layer: Layer) -> Chains:
-        return rules.walls(layer.family, self._own, self._reach, self._pool, self._resolvers, self._enclosures())
+        return rules.walls(layer.family, self._own, self._reach, self._pool, self._resolvers, self._known.all())
 
     async def _enter(self, layer: Layer, one: Enclosure) -> None:
         """The usual way adds what is new and deletes nothing: for a deletion the kernel waits 10 ms (measured)."""
@@ -193,11 +178,3 @@ class Walls:
         else:
             await layer.write(self._wanted(layer), now)
             self._broken.update(broken)
-
-    async def _hold(self, layer: Layer, wanted: Chains) -> tuple[str, ...]:
-        """The chains that somebody else had changed."""
-        now = await layer.read()
-        broken = layer.differences(now)
-        if broken or not layer.is_written(wanted):
-            await layer.write(wanted, now)
-        return broken

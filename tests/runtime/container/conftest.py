@@ -6,11 +6,12 @@ import pytest_asyncio
 
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from tests.support.containers import ports_of
 from tests.support.placements import MACHINE
 
 
 @pytest_asyncio.fixture
 async def runtime(docker_engine: DockerEngine) -> AsyncIterator[ContainerRuntime]:
-    made = ContainerRuntime(docker_engine, MACHINE)
+    made = ContainerRuntime(docker_engine, MACHINE, ports=ports_of(docker_engine))
     yield made
     await made.close()

@@ -124,17 +124,17 @@ def test_access_modes_start_the_launch_script(mode: LaunchMode) -> None:
     assert (body["Entrypoint"], body["Cmd"]) == (["/bin/sh", "/.launch"], [])
 
 
-def test_ports_are_bound_one_by_one() -> None:
+def test_the_engine_publishes_nothing_and_gives_a_fixed_address() -> None:
     ports = (*build_ports(41000, tcp=1, udp=1), PortBinding(70000, 41009, 41009, Protocol.TCP))
 
     body = container_body(build_placement(ports=ports), ENGINE, [NOFILE])
 
-    assert body["HostConfig"]["PortBindings"] == {
-        "8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41000"}],
-        "9000/udp": [{"HostIp": "0.0.0.0", "HostPort": "41001"}],
-        "41009/tcp": [{"HostIp": "0.0.0.0", "HostPort": "41009"}],
-    }
+    assert "PortBindings" not in body["HostConfig"]
     assert set(body["ExposedPorts"]) == {"8000/tcp", "9000/udp", "41009/tcp"}
+    assert body["NetworkingConfig"]["EndpointsConfig"] == {
+        "kaalia-51": {"IPAMConfig": {"IPv4Address": "172.28.51.2"}},
+    }
+    assert body["Labels"]["io.kaalia.address"] == "172.28.51.2"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""How a port of this machine leads to a tenant, as rules of the packet filter. Pure.
+
+    nat PREROUTING ──────────▶ PORTS: each port of each contract ──▶ DNAT     clients from outside
+    nat OUTPUT ───▶ HERE ────▶                                                clients on this machine, loopback too
+    nat POSTROUTING ─▶ SOURCES: clients at 127.0.0.1 get an address that the tenant can answer
+    filter FORWARD, early ──▶ THROUGH: what came by PORTS passes, before Docker drops what it did not publish itself
+
+Only PORTS has rules of a single contract, so it is all that a launch or a removal changes. IPv4 only.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from kaalia.host.netfilter import Rule, SavedRule
+from kaalia.model.workload import PortBinding, Protocol
+from kaalia.runtime.sandbox.layer import Chains
+from kaalia.runtime.sandbox.rules import Enclosure, Names
+
+_LOOPBACK = "127.0.0.0/8"
+_LEADS = re.compile(r'-p (tcp|udp) .*--dport (\d+) .*--comment "?kaalia-(\d+)"? -j DNAT .*')
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What kaalia publishes for one contract: ports of this machine that lead to `address` in its network."""
+
+    enclosure: Enclosure
+    address: str
+    ports: tuple[PortBinding, ...]
+
+    @property
+    def contract_id(self) -> int:
+        return self.enclosure.contract_id
+
+    @property
+    def places(self) -> frozenset[tuple[int, Protocol]]:
+        return frozenset((one.host_port, one.protocol) for one in self.ports)
+
+
+def mark(contract_id: int) -> str:
+    """The comment of a contract's rules."""
+    return f"kaalia-{contract_id}"
+
+
+def entry(one: Publication) -> tuple[Rule, ...]:
+    """A contract's part of PORTS, as iptables-save prints it."""
+    return tuple(
+        (
+            *("-p", port.protocol, "-m", port.protocol, "--dport", str(port.host_port)),
+            *("-m", "comment", "--comment", mark(one.contract_id)),
+            *("-j", "DNAT", "--to-destination", f"{one.address}:{port.container_port}"),
+        )
+        for port in one.ports
+    )
+
+
+def ports(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
+    """Whatever is addressed to this machine, but for tenants: their neighbours' ports are none of theirs."""
+    local = ("-m", "addrtype", "!", "--dst-type", "LOCAL", "-j", "RETURN")
+    tenants = ("-s", pool, "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN")
+    return {own.ports: (local, tenants, *(rule for one in publications for rule in entry(one)))}
+
+
+def here(own: Names) -> Chains:
+    return {own.here: (("-j", own.ports),)}
+
+
+def sources(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
+    """A tenant would answer 127.0.0.1 to itself. The last rule is Docker's own, for when a flush has taken it away."""
+    nets = networks(pool, publications)
+    loopback = [("-s", _LOOPBACK, "-d", net, "-j", "MASQUERADE") for net in nets]
+    return {own.sources: (*loopback, *(("-s", net, "!", "-d", net, "-j", "MASQUERADE") for net in nets))}
+
+
+def through(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
+    """Connections to published ports, both ways, wherever the client is; tenants among each other never."""
+    nets = networks(pool, publications)
+    state = ("-m", "conntrack", "--ctstate", "DNAT", "--ctdir")
+    apart = [("-s", one, "-d", other, "-j", "RETURN") for one in nets for other in nets]
+    passing = [
+        rule
+        for net in nets
+        for rule in (("-d", net, *state, "ORIGINAL", "-j", "ACCEPT"), ("-s", net, *state, "REPLY", "-j", "ACCEPT"))
+    ]
+    return {own.through: (*apart, *passing)}
+
+
+def networks(pool: str, publications: Iterable[Publication]) -> tuple[str, ...]:
+    """The pool, and networks from before the owner configured another one."""
+    whole = IPv4Network(pool)
+    strays = {one.enclosure.subnet for one in publications}
+    return (str(whole), *sorted(net for net in strays if not IPv4Network(net).subnet_of(whole)))
+
+
+def published(rules: Iterable[SavedRule]) -> Mapping[int, frozenset[tuple[int, Protocol]]]:
+    """By contract: the ports that lead to it, by the rules of PORTS."""
+    found: dict[int, set[tuple[int, Protocol]]] = {}
+    for contract_id, port in _leads(rules):
+        found.setdefault(contract_id, set()).add(port)
+    return {contract_id: frozenset(held) for contract_id, held in found.items()}
+
+
+def _leads(rules: Iterable[SavedRule]) -> Iterator[tuple[int, tuple[int, Protocol]]]:
+    for rule in rules:
+        if match := _LEADS.fullmatch(rule.text):
+            yield int(match[3]), (int(match[2]), Protocol(match[1]))
