@@ -1,9 +1,9 @@
 """Accept → running through kaalia, against bare Docker creating and starting the same container in the same run.
 
 The floor is what nobody can avoid for this container: its own bridge network, create, start, with the very
-configuration that kaalia used (read back by inspect). Both sides take turns, so that a noisy machine hurts
-both. kaalia's time runs from sending the accept request to the moment from which the marketplace answers
-`running`. That moment is read from its log, since asking it every few milliseconds would take a core away from
+configuration that kaalia used (read back by inspect), its ports published by Docker. Both sides take turns, so that a
+noisy machine hurts both. kaalia's time runs from sending the accept request to the moment from which the marketplace
+answers `running`. That moment is read from its log, since asking it every few milliseconds would take a core away from
 what is measured; one `show instance` then confirms it. Prints a table and one JSON line last. Run by
 `scripts/bench launch [--rounds N]`.
 """
@@ -70,6 +70,7 @@ def launch(stack: Stack, image: str, ports: int) -> tuple[float, dict[str, Any]]
     if row is None or row["actual_status"] != "running":
         raise RuntimeError(f"the log said running, the marketplace says {row}")
     found = stack.engine.inspect(f"C.{instance_id}")
+    found["Ports"] = row["ports"] or {}
     found["Network"] = stack.engine.request("GET", f"/networks/kaalia-{instance_id}")
     stack.destroy(instance_id)
     return took, found
@@ -85,7 +86,9 @@ def tail(path: Path, size_bytes: int = 4096) -> str:
 def bare(engine: EngineApi, found: dict[str, Any]) -> float:
     """The same network and container by three raw calls of the Engine API and nothing else."""
     network = {"Name": "bare", "Driver": "bridge", "IPAM": found["Network"]["IPAM"]}
-    body = {**found["Config"], "HostConfig": {**found["HostConfig"], "NetworkMode": "bare"}}
+    bindings = {port: [{"HostIp": "0.0.0.0", **one} for one in ones] for port, ones in found["Ports"].items()}
+    host = {**found["HostConfig"], "NetworkMode": "bare", "PortBindings": bindings}
+    body = {**found["Config"], "HostConfig": host}
     started = time.perf_counter()
     engine.request("POST", "/networks/create", network)
     container = engine.request("POST", "/containers/create?name=bare", body)["Id"]

@@ -139,8 +139,8 @@ def _ports(view: View) -> Iterable[Condition]:
             problem = Problem(
                 "audit_port_taken",
                 f"cannot reach {name} at {ports}: it does not lead to the container",
-                remedy="see whether the container is in its network, and `iptables-save -t nat`; a reboot of the instance "
-                "publishes it anew",
+                remedy="see whether the container is in its network, and `iptables-save -t nat`; a reboot of the "
+                "instance publishes it anew",
                 evidence=f"promised {_ports_said(one.promised)}; published {_ports_said(one.published) or 'none'}",
             )
             yield Condition(problem, Severity.CRITICAL, "every promised port leads to the container", name)

@@ -108,17 +108,20 @@ def test_a_stranger_on_a_rented_gpu_is_told_and_nobody_is_stopped(stack: Stack) 
     destroy(stack, number)
 
 
-def test_a_port_that_docker_no_longer_publishes_is_told(stack: Stack) -> None:
+def test_a_port_that_leads_nowhere_any_more_is_told(stack: Stack) -> None:
     """Somebody takes the container off its network by hand."""
     number = rent(stack, env="-p 80:80")
     stack.wait_status(number, "running")
     tenant = process(stack, number)
+    network = f"kaalia-{number}"
+    address = stack.engine.inspect(f"C.{number}")["NetworkSettings"]["Networks"][network]["IPAddress"]
     body = {"Container": f"C.{number}", "Force": True}
 
-    stack.engine.request("POST", f"/networks/kaalia-{number}/disconnect", body)
+    stack.engine.request("POST", f"/networks/{network}/disconnect", body)
     wait_until("the audit to tell", lambda: wrong(stack) == {"audit_port_taken"}, 30)
 
-    stack.engine.request("POST", f"/networks/kaalia-{number}/connect", {"Container": f"C.{number}"})
+    body = {"Container": f"C.{number}", "EndpointConfig": {"IPAMConfig": {"IPv4Address": address}}}
+    stack.engine.request("POST", f"/networks/{network}/connect", body)
     wait_until("the audit to be content", lambda: wrong(stack) == set(), 30)
     assert process(stack, number) == tenant
     destroy(stack, number)

@@ -166,6 +166,10 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
         shut(first, second, report, "a flush, at once")
         mended(report, "filter")
 
+    def flush_nat() -> None:
+        flush("nat")
+        mended(report, "nat")
+
     def flush_mangle() -> None:
         flush("mangle")
         mended(report, "mangle")
@@ -198,13 +202,14 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
             flush(table)
             subprocess.run(["iptables", "-t", table, "-X"], check=True)
         engine.restart()
-        mended(report, "mangle")
-        mended(report, "filter")
+        for table in ("mangle", "filter", "nat"):
+            mended(report, table)
 
     return {
         "a stop and a start": stop_and_start,
         "a flush of table filter": flush_filter,
         "a flush of table mangle": flush_mangle,
+        "a flush of table nat": flush_nat,
         "a kill of dockerd": kill_dockerd,
         "a kill of the daemon, and a flush while it is dead": kill_daemon,
         "a reboot of the rules": reboot_of_the_rules,

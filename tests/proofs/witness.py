@@ -164,16 +164,16 @@ def _gpus(document: dict[str, Any]) -> list[str]:
 def _used(
     containers: dict[int, dict[str, Any]], networks: dict[int, list[dict[str, Any]]]
 ) -> dict[tuple[str, str], list[int]]:
-    """What Docker was told to use: GPUs of what runs, ports of what exists, subnets of networks."""
+    """What exists uses: GPUs of what runs, ports of containers, subnets of networks."""
     used: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, document in containers.items():
-        host = document["HostConfig"]
         if document["State"]["Status"] in ALIVE:
             for uuid in _gpus(document):
                 used["gpu", uuid].append(number)
-        for port, bindings in (host.get("PortBindings") or {}).items():
-            for binding in bindings:
-                used[f"port/{port.rpartition('/')[2]}", binding["HostPort"]].append(number)
+        # Docker publishes nothing: what the label promises is what the firewall leads there.
+        for port in filter(None, document["Config"]["Labels"]["io.kaalia.ports"].split(",")):
+            numbers, protocol = port.split("/")
+            used[f"port/{protocol}", numbers.rpartition(":")[2]].append(number)
     for number, found in networks.items():
         for network in found:
             used["subnet", network["IPAM"]["Config"][0]["Subnet"]].append(number)

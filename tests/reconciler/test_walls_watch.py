@@ -40,8 +40,14 @@ def walls() -> FakeWalls:
 
 
 @pytest.fixture
-def watch(store: Database, clock: FakeClock, walls: FakeWalls) -> WallsWatch:
-    return WallsWatch(store, walls, clock)
+def ports() -> FakeWalls:
+    """They are mended as walls are."""
+    return FakeWalls()
+
+
+@pytest.fixture
+def watch(store: Database, clock: FakeClock, walls: FakeWalls, ports: FakeWalls) -> WallsWatch:
+    return WallsWatch(store, walls, ports, clock)
 
 
 async def told(store: Database) -> list[Condition]:
@@ -104,6 +110,24 @@ async def test_who_changes_the_rules_all_the_time_is_told_once_and_answered_more
     assert condition.problem.evidence == "PREROUTING"
     assert await told(store) == []
     assert watch.pause_s < slow_s
+
+
+async def test_ports_are_told_by_codes_of_their_own(
+    store: Database, clock: FakeClock, watch: WallsWatch, walls: FakeWalls, ports: FakeWalls
+) -> None:
+    """What is wrong with the walls hides nothing of the ports."""
+    walls.error = HostError("firewall_busy", "cannot read the firewall")
+    ports.fallen = ("KAALIA-PORTS-1",)
+    await watch.look()
+    both = {one.problem.code: one for one in await told(store)}
+    walls.error, ports.error = None, HostError("firewall_missing", "cannot read the firewall")
+    clock.advance(61 * 60)
+    await watch.look()
+    (missing,) = await told(store)
+
+    assert both.keys() == {"walls_missing", "ports_repaired"}
+    assert both["ports_repaired"].problem.evidence == "KAALIA-PORTS-1"
+    assert (missing.problem.code, missing.severity) == ("ports_missing", Severity.CRITICAL)
 
 
 async def test_an_alarm_is_followed_by_a_look(

@@ -329,7 +329,7 @@ class ContainerRuntime:
                 "grants_changed",
                 f"cannot create {name}: generation {found.generation} already ran with other GPUs, ports, address or "
                 "options",
-                remedy="give it back its GPUs, ports and subnet, or raise the generation: that loses the container's data",
+                remedy="give it back its GPUs, ports and subnet, or raise the generation: that loses its data",
                 evidence=f"{found.spec_sha256} exists, {wanted.spec_sha256} is wanted",
             )
         await self._remove_container(contract_id, document)

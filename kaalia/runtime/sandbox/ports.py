@@ -175,4 +175,3 @@ def _failed(contract_id: int, error: HostError) -> WorkloadError:
         remedy=error.problem.remedy or "see `iptables-save` of the machine",
         evidence=error.problem.evidence,
     )
-

@@ -25,6 +25,7 @@ class Scene:
     second: int
     internet: int
     networks: list[Enclosure]
+    around: neighbourhood.Around
     is_silent: bool = False
     """The engine does not answer."""
 
@@ -49,4 +50,4 @@ def scene() -> Iterator[Scene]:
         neighbourhood.the_machine(),
     ):
         networks = [Enclosure(51, "br-first", "10.214.0.0/28"), Enclosure(52, "br-second", "10.214.1.0/28")]
-        yield Scene(first, second, around.internet, networks)
+        yield Scene(first, second, around.internet, networks, around)
