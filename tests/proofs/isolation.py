@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tests.proofs.report import Report, Say
 from tests.proofs.tenant import Tenant
@@ -166,14 +167,6 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
         shut(first, second, report, "a flush, at once")
         mended(report, "filter")
 
-    def flush_nat() -> None:
-        flush("nat")
-        mended(report, "nat")
-
-    def flush_mangle() -> None:
-        flush("mangle")
-        mended(report, "mangle")
-
     def kill_dockerd() -> None:
         first, second = (home(stack, tenant) for tenant in tenants)
         engine.kill()
@@ -208,8 +201,8 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
     return {
         "a stop and a start": stop_and_start,
         "a flush of table filter": flush_filter,
-        "a flush of table mangle": flush_mangle,
-        "a flush of table nat": flush_nat,
+        "a flush of table mangle": partial(flushed, report, "mangle"),
+        "a flush of table nat": partial(flushed, report, "nat"),
         "a kill of dockerd": kill_dockerd,
         "a kill of the daemon, and a flush while it is dead": kill_daemon,
         "a reboot of the rules": reboot_of_the_rules,
@@ -218,6 +211,11 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
 
 def flush(table: str) -> None:
     subprocess.run(["iptables", "-t", table, "-F"], check=True)
+
+
+def flushed(report: Report, table: str) -> None:
+    flush(table)
+    mended(report, table)
 
 
 def mended(report: Report, table: str) -> None:

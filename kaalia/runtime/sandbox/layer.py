@@ -69,9 +69,9 @@ class Layer:
     def has(self, entry: Sequence[Rule]) -> bool:
         return set(entry) <= set(self._written.get(self._entrance, ()))
 
-    def knows(self, word: str) -> bool:
-        """Some rule has this word: a bridge, or a contract's mark."""
-        return any(word in rule for rule in self._written.get(self._entrance, ()))
+    def having(self, word: str) -> tuple[Rule, ...]:
+        """The rules with this word, such as a bridge or a contract's mark."""
+        return tuple(rule for rule in self._written.get(self._entrance, ()) if word in rule)
 
     async def add(self, entry: Sequence[Rule]) -> None:
         """Rules at the end of the entrance, of the form that iptables-save prints. Raises HostError."""

@@ -61,7 +61,7 @@ class Ports:
         if not self._known.has_looked or self._known.get(contract_id) is None:
             await self._known.see()
         one = self._known.get(contract_id)
-        if one is None or not one.ports:
+        if one is None or not (one.ports or self._front.having(port_rules.mark(contract_id))):
             return
         taken = await asyncio.to_thread(lambda: [place for place in sorted(one.places) if not self._is_free(*place)])
         if taken:
@@ -75,11 +75,10 @@ class Ports:
 
     async def withdraw(self, contract_id: int) -> None:
         """Its container is gone: nothing leads there any more, or no port leads anywhere new."""
-        one = self._known.drop(contract_id)
+        self._known.drop(contract_id)
         async with self._lock:
-            entry = port_rules.entry(one) if one else ()
-            if not (entry and self._front.has(entry)):
-                self._is_stale = self._is_stale or one is None
+            entry = self._front.having(port_rules.mark(contract_id))
+            if not entry:
                 return
             try:
                 await self._front.take(entry)
@@ -123,13 +122,14 @@ class Ports:
     async def _enter(self, one: Publication, now: Saved) -> None:
         """The usual way adds what is new and deletes nothing, as with walls."""
         entry, holds = port_rules.entry(one), self._front.holds(now) and not self._is_stale
-        if holds and self._front.has(entry):
+        before = self._front.having(port_rules.mark(one.contract_id))
+        if holds and before == entry:
             return
         if self._is_stale or self._shared(one):
             await self._known.see()
             if shared := self._shared(one):
                 raise _taken(one.contract_id, sorted(shared), "the container of another contract has it")
-        elif holds and not self._front.knows(port_rules.mark(one.contract_id)):
+        elif holds and not before:
             await self._front.add(entry)
             return
         self._broken.update(self._front.differences(now))

@@ -149,9 +149,7 @@ class Walls:
     async def _layers(self) -> tuple[Layer, ...]:
         found = await asyncio.to_thread(netfilter.families, self._root)
         known = {layer.family for layer in self._fronts}
-        added = (
-            Layer(one, "mangle", "PREROUTING", self._own.walls, Place.FIRST) for one in found if one not in known
-        )
+        added = (Layer(one, "mangle", "PREROUTING", self._own.walls, Place.FIRST) for one in found if one not in known)
         fronts = (*self._fronts, *added)
         if not self._fronts:
             standing = (await fronts[0].read()).get(self._own.reach, ())
@@ -173,7 +171,7 @@ class Walls:
         entry, broken = rules.entry(layer.family, self._own, one), layer.differences(now)
         if layer.holds(now) and layer.has(entry):
             return
-        if layer.holds(now) and not layer.knows(one.bridge):
+        if layer.holds(now) and not layer.having(one.bridge):
             await layer.add(entry)
         else:
             await layer.write(self._wanted(layer), now)

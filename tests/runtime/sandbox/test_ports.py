@@ -229,6 +229,22 @@ async def test_a_removed_contract_has_no_rules_and_the_others_keep_theirs(
     assert (await publishing.ports.mend()).chains == ()
 
 
+async def test_a_newer_generation_leaves_nothing_of_the_older_one(publishing: Publishing) -> None:
+    await publishing.ports.stand(51)
+    for bindings in (BINDINGS[1:], ()):
+        newer = Publication(publishing.scene.networks[0], "10.214.0.2", bindings)
+        publishing.wanted = [newer]
+        publishing.ports.expect(newer)
+        await publishing.ports.stand(51)
+        assert (await publishing.ports.published()).get(51, frozenset()) == newer.places
+    publishing.ports.expect(publishing.first)
+    await publishing.ports.stand(51)
+    publishing.ports.expect(Publication(publishing.scene.networks[0], "10.214.0.2", ()))
+    await publishing.ports.withdraw(51)
+
+    assert 51 not in await publishing.ports.published()
+
+
 async def test_what_a_crash_left_does_not_hide_who_has_the_port_now(publishing: Publishing) -> None:
     """The daemon died between the end of a container and that of its rules."""
     await publishing.ports.stand(51)
