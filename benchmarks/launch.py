@@ -9,8 +9,8 @@ Three opponents, in turns with kaalia in one run, so that a noisy machine hurts 
 
 kaalia's time runs from sending the request to the moment from which the marketplace knows. That moment is read from its
 log, since asking it every few milliseconds would take a core away from what is measured; one `show instance` then
-confirms it. At last 50 rentals at once, against 50 `docker run -d` at once. Prints tables and one JSON line last, with the
-bars beside the ratios, kept or not. Run by `scripts/bench launch [--rounds N] [--at-once N]`.
+confirms it. At last 50 rentals at once, against 50 `docker run -d` at once. Prints tables and one JSON line last, with
+the bars beside the ratios, kept or not. Run by `scripts/bench launch [--rounds N] [--at-once N]`.
 """
 
 import argparse
@@ -194,8 +194,7 @@ def at_once(count: int) -> dict[str, Any]:
         stack.list_machine()
         started = time.perf_counter()
         ids = [rent_one(stack, image) for _ in range(count)]
-        for instance_id in ids:
-            wait_until(f"{instance_id} to run", lambda one=instance_id: is_told(stack, one), 300, 0.02)
+        wait_until("all to run", lambda: all(is_told(stack, one) for one in ids), 300, 0.02)
         kaalia_s = time.perf_counter() - started
         every = [{**stack.engine.inspect(f"C.{one}"), "Ports": {}} for one in ids]
         stack.remove_workloads()
