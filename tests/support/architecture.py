@@ -78,6 +78,7 @@ PURE = (
     "kaalia.reconciler.findings",
     "kaalia.reconciler.quantities",
     "kaalia.runtime.container.spec",
+    "kaalia.runtime.sandbox.port_rules",
     "kaalia.runtime.sandbox.rules",
 )
 IMPURE = frozenset(
