@@ -98,13 +98,14 @@ def test_who_rents_in_the_middle_of_a_probe_gets_his_ports(stack: Stack) -> None
     worker = threading.Thread(target=go_on)
     worker.start()
     try:
-        for _ in range(4):
+        rentals = 0
+        while rentals < 4 or len(maps) < 4:
             instance = rent(stack, env=wanted)
             assert len(stack.wait_status(instance, "running")["ports"]) == COUNT // 2
             destroy(stack, instance)
+            rentals += 1
     finally:
         is_over.set()
         worker.join()
-    assert len(maps) >= 4
     assert not [one["findings"] for one in maps if one["findings"]]
     assert [one["state"] for one in probe(stack)["spans"]] == ["open", "open"]
