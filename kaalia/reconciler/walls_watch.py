@@ -83,7 +83,7 @@ class WallsWatch:
     async def look(self) -> None:
         """One look, and what came of it."""
         found: list[Condition] = []
-        now = self._clock.now()
+        now, is_repair = self._clock.now(), False
         for one in self._watched:
             try:
                 mended = await one.hands.mend()
@@ -92,8 +92,9 @@ class WallsWatch:
             else:
                 if mended.chains:
                     self._repaired[one] = (now, one.repaired(", ".join(mended.chains), now))
+                    is_repair = True
         repaired = [told for at, told in self._repaired.values() if now - at < TOLD]
-        if any(at == now for at, _ in self._repaired.values()):
+        if is_repair:
             self._repairs.append(now)
         if not (len(self._repairs) == MANY and now - self._repairs[0] < TOLD):
             self._contested = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from kaalia.errors import HostError
-from kaalia.host import links
+from kaalia.host import localnet
 from tests.support.own_network import is_possible, own_network
 
 
@@ -19,25 +19,25 @@ def bridge() -> Iterator[str]:
         yield "br0"
 
 
-def localnet(interface: str) -> str:
+def setting(interface: str) -> str:
     words = ["sysctl", "-n", f"net.ipv4.conf.{interface}.route_localnet"]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_one_interface_routes_loopback_and_no_other(bridge: str) -> None:
-    before = localnet(bridge)
+    before = setting(bridge)
 
-    links.route_localnet(bridge)
+    localnet.route_localnet(bridge)
 
-    assert (before, localnet(bridge)) == ("0", "1")
-    assert {localnet(name) for name in ("all", "default", "lo")} == {"0"}
-    links.route_localnet(bridge)
-    assert localnet(bridge) == "1"
+    assert (before, setting(bridge)) == ("0", "1")
+    assert {setting(name) for name in ("all", "default", "lo")} == {"0"}
+    localnet.route_localnet(bridge)
+    assert setting(bridge) == "1"
 
 
 @pytest.mark.usefixtures("bridge")
 def test_an_interface_that_is_not_there_is_named() -> None:
     with pytest.raises(HostError, match="br9") as caught:
-        links.route_localnet("br9")
+        localnet.route_localnet("br9")
 
     assert caught.value.code == "link_refused"
