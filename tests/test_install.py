@@ -255,7 +255,8 @@ def test_the_unit_prepares_what_the_firewall_needs_before_its_sandbox() -> None:
 
     assert "ExecStartPre=-+/usr/bin/touch /run/xtables.lock" in before
     assert {f"xt_{one}" for one in wanted} <= set(modules)
-    assert {"ip_tables", "ip6_tables", "nf_conntrack", "sch_tbf"} <= set(modules)
+    assert {"ip_tables", "ip6_tables", "iptable_nat", "nf_conntrack", "sch_tbf"} <= set(modules)
+    assert {"xt_nat", "xt_MASQUERADE"} <= set(modules), "of published ports"
 
 
 @pytest.mark.skipif(not is_possible(), reason="needs a network namespace: run scripts/test as root")
