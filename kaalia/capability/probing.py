@@ -7,8 +7,9 @@ All batches are of one address: a probe during which it changes begins anew.
 import asyncio
 import contextlib
 import ipaddress
+import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol as Interface
 
@@ -25,14 +26,14 @@ from kaalia.store import claims
 from kaalia.store.claims import ClaimKind
 from kaalia.store.database import Database
 from kaalia.wire import probe as wire
-from kaalia.wire.probe import NONCE_BYTES, TARGETS_MAX, ProbeReply, ProbeRequest, ProbeTarget
+from kaalia.wire.probe import NONCE_BYTES, ProbeReply, ProbeRequest, ProbeTarget
 
-BATCH_MAX = 256
-"""Places of one batch: sockets of this machine and of the prober."""
-AGAIN_MAX = 256
-"""Ports that did not answer are tried once more, if they are no more than these: packets do get lost."""
-BUSY_TRIES, BUSY_S = 6, 5.0
-"""A prober that has not finished with an earlier request of this address."""
+PATIENCE_S = 300.0
+"""For one batch: how long a prober may say that it has no time now, before the probe is given up."""
+WAIT_MIN_S = 0.01
+_LATER = frozenset({429, 503})
+_CHANCE = random.SystemRandom()
+"""Those who were refused together do not come again together."""
 BEGINNINGS = 3
 """A machine whose ways out alternate has no one address whose ports could be proven."""
 
@@ -105,15 +106,15 @@ async def probe(
 async def _probe(run: _Run, name: str, earlier: PortMap | None, local_ips: Collection[str], tell: Tell) -> PortMap:
     machine, where = run.machine, await _introduce(run)
     places = reach.places(machine.port_range)
-    step = batch_size(len(places))
+    step = reach.batch_size(len(places))
     works: bool | None = None
     for start in range(0, len(places), step):
         await tell(start, len(places))
-        works = await _batch(run, places[start : start + step], where.address, works)
+        works = await _patient_batch(run, places[start : start + step], where.address, works)
     again = [place for place, sight in run.sights.items() if sight.outcome is Outcome.SILENT and place not in run.held]
-    if len(again) <= AGAIN_MAX:
+    if len(again) <= reach.AGAIN_MAX:
         for start in range(0, len(again), step):
-            await _batch(run, again[start : start + step], where.address, works)
+            await _patient_batch(run, again[start : start + step], where.address, works)
     await tell(len(places), len(places))
     facts = Facts(
         probed_at=machine.clock.now(),
@@ -132,11 +133,6 @@ async def _probe(run: _Run, name: str, earlier: PortMap | None, local_ips: Colle
     return await asyncio.to_thread(reach.judge, facts, run.sights, earlier)
 
 
-def batch_size(places: int) -> int:
-    """A quarter of a small range, so that a renter who comes meanwhile finds free ports; even, at least 2."""
-    return max(2, min(BATCH_MAX, TARGETS_MAX, places // 4)) // 2 * 2
-
-
 async def _introduce(run: _Run) -> ProbeReply:
     """Which address the prober sees; it may refuse to try the configured one."""
     run.address = run.machine.public_ip
@@ -151,6 +147,20 @@ async def _introduce(run: _Run) -> ProbeReply:
     for told in (where.address, where.seen_address):
         _check_address(told)
     return where
+
+
+async def _patient_batch(run: _Run, places: Sequence[Place], address: str, works: bool | None) -> bool | None:
+    """Like `_batch`, and again when the prober has no time for it now. No port is bound while it waits."""
+    left_s = PATIENCE_S
+    while True:
+        try:
+            return await _batch(run, places, address, works)
+        except MarketplaceError as error:
+            if error.status not in _LATER or error.retry_after_s is None or error.retry_after_s > left_s:
+                raise
+            wait_s = max(error.retry_after_s, WAIT_MIN_S) * _CHANCE.uniform(1.0, 1.5)
+        left_s -= wait_s
+        await asyncio.sleep(wait_s)
 
 
 async def _batch(run: _Run, places: Iterable[Place], address: str, works: bool | None) -> bool | None:
@@ -171,7 +181,7 @@ async def _batch(run: _Run, places: Iterable[Place], address: str, works: bool |
         targets += [ProbeTarget(*place, connect_only=True) for place in watched]
         if targets:
             is_open = await run.machine.gate.open(listening, watched)
-            reply = await _asked(run, ProbeRequest(run.nonce.hex(), tuple(targets), run.address))
+            reply = await run.ask(ProbeRequest(run.nonce.hex(), tuple(targets), run.address))
             if reply.address != address:
                 raise _changed(address, reply.address)
             kept = {*answering.places, *watched}  # one that was given up meanwhile tells nothing
@@ -191,17 +201,6 @@ async def _shut(machine: Machine) -> None:
         await machine.gate.close()
     finally:
         machine.answering.close()
-
-
-async def _asked(run: _Run, request: ProbeRequest) -> ProbeReply:
-    for _ in range(BUSY_TRIES):
-        try:
-            return await run.ask(request)
-        except MarketplaceError as error:
-            if error.code != "probe_busy":
-                raise
-        await asyncio.sleep(BUSY_S)
-    return await run.ask(request)
 
 
 def _checked(run: _Run, targets: list[ProbeTarget], reply: ProbeReply) -> Mapping[Place, Sight]:

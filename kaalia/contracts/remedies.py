@@ -195,7 +195,9 @@ def _firewall(wanted: Mapping[Protocol, frozenset[int]]) -> str:
     added = " ".join(
         f"--add-port={part.replace(':', '-')}/{protocol}" for protocol, ports in rules for part in ports.split(",")
     )
-    return f"with ufw: {ufw} / with firewalld: firewall-cmd --permanent {added} / else: {tables}"
+    return (
+        f"with ufw: {ufw} / with firewalld: firewall-cmd --permanent {added} && firewall-cmd --reload / else: {tables}"
+    )
 
 
 def _in_one_rule(ports: frozenset[int], found: PortMap) -> frozenset[int]:

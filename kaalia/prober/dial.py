@@ -17,15 +17,21 @@ ANSWER_S = 2.5
 SENDINGS_AT_S = (0.0, 0.4, 1.0, 2.0)
 """A datagram that nobody answered is sent again at these moments: losing four in a row is no accident."""
 UDP_S = 3.5
+LONGEST_S = CONNECT_S + ANSWER_S
+"""Of one port."""
 
 _REFUSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
-_PROHIBITED = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.EPROTO})
-_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+_PROHIBITED = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO})
+CUT_OFF = frozenset({errno.EPERM, errno.EACCES, errno.ENETUNREACH})
+"""A firewall of this machine lets nothing out, or it has no way there. The first two are never told by others."""
+_OWN = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.EPERM, errno.EACCES}
+)
 """What this machine lacks: it says nothing of the other one."""
 
 
 async def dial(address: str, target: ProbeTarget, nonce: bytes) -> ProbeResult:
-    """Takes at most about 6 s; raises nothing of the network, and OSError when this machine has no more sockets."""
+    """Takes 6 s at most; raises nothing of the network, but OSError for what this machine lacks: sockets, a way."""
     challenge = secrets.token_bytes(PART_BYTES)
     if target.protocol is Protocol.UDP:
         outcome, data = await _datagrams(address, target, nonce, challenge)
@@ -46,7 +52,7 @@ async def _connection(address: str, target: ProbeTarget, nonce: bytes, challenge
         async with asyncio.timeout(CONNECT_S):
             reader, writer = await asyncio.open_connection(address, target.port, limit=4096)
     except (OSError, TimeoutError) as error:
-        return _meaning(error), b""
+        return _meaning(error, address), b""
     try:
         if target.connect_only:
             return Outcome.CONNECTED, b""
@@ -70,7 +76,7 @@ async def _datagrams(address: str, target: ProbeTarget, nonce: bytes, challenge:
             sender.connect((address, target.port))  # so that a refusal reaches this socket, and strangers do not
             return Outcome.ANSWERED, await _repeat(sender, text)
         except (OSError, TimeoutError) as error:
-            return _meaning(error), b""
+            return _meaning(error, address), b""
 
 
 async def _repeat(sender: socket.socket, text: bytes) -> bytes:
@@ -86,11 +92,21 @@ async def _repeat(sender: socket.socket, text: bytes) -> bytes:
     raise TimeoutError
 
 
-def _meaning(error: Exception) -> Outcome:
+def _meaning(error: Exception, address: str) -> Outcome:
     if isinstance(error, OSError) and error.errno in _OWN:
         raise error
+    if isinstance(error, OSError) and error.errno == errno.ENETUNREACH:
+        _check_way(address)
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return Outcome.REFUSED
     if isinstance(error, OSError) and error.errno in _PROHIBITED:
         return Outcome.PROHIBITED
     return Outcome.SILENT
+
+
+def _check_way(address: str) -> None:
+    """A router far away may say "network unreachable" too (ICMP). Raises OSError when this machine has no way."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as tried:
+        tried.setblocking(False)
+        tried.connect((address, probe.FIRST_PORT))  # sends nothing, only looks for a route

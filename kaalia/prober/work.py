@@ -7,12 +7,13 @@ an hour for one address.
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kaalia.prober import bounds
 from kaalia.prober.bounds import Network
-from kaalia.prober.dial import dial
+from kaalia.prober.dial import CUT_OFF, LONGEST_S, dial
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import (
     FIRST_PORT,
@@ -30,7 +31,7 @@ TARGETS_PER_HOUR = 300_000
 """Of one caller: the largest range, both protocols, twice."""
 _CALLERS_MAX = 10_000
 DEADLINE_S = 15.0
-"""Of one request, whose ports take 6 s at most when there are sockets for all of them."""
+"""Of one request: two rounds of ports that take their longest."""
 
 
 @dataclass(slots=True)
@@ -53,24 +54,34 @@ class Prober:
         self._allowed = tuple(allowed)
         self._per_hour = targets_per_hour
         self._slots = asyncio.Semaphore(at_once)
+        self._admits = at_once * max(1, int(deadline_s / LONGEST_S))
+        self._admitted = 0
+        """Targets of requests under way: sockets are given in order, so all of these end in time."""
         self._deadline_s = deadline_s
         self._callers: dict[str, _Caller] = {}
 
-    async def probe(self, seen_address: str, request: ProbeRequest, *, is_direct: bool = True) -> ProbeReply:
+    async def probe(
+        self, seen_address: str, request: ProbeRequest, *, is_direct: bool = True, identity: str | None = None
+    ) -> ProbeReply:
         """`seen_address`, `is_direct`: see `bounds`. Raises ApiError 400 probe_invalid, 403 probe_address_foreign,
-        403 probe_address_internal, 429 probe_*, 503 prober_overloaded."""
+        403 probe_address_internal, 429 probe_*, 503 prober_*. `identity`: whom to count the request for, if that is
+        known better than by address.
+        """
         nonce = _nonce(request)
         _check_targets(request.targets)
         seen = plain(seen_address)
         address = self._address(seen, request.address, is_direct)
         if not request.targets:
             return ProbeReply(seen, address)
-        caller = self._take(seen, len(request.targets))
+        count = len(request.targets)
+        caller = self._take(identity or _identity(seen), count)
         caller.is_busy = True
+        self._admitted += count
         try:
             return ProbeReply(seen, address, await self._results(address, nonce, request.targets))
         finally:
             caller.is_busy = False
+            self._admitted -= count
 
     async def _results(self, address: str, nonce: bytes, targets: tuple[ProbeTarget, ...]) -> tuple[ProbeResult, ...]:
         found: dict[int, ProbeResult] = {}
@@ -90,11 +101,13 @@ class Prober:
                 await asyncio.gather(*(one(number, target) for number, target in enumerate(targets)))
         if len(found) < len(targets):
             # Not to have tried is no finding: of a port that nobody tried nothing may be said.
+            is_cut_off = bool(lacking) and lacking[0].errno in CUT_OFF
             raise ApiError(
                 503,
-                "prober_overloaded",
+                "prober_cut_off" if is_cut_off else "prober_overloaded",
                 f"cannot probe {address}: only {len(found)} of {len(targets)} ports were tried"
                 + (f" ({lacking[0].strerror})" if lacking else " in time"),
+                remedy="its operator must let the prober's machine out to that address" if is_cut_off else "",
                 retry_after_s=60,
             )
         return tuple(found[number] for number in range(len(targets)))
@@ -135,6 +148,13 @@ class Prober:
             raise ApiError(
                 429, "probe_busy", f"cannot probe {identity}: another probe of it is under way", retry_after_s=5
             )
+        if self._admitted and self._admitted + count > self._admits:
+            raise ApiError(
+                429,
+                "probe_crowded",
+                f"cannot probe {identity} now: {self._admitted} ports of others are being tried",
+                retry_after_s=round(LONGEST_S),
+            )
         if caller.left < count:
             wait_s = max(1, round((count - caller.left) * 3600 / self._per_hour + 0.5))
             raise ApiError(
@@ -163,6 +183,12 @@ def plain(address: str) -> str:
         return str(bounds.parse(address))
     except ValueError as error:
         raise _invalid("nobody can tell where the request comes from") from error
+
+
+def _identity(seen: str) -> str:
+    """One line is one caller: of IPv6 it has at least a /64."""
+    address = bounds.parse(seen)
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else seen
 
 
 def _nonce(request: ProbeRequest) -> bytes:

@@ -52,7 +52,8 @@ class Beside:
         try:
             return self.twist(await self.prober.probe(HERE, request))
         except ApiError as error:
-            raise UnreachableError(error.code, str(error)) from error
+            wait_s = error.extra.get("retry_after_s")
+            raise UnreachableError(error.code, str(error), status=error.status, retry_after_s=wait_s) from error
 
 
 class Mute(Prober):

@@ -21,7 +21,7 @@ from kaalia.store import outbox, reach, speed
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from tests.capability.conftest import MakeProbe
-from tests.capability.test_reach import HERE, RANGE, Beside
+from tests.capability.reach_rig import HERE, RANGE, Beside, Firewall
 from tests.capability.test_service import PORTS, engine
 from tests.support.builders import build_speed
 from tests.support.clock import FakeClock
@@ -142,7 +142,7 @@ async def test_ports_are_tried_again_when_the_machine_behind_the_router_got_anot
         return Surroundings((routed[0],), routed[0])
 
     subject = ReachService(
-        *(store, changes, clock, Wanted(RANGE, HERE, timedelta(hours=24)), link, Answering(), around),
+        *(store, changes, clock, Wanted(RANGE, HERE, timedelta(hours=24)), link, Answering(), around, Firewall()),
         after_s=(0, 0),
         routed=lambda: routed[0],
     )

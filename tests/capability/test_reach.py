@@ -54,8 +54,8 @@ async def test_at_most_a_quarter_of_a_small_range_is_bound_at_once(rig: Rig) -> 
     await rig.service().probe()
 
     assert 0 < most <= len(RANGE) * 2 // 4
-    assert probing.batch_size(2) == 2
-    assert probing.batch_size(131072) == 256
+    assert contract_reach.batch_size(2) == 2
+    assert contract_reach.batch_size(131072) == 256
 
 
 async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig: Rig) -> None:
@@ -182,6 +182,50 @@ async def test_a_prober_that_tries_another_address_in_the_middle_begins_anew(rig
     assert await rig.service().probe() is None
     assert await rig.codes() == {"probe_address_changes"}
     assert await rig.store.read(reach.get_map) == found
+    assert not rig.answering.places
+
+
+@pytest.mark.parametrize(("code", "status"), [("probe_crowded", 429), ("prober_overloaded", 503), ("probe_busy", 429)])
+async def test_a_prober_without_time_is_asked_again_for_that_batch_alone(rig: Rig, code: str, status: int) -> None:
+    refusals = 0
+
+    async def refuse(request: ProbeRequest) -> None:
+        nonlocal refusals
+        if len(rig.link.asked) in (3, 4):
+            refusals += 1
+            raise UnreachableError(code, "later", status=status, retry_after_s=0.01)
+
+    rig.link.before = refuse
+    found = await rig.service().probe()
+
+    assert found is not None
+    assert (found.open_count(TCP), found.open_count(UDP), refusals) == (20, 20, 2)
+    assert len({request.nonce for request in rig.link.asked}) == 1
+    assert await rig.codes() == set()
+
+
+@pytest.mark.parametrize("wait_s", [None, 3000.0])
+async def test_a_prober_that_will_not_have_time_soon_is_not_waited_for(rig: Rig, wait_s: float | None) -> None:
+    async def refuse(_: ProbeRequest) -> None:
+        raise UnreachableError("probe_too_often", "not now", status=429, retry_after_s=wait_s)
+
+    rig.link.before = refuse
+    assert await rig.service().probe() is None
+    assert await rig.codes() == {"probe_too_often"}
+    assert len(rig.link.asked) == 1
+
+
+async def test_nor_is_one_that_never_has_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "PATIENCE_S", 0.1)
+
+    async def refuse(request: ProbeRequest) -> None:
+        if request.targets:
+            assert len(rig.answering.places)
+            raise UnreachableError("probe_crowded", "later", status=429, retry_after_s=0.02)
+
+    rig.link.before = refuse
+    assert await rig.service().probe() is None
+    assert await rig.codes() == {"probe_crowded"}
     assert not rig.answering.places
 
 

@@ -136,6 +136,13 @@ def test_spans_cover_every_port_once_and_count_what_answered(outcomes: dict[Plac
     assert found.state_at((1, TCP)) is None
 
 
+def test_how_long_a_probe_takes() -> None:
+    assert reach.duration_s(20) == (4, 36)
+    quick, slow = reach.duration_s(64_511)
+    assert 120 < quick < 600
+    assert 1800 < slow < 3600
+
+
 def test_ports_in_short() -> None:
     assert reach.in_short([5, 1, 2, 3, 9, 9]) == "1-3, 5, 9"
     assert reach.in_short([]) == ""

@@ -163,6 +163,12 @@ def test_many_groups_are_named() -> None:
     assert "ports 40000, 40002, 40004, 40006, 40008" in problem.message
 
 
+def test_a_rule_of_firewalld_that_is_kept_also_begins_to_count() -> None:
+    (problem,) = remedies.findings(judged({(40001, TCP): Sight(Outcome.SILENT)}), DIRECT)
+
+    assert "firewall-cmd --permanent --add-port=40001/tcp && firewall-cmd --reload" in problem.remedy
+
+
 def test_what_only_the_own_firewall_may_have_dropped_is_no_closed_port() -> None:
     silent = {place: Sight(Outcome.SILENT) for place in reach.places(RANGE)}
     found = reach.judge(replace(FACTS, may_be_own_firewall=True), silent, None)

@@ -10,13 +10,15 @@ from rich.console import Console
 
 from kaalia.cli import output
 from kaalia.client import LocalClient
+from kaalia.contracts import reach
 from kaalia.errors import HostError
 from kaalia.model.reach import PortMap, PortSpan, PortState, ProbeProgress, Reason
 from kaalia.model.workload import Protocol
 from kaalia.wire.local import PortsDocument
 
-WAIT_S = 1800.0
-"""All ports of the largest range, none of which answers: 512 batches of some seconds."""
+STALL_S = 420.0
+"""Without any progress: a prober may have no time for a batch for 300 s."""
+LONG_S = 60
 POLL_S = 0.2
 BAR = 30
 
@@ -57,8 +59,12 @@ def ports(
 def _probed(client: LocalClient, quiet: bool) -> PortsDocument:
     """Order a probe and follow it to its end. Raises HostError `probe_failed_now` when there is no new map."""
     before = client.order_probe()
-    deadline_s = time.monotonic() + WAIT_S
+    if not quiet and before.port_range is not None:
+        _tell_duration(len(before.port_range))
+    deadline_s, done = time.monotonic() + STALL_S, 0
     while (document := client.ports()).progress is not None and time.monotonic() < deadline_s:
+        if document.progress.done != done:
+            deadline_s, done = time.monotonic() + STALL_S, document.progress.done
         if not quiet and sys.stderr.isatty():
             sys.stderr.write(f"\r{_bar(document.progress)}")
             sys.stderr.flush()
@@ -75,6 +81,13 @@ def _probed(client: LocalClient, quiet: bool) -> PortsDocument:
         remedy=failure.remedy if failure else "see the log of the daemon; ask again: kaalia ports",
         evidence=failure.evidence if failure else "",
     )
+
+
+def _tell_duration(ports: int) -> None:
+    quick_s, slow_s = reach.duration_s(ports)
+    if slow_s > LONG_S:
+        quick, slow = (f"{max(1, round(each / 60))}" for each in (quick_s, slow_s))
+        sys.stderr.write(f"probing {ports} ports takes {quick} to {slow} minutes, the longer the fewer answer\n")
 
 
 def _bar(progress: ProbeProgress) -> str:

@@ -51,7 +51,9 @@ async def probe(call: Call) -> web.Response:
     if origin is None:
         raise bounds.hidden()
     asked = _read(ProbeRequest, signed)
-    return _answer(await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct))
+    identity = f"machine {call.number('machine_id')}"
+    reply = await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct, identity=identity)
+    return _answer(reply)
 
 
 async def speed(call: Call) -> web.Response:
