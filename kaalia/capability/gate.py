@@ -17,6 +17,7 @@ from kaalia.host.netfilter import Change, Family, Rule
 from kaalia.model.reach import Place
 from kaalia.model.workload import Protocol
 from kaalia.runtime.sandbox.layer import Layer
+from kaalia.runtime.sandbox.layer import Place as Standing
 
 _COUNTED = ("raw", "PREROUTING")
 """Before whatever may drop a packet. Table and hook."""
@@ -71,7 +72,7 @@ class FirewallGate:
 
     async def _write(self, place: tuple[str, str], rules: tuple[Rule, ...]) -> None:
         table, hook = place
-        layer = Layer(Family.IPV4, table, hook, self._chains[place], is_first=True)
+        layer = Layer(Family.IPV4, table, hook, self._chains[place], Standing.FIRST)
         await layer.write({self._chains[place]: rules}, await layer.read())
 
 
