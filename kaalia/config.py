@@ -69,11 +69,21 @@ def _public_ip(text: str) -> str:
         raise ValueError("must be auto or an IP address, such as 203.0.113.7") from None
 
 
-def _speed_peer(text: str) -> str:
+def host_and_port(text: str) -> tuple[str, int]:
+    """`198.51.100.4:8091` or `[2001:db8::4]:8091`. Raises ValueError."""
     host, _, port = text.rpartition(":")
-    is_place = bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 65536
-    if text not in ("marketplace", "off") and (not is_place or "/" in host or "@" in host):
-        raise ValueError("must be marketplace, off, or a peer's HOST:PORT, such as 198.51.100.4:8091")
+    is_number = port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536
+    if not (host and is_number and len(host) < 256) or any(char in host for char in "/@?# "):
+        raise ValueError("must be HOST:PORT, such as 198.51.100.4:8091")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _speed_peer(text: str) -> str:
+    if text not in ("marketplace", "off"):
+        try:
+            host_and_port(text)
+        except ValueError as error:
+            raise ValueError(f"must be marketplace, off, or a peer: {error}") from None
     return text
 
 

@@ -9,18 +9,19 @@ import logging
 import random
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 from kaalia.capability.measuring import Plan, measure
 from kaalia.clock import Clock
+from kaalia.config import host_and_port
 from kaalia.contracts import speed as rules
 from kaalia.contracts.speed import Leave
-from kaalia.errors import ConfigError, KaaliaError, MarketplaceError, Problem
+from kaalia.errors import ConfigError, HostError, KaaliaError, MarketplaceError, Problem
 from kaalia.host import secret as secret_file
 from kaalia.model.health import Condition, Severity
-from kaalia.model.speed import MeasuredSpeed, SpeedFailure, SpeedOrder, SpeedProgress
+from kaalia.model.speed import Direction, MeasuredSpeed, SpeedFailure, SpeedOrder, SpeedProgress
 from kaalia.service import run_forever
 from kaalia.store import conditions, reach, speed
 from kaalia.store.changes import Changes, Topic, wait
@@ -41,6 +42,9 @@ STREAMS = 8
 SECONDS = 10
 LIMITED_SECONDS = 3
 LIMITED_BYTES = GB // 2
+
+QUIET = frozenset({"speed_tenants_came", "speed_not_served"})
+"""Nothing is wrong with the machine, and its owner need not be warned."""
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +102,9 @@ class SpeedService:
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
-        order = await self._database.read(speed.get_order)
+        order, stale = await self._database.read(lambda tx: (speed.get_order(tx), speed.get_progress(tx)))
+        if stale is not None:  # of a test that ended in a way that nobody expected
+            await self._database.transaction(lambda tx: speed.put_progress(tx, None))
         left_s = self._not_before_s - self._clock.monotonic_s()
         if order is not None:
             await self.test(order)
@@ -149,11 +155,22 @@ class SpeedService:
         return found
 
     async def _test(self, order: SpeedOrder | None, *, limited: bool) -> MeasuredSpeed:
-        address = await self._database.read(reach.get_seen_address)
+        address, before = await self._database.transaction(lambda tx: _begin(tx, self._clock.now()))
         name, plan = await self._plan(order, limited=limited)
+        bearable = before if limited else 0
 
         async def tell(progress: SpeedProgress) -> None:
-            await self._database.transaction(lambda tx: speed.put_progress(tx, progress))
+            def put(tx: Transaction) -> int:
+                speed.put_progress(tx, progress)
+                return speed.tenants(tx, self._clock.now()).running
+
+            running = await self._database.transaction(put)
+            if running > bearable and not (order and order.force):
+                raise HostError(
+                    "speed_tenants_came",
+                    "cannot measure the speed now: a tenant's instance has begun to run",
+                    remedy="wait until it is gone, or: kaalia speedtest --force",
+                )
 
         down, up = await measure(plan, tell)
         return MeasuredSpeed(
@@ -197,12 +214,12 @@ class SpeedService:
                 f"cannot measure with {place}: there is no secret that this machine and that peer share",
                 remedy="give --secret-file, or set speed.secret_file in the configuration",
             )
-        host, _, port = place.rpartition(":")
+        host, port = host_and_port(place)
         identity = secrets.token_bytes(stream.ID_BYTES)
         key = stream.shared_key(shared.encode(), identity)
         return Plan(
-            host=host.removeprefix("[").removesuffix("]"),
-            port=int(port),
+            host=host,
+            port=port,
             order=identity.hex(),
             key=key.hex(),
             streams=sizes.streams,
@@ -225,7 +242,7 @@ class SpeedService:
         def store(tx: Transaction) -> None:
             _end(tx)
             speed.put_failure(tx, SpeedFailure(now, problem))
-            if not is_ordered:
+            if not is_ordered and problem.code not in QUIET:
                 conditions.replace(tx, speed.SOURCE, [wrong], now)
 
         await self._database.transaction(store)
@@ -239,6 +256,13 @@ class Sizes:
     seconds: int
     bytes_max: int
     limited: bool
+
+
+def _begin(tx: Transaction, now: datetime) -> tuple[str | None, int]:
+    """The address from which it is measured, and how many tenants run. An order is taken, at most once."""
+    speed.put_order(tx, None)
+    speed.put_progress(tx, SpeedProgress(Direction.DOWN, 0.0, 0.0))
+    return reach.get_seen_address(tx), speed.tenants(tx, now).running
 
 
 def _end(tx: Transaction) -> None:

@@ -23,6 +23,7 @@ SHORT_STEP_S = 0.2
 STEPS, STEPS_LEAST = 16, 4
 LEAST_BYTES = 64 * 1024
 """Of one direction: less is no measurement of any line."""
+LEAST_MBPS = 0.01
 _T95 = {3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 12: 2.18, 15: 2.13, 20: 2.09, 30: 2.04}
 """Student's t for 95 %, two-sided, by degrees of freedom."""
 
@@ -46,11 +47,7 @@ def figure(direction: Direction, counted: Sequence[Sequence[Sample]], cpu_s: flo
     length_s = end_s - begin_s
     total = sum(samples[-1].total_bytes for samples in counted if samples)
     if len(usable) < len(counted) or length_s <= 0 or total < LEAST_BYTES:
-        raise HostError(
-            "speed_too_little",
-            f"cannot tell the speed {direction.value}: only {total} bytes came through in {max(length_s, 0.0):.1f} s",
-            remedy="see whether the peer or the line is overloaded, and measure again: kaalia speedtest",
-        )
+        raise _too_little(direction, total, length_s)
     start_s = begin_s + min(WARM_UP_S, length_s / 4)
     wanted_s = min(STEP_S, max(SHORT_STEP_S, (end_s - start_s) / STEPS))
     steps = max(STEPS_LEAST, round((end_s - start_s) / wanted_s))
@@ -60,7 +57,9 @@ def figure(direction: Direction, counted: Sequence[Sequence[Sample]], cpu_s: flo
     rates = [(after - before) * 8 / step_s / 1e6 for before, after in pairwise(totals)]
     mean = sum(rates) / steps
     deviation = (sum((rate - mean) ** 2 for rate in rates) / (steps - 1)) ** 0.5
-    spread = deviation / mean if mean > 0 else 1.0
+    if mean < LEAST_MBPS:
+        raise _too_little(direction, total, length_s)
+    spread = deviation / mean
     margin = _t95(steps - 1) * spread / steps**0.5
     return Figure(
         mbps=round(mean, 3),
@@ -70,6 +69,14 @@ def figure(direction: Direction, counted: Sequence[Sequence[Sample]], cpu_s: flo
         margin=round(margin, 4),
         confidence=_confidence(steps, margin, limited=limited),
         cpu_percent=round(100 * cpu_s / length_s, 1),
+    )
+
+
+def _too_little(direction: Direction, total: int, length_s: float) -> HostError:
+    return HostError(
+        "speed_too_little",
+        f"cannot tell the speed {direction.value}: only {total} bytes came through in {max(length_s, 0.0):.1f} s",
+        remedy="see whether the peer or the line is overloaded, and measure again: kaalia speedtest",
     )
 
 

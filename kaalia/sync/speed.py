@@ -13,6 +13,7 @@ from kaalia.store.database import Database
 from kaalia.sync.client import MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.wire.speed import SpeedGrant, SpeedRequest
+from kaalia.wire.stream import ID_BYTES, KEY_BYTES
 
 
 class SpeedLink:
@@ -45,6 +46,15 @@ class SpeedLink:
         finally:
             await client.close()
         host = grant.host or URL(member.url).host
-        if not host or not 0 < grant.port < 65536 or min(grant.streams, grant.seconds, grant.bytes_max) < 1:
+        if not host or not _is_sound(grant):
             raise MarketplaceError("reply_invalid", "cannot understand the marketplace's order of a speed test")
         return host, grant
+
+
+def _is_sound(grant: SpeedGrant) -> bool:
+    try:
+        sizes = (len(bytes.fromhex(grant.order)), len(bytes.fromhex(grant.key)))
+    except ValueError:
+        return False
+    is_place = 0 < grant.port < 65536
+    return is_place and sizes == (ID_BYTES, KEY_BYTES) and min(grant.streams, grant.seconds, grant.bytes_max) > 0

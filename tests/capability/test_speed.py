@@ -250,3 +250,27 @@ async def test_the_owners_own_job_is_nobody_to_be_disturbed(rig: Rig) -> None:
     await rig.store.transaction(lambda tx: contracts.upsert(tx, job, rig.clock.now()))
     found = await rig.store.read(lambda tx: speed.tenants(tx, rig.clock.now()))
     assert found.running == 0
+
+
+async def test_a_tenant_who_comes_in_the_middle_gets_the_line_and_nobody_is_warned(rig: Rig) -> None:
+    rig.wanted = replace(rig.wanted, seconds=15, bytes_max=32 * 10**9)
+    testing = asyncio.ensure_future(rig.service().test(None))
+    await asyncio.sleep(1)
+    await rig.rent()
+    async with asyncio.timeout(8):
+        assert await testing is None
+
+    failure = await rig.store.read(speed.get_failure)
+    assert failure is not None
+    assert failure.problem.code == "speed_tenants_came"
+    assert await rig.codes() == set()
+
+
+async def test_an_order_is_begun_once_though_it_ends_in_a_way_that_nobody_expected(rig: Rig) -> None:
+    order = SpeedOrder(rig.clock.now(), f"{HERE}:{rig.link.port}")
+    rig.wanted = replace(rig.wanted, is_off=True, secret_path=Path("x\0y"))
+    await rig.store.transaction(lambda tx: speed.put_order(tx, order))
+    await turns(rig.service(), 1.8)
+
+    assert await rig.store.read(speed.get_order) is None
+    assert await rig.store.read(speed.get_progress) is None

@@ -76,8 +76,9 @@ def test_a_short_or_limited_test_is_trusted_little() -> None:
         [steady(0, 10)],
         [steady(0.001, 10)],
         [steady(100, 1), steady(100, 1, begin_s=200)],
+        [[Sample(0.0, 0), Sample(0.1, MB), *(Sample(float(at), MB) for at in range(1, 11))]],
     ],
-    ids=["none", "empty", "one", "one process silent", "nothing", "a trickle", "never together"],
+    ids=["none", "empty", "one", "one process silent", "nothing", "a trickle", "never together", "all at the begin"],
 )
 def test_too_little_is_no_number(counted: list[list[Sample]]) -> None:
     with pytest.raises(HostError) as found:

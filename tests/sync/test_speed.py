@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import unused_port
@@ -14,7 +16,7 @@ from kaalia.errors import MarketplaceError, UnreachableError
 from kaalia.store import speed
 from kaalia.store.changes import Topic
 from kaalia.sync.speed import SpeedLink
-from kaalia.wire.speed import SpeedRequest
+from kaalia.wire.speed import SpeedGrant, SpeedRequest
 from tests.marketplace.support import Market
 from tests.support.clock import FakeClock
 from tests.sync.support import Machine, open_pair, open_state
@@ -109,6 +111,33 @@ async def test_another_place_of_the_bytes_is_told_to_machines(tmp_path: Path) ->
         await peer.close()
 
     assert (place, grant.port) == ("speed.example", 8091)
+
+
+class Strange:
+    """A marketplace that grants what cannot be meant."""
+
+    def __init__(self, grant: SpeedGrant) -> None:
+        self.made = grant
+
+    async def grant(self, owner: str, request: SpeedRequest) -> SpeedGrant:
+        assert owner == "machine 1"
+        assert request == REQUEST
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "changes", [{"order": "aa"}, {"key": "zz" * 32}, {"port": 0}, {"port": 70000}, {"streams": 0}, {"seconds": -1}]
+)
+async def test_an_order_that_cannot_be_meant_is_not_carried_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+    sound = SpeedGrant("aa" * 16, "bb" * 32, None, 8091, 2, 1, 10**9)
+    async with open_pair(tmp_path) as (market, host):
+        market.context.speed = Strange(sound)
+        assert (await link_of(host).grant(REQUEST))[1] == sound
+        market.context.speed = Strange(replace(sound, **changes))
+        with pytest.raises(MarketplaceError) as refused:
+            await link_of(host).grant(REQUEST)
+
+    assert refused.value.code == "reply_invalid"
 
 
 async def test_a_new_address_rings_for_the_report_and_the_tests(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from aiohttp import web
 
 from kaalia.api import context
 from kaalia.api.responses import answer
+from kaalia.config import host_and_port
 from kaalia.errors import ConfigError, ContractError, KaaliaError
 from kaalia.model.speed import SpeedOrder
 from kaalia.store import speed
@@ -51,7 +52,12 @@ async def test(request: web.Request) -> web.Response:
 
 def _wish(raw: bytes) -> SpeedWish:
     try:
-        return document.decode(SpeedWish, raw) if raw.strip() else SpeedWish()
+        wish = document.decode(SpeedWish, raw) if raw.strip() else SpeedWish()
+        if wish.peer is not None:
+            host_and_port(wish.peer)
+        return wish
+    except ValueError as error:
+        raise ConfigError("speed_peer_invalid", f"cannot measure with {wish.peer!r}: it {error}") from error
     except KaaliaError as error:
         raise ConfigError("speed_wish_invalid", error.problem.message, remedy='send {"force": true}, or nothing') from (
             error

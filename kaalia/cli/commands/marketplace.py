@@ -18,7 +18,7 @@ from kaalia.cli import output
 from kaalia.cli.commands.marketplace_relay import relay
 from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
-from kaalia.errors import ConfigError
+from kaalia.errors import ConfigError, HostError
 from kaalia.marketplace import accounts, run
 from kaalia.prober.bounds import LOOPBACK, networks
 
@@ -122,7 +122,7 @@ async def _speed_peer(
     made = PeerChild(place.host, place.port, (public.host, public.port) if public else None)
     try:
         port = await made.open()
-    except ConfigError as error:
+    except (ConfigError, HostError) as error:
         if is_chosen:
             raise
         logger.warning("no speed tests: %s", error)

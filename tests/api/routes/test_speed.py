@@ -55,3 +55,12 @@ async def test_where_it_is_off_only_a_named_peer_is_measured_with(local: Local, 
         await asyncio.to_thread(LocalClient(path).order_speed, SpeedWish("198.51.100.4:8091", "a secret"))
 
     assert await local.database.read(speed.get_order) is not None
+
+
+@pytest.mark.parametrize("peer", ["198.51.100.4", "h:0", "h:99999", ":8091", "http://h:1", "h:1 x", "a b:1", "h:٣"])
+async def test_a_peer_that_is_no_place_is_refused(local: Local, peer: str) -> None:
+    with pytest.raises(LocalError) as refused:
+        await asyncio.to_thread(local.client.order_speed, SpeedWish(peer, "a secret"))
+
+    assert refused.value.code == "speed_peer_invalid"
+    assert await local.database.read(speed.get_order) is None
