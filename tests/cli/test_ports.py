@@ -5,10 +5,12 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from kaalia.cli import output
+from kaalia.cli.commands import ports as ports_command
 from kaalia.cli.commands import probe as probe_command
 from kaalia.contracts import remedies
 from kaalia.contracts.reach import Sight
@@ -137,3 +139,27 @@ def test_an_order_that_fails_says_why(run: Run, rented: Daemon) -> None:
 def test_a_prober_that_cannot_serve_says_why(capsys: pytest.CaptureFixture[str], args: list[str], code: str) -> None:
     assert output.run(probe_command.probe, args, "kaalia probe") == 2
     assert f"[{code}]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_long_probe_is_waited_for_as_long_as_it_goes_on(
+    run: Run, rented: Daemon, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    monkeypatch.setattr(ports_command, "STALL_S", 1.0)
+    monkeypatch.setattr(ports_command, "LONG_S", 1)
+    rented.write(lambda tx: reach.put_map(tx, judged()))
+
+    def work() -> None:
+        for done in range(1, 8):
+            time.sleep(0.3)
+            now = ProbeProgress(START, done if goes_on else 1, 40)
+            rented.write(partial(reach.put_progress, progress=now))
+        carry_out(rented, []).join()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    result = run("ports", "--probe", "--socket", str(rented.socket))
+    worker.join()
+
+    assert "probing 800 ports takes 1 to 1 minutes" in result.err
+    assert (result.code, "probe_unfinished" in result.err) == ((0, False) if goes_on else (1, True))
