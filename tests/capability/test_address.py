@@ -14,19 +14,21 @@ from kaalia.contracts.remedies import Surroundings
 from kaalia.errors import HostError
 from kaalia.host.answering import Answering
 from kaalia.host.links import LinkNews
-from kaalia.model.machine import MachineReport
+from kaalia.model.machine import MachineReport, PortRange
 from kaalia.service import Service
 from kaalia.store import machine as machine_rows
 from kaalia.store import outbox, reach, speed
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from tests.capability.conftest import MakeProbe
-from tests.capability.reach_rig import HERE, RANGE, Beside, Firewall
+from tests.capability.reach_rig import HERE, Beside, Firewall
 from tests.capability.test_service import PORTS, engine
 from tests.support.builders import build_speed
 from tests.support.clock import FakeClock
 from tests.support.fake_nvidia.profiles import machine
 
+RANGE = PortRange(23160, 23167)
+"""No other test's: tests run side by side."""
 FIRST, SECOND = Addresses("11.1.0.7", frozenset({"11.1.0.7"})), Addresses("11.1.0.8", frozenset({"11.1.0.8"}))
 
 
