@@ -1,5 +1,6 @@
 """The operator's side of relays: add, show, remove, and forget a host key that was lost."""
 
+import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,9 +32,17 @@ class KnownRelay:
 
 
 async def add(engine: AsyncEngine, name: str, host: str, port: int, ports: PortRange) -> str:
-    """Make a relay known; its token, which is stored nowhere. Raises ConfigError `relay_exists`, ContractError."""
+    """Make a relay known; its token, which is stored nowhere. Raises ContractError; ConfigError `relay_exists` or
+    `relay_address_invalid`.
+    """
     rules.check_name(name)
     rules.check_host(host)
+    if is_nowhere(host) or not 0 < port <= rules.LAST_PORT:
+        raise ConfigError(
+            "relay_address_invalid",
+            f"cannot add relay {name} at {host}:{port}: machines and renters could not connect to that",
+            remedy="give the public name or address of its machine, and the port of its --listen",
+        )
     rules.check_apart(port, ports)
     token = auth.new_key()
     values = {
@@ -50,6 +59,14 @@ async def add(engine: AsyncEngine, name: str, host: str, port: int, ports: PortR
             raise ConfigError("relay_exists", f"cannot add relay {name}: there is one of this name", remedy=remedy)
         await tx.execute(sa.insert(table).values(**values))
     return token
+
+
+def is_nowhere(host: str) -> bool:
+    """An address to listen on, but not to connect to."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 async def known(engine: AsyncEngine) -> list[KnownRelay]:

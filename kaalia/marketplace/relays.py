@@ -117,7 +117,13 @@ async def grant(
 async def links(tx: AsyncConnection, machine_id: int) -> tuple[RelayLink, ...]:
     """What a machine's daemon is told: its blocks that contracts are reached by."""
     query = (
-        sa.select(relay_blocks.c.first_port.label("block"), relays, relay_ports.c.port.label("given"), relay_ports)
+        sa.select(
+            relays,
+            relay_blocks.c.first_port.label("block"),
+            relay_ports.c.port.label("given"),
+            relay_ports.c.contract_id,
+            relay_ports.c.container_port,
+        )
         .select_from(_live_ports())
         .where(relay_blocks.c.machine_id == machine_id, relays.c.host_key.is_not(None))
         .order_by(relays.c.name, relay_ports.c.port)

@@ -25,8 +25,12 @@ CLIENT_ALIVE_S, CLIENT_ALIVE_COUNT = 10, 2
 _NO_FOLDER = "Missing privilege separation directory: "
 
 
-def config(options: Options, *, is_root: bool) -> str:
-    """The whole of sshd_config(5). Root's sshd reads keys by `cat`, since the user may not enter the data folder."""
+def config(options: Options, *, is_root: bool, has_penalties: bool = False) -> str:
+    """The whole of sshd_config(5). Root's sshd reads keys by `cat`, since the user may not enter the data folder.
+
+    `has_penalties`: this sshd (9.8 or newer) shuts out addresses whose logins fail, as those of a machine do that comes
+    before its permit.
+    """
     keys = options.data / "authorized_keys"
     host = f"[{options.address}]" if ":" in options.address else options.address
     reading = ["AuthorizedKeysFile none", f"AuthorizedKeysCommand {shutil.which('cat')} {_quoted(keys)}"]
@@ -63,6 +67,7 @@ def config(options: Options, *, is_root: bool) -> str:
         "MaxAuthTries 2",
         "MaxStartups 100:30:500",  # after its restart all machines come at once
         "UseDNS no",
+        *(["PerSourcePenalties no"] if has_penalties else []),  # behind one address may be many machines
         "PrintMotd no",
         "LogLevel INFO",
     ]
@@ -93,7 +98,7 @@ def write_permits(options: Options, permits: Iterable[MachinePermit]) -> None:
 
 
 def prepare(options: Options) -> str:
-    """Data folder (0700), host key, configuration, and keys as they were; the host key's public part.
+    """Data folder (0700), host key, and permits as they were; the host key's public part.
 
     Raises ConfigError `data_dir_invalid` or `host_key_invalid`.
     """
@@ -102,7 +107,6 @@ def prepare(options: Options) -> str:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         data.chmod(0o700)
         (data / "authorized_keys").touch(mode=0o600)
-        (data / "sshd_config").write_text(config(options, is_root=os.geteuid() == 0))
         key = data / "host_key"
         if not key.exists():
             new = data / "host_key.new"
@@ -126,10 +130,16 @@ def prepare(options: Options) -> str:
 
 
 async def check(options: Options) -> None:
-    """Let sshd read its configuration. Raises ConfigError `sshd_refused`."""
-    argv = (str(options.sshd), "-t", "-f", str(options.data / "sshd_config"))
+    """Write the configuration that this sshd understands. Raises ConfigError `sshd_refused`."""
+    file = options.data / "sshd_config"
+    argv = (str(options.sshd), "-t", "-f", str(file))
+    is_root = os.geteuid() == 0
+    await asyncio.to_thread(file.write_text, config(options, is_root=is_root, has_penalties=True))
     result = await run(argv, CHECK_S)
-    if result.exit_code != 0 and _NO_FOLDER in result.stderr and os.geteuid() == 0:
+    if result.exit_code != 0 and "PerSourcePenalties" in result.stderr:
+        await asyncio.to_thread(file.write_text, config(options, is_root=is_root))
+        result = await run(argv, CHECK_S)
+    if result.exit_code != 0 and _NO_FOLDER in result.stderr and is_root:
         # Debian's service makes it at its start; it is an empty folder of root's.
         folder = Path(result.stderr.partition(_NO_FOLDER)[2].splitlines()[0].strip())
         await asyncio.to_thread(folder.mkdir, mode=0o755, parents=True, exist_ok=True)

@@ -63,8 +63,8 @@ class World:
         sshd.write_permits(made, [MachinePermit(1, self.key, ports)])
         Path("/run/sshd").mkdir(exist_ok=True)
         argv = [str(made.sshd), "-D", "-e", "-f", str(made.data / "sshd_config")]
+        (made.data / "sshd_config").write_text(sshd.config(made, is_root=user is None))
         if user is not None:
-            (made.data / "sshd_config").write_text(sshd.config(made, is_root=False))
             for path in (made.data, *made.data.iterdir()):
                 shutil.chown(path, user)
             for folder in made.data.parents[:-1]:
