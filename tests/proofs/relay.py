@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from kaalia.client import LocalClient
 from tests.proofs.report import Report, Say
 from tests.support.docker_engine import PrivateDocker
 from tests.support.relayed import HOST, LOGIN_PORT, PORTS, RELAY, Far, Session, far
@@ -143,8 +144,8 @@ def reached(made: Scene) -> int:
     report = made.report
     report.check("the row names the relay", (row["ssh_host"], row["ssh_port"]) == (RELAY, made.port(mine)), row)
     report.check("the client prints it", made.url(mine) == f"ssh://root@{RELAY}:{made.port(mine)}", made.url(mine))
-    local = made.stack.engine.inspect(f"C.{mine}")["NetworkSettings"]["Ports"]["22/tcp"][0]["HostPort"]
-    report.check("the host's own port stays shut", not made.there.opens(HOST, int(local)))
+    (binding,) = (one for one in LocalClient(made.stack.socket).contract(mine).ports if one.container_port == 22)
+    report.check("the host's own port stays shut", not made.there.opens(HOST, binding.host_port))
     notebook = made.rent(made.stack, "--jupyter")
     row = made.stack.instance(notebook) or {}
     script = f"wget -q -O - http://{row['ssh_host']}:{row['ssh_port']}/"
