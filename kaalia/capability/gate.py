@@ -31,7 +31,7 @@ class FirewallGate:
 
     def __init__(self, state_dir: Path) -> None:
         mark = hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]
-        self._chains = {_COUNTED: f"KAALIA-KNOCK-{mark}", _ACCEPTED: f"KAALIA-PROBE-{mark}"}
+        self._chains = {_ACCEPTED: f"KAALIA-PROBE-{mark}", _COUNTED: f"KAALIA-KNOCK-{mark}"}
         self._is_open = False
 
     async def open(self, free: Collection[Place], held: Collection[Place]) -> bool:
@@ -56,19 +56,23 @@ class FirewallGate:
 
     async def close(self) -> None:
         """Everything is as it was before, also after a crash. Nothing raises: what stays is logged, and tried again."""
+        stays = [error for place in self._chains if (error := await self._take_out(*place)) is not None]
+        for error in stays:
+            if self._is_open or error.code != "firewall_missing":
+                log.warning("ports: cannot take rules of a probe out of the firewall: %s", error)
+        self._is_open = self._is_open and bool(stays)
+
+    async def _take_out(self, table: str, hook: str) -> HostError | None:
+        chain = self._chains[table, hook]
         try:
-            for (table, hook), chain in self._chains.items():
-                now = await netfilter.saved(Family.IPV4, table)
-                if chain not in now:
-                    continue
+            now = await netfilter.saved(Family.IPV4, table)
+            if chain in now:
                 jumps = sum(rule.text == f"-j {chain}" for rule in now.get(hook, ()))
                 gone: list[Rule] = [("-D", hook, "-j", chain)] * jumps
                 await netfilter.apply(Family.IPV4, [Change(table, {chain: ()}, [*gone, ("-X", chain)])])
         except HostError as error:
-            if self._is_open or error.code != "firewall_missing":
-                log.warning("ports: cannot take rules of a probe out of the firewall: %s", error)
-            return
-        self._is_open = False
+            return error
+        return None
 
     async def _write(self, place: tuple[str, str], rules: tuple[Rule, ...]) -> None:
         table, hook = place
