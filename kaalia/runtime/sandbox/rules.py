@@ -44,8 +44,8 @@ CONNECTION_TABLE = 262_144
 CONNECTIONS_SHARE = 16
 """A contract's part of them: eight tenants leave half to the machine."""
 SAMPLE = 32
-"""One new connection of so many is counted: the kernel goes through all that it counts, in 0.7 us each (docs/measured.md),
-at every new one: 512 cost 0.4 ms at every 32nd connection, and 16,384 would cost 11.5 ms at each."""
+"""One new connection of so many is counted: at each the kernel goes through all that it counts, in 0.7 us each
+(docs/measured.md): 512 cost 0.4 ms at every 32nd connection, and 16,384 would cost 11.5 ms at each."""
 SHUT_S = 120
 """Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
 _PACE_MIN_BITS_PER_S = 4_000_000
