@@ -30,7 +30,8 @@ from kaalia.model.volume import VolumeBackend
 from kaalia.reconciler.ends import EndsService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.container.runtime import ContainerRuntime, machines_of_key
+from kaalia.runtime.container.owners import machines_of_key
+from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.volumes.backends import kind_at
 from kaalia.runtime.volumes.disk import default_folder
 from kaalia.service import Service

@@ -33,12 +33,9 @@ from kaalia.runtime.container.networks import bridge_name, enclosure, subnets
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import (
     Labels,
-    any_machine_filter,
     contract_filter,
     decode,
-    is_name_of,
     machine_filter,
-    machine_of,
     owner,
 )
 from kaalia.runtime.sandbox.port_rules import Publication
@@ -157,13 +154,19 @@ class ContainerRuntime:
 
     async def start(self, contract_id: int) -> Observed:
         document, _ = await self._own(contract_id)
-        if self._walls is not None:
-            await self._walls.stand(contract_id)
-        if self._ports is not None and not document["State"].get("Running"):
-            await self._ports.stand(contract_id)
+        await self._stand(contract_id, is_running=bool(document["State"].get("Running")))
         await self._engine.start(document["Id"], container_name(contract_id))
         document, labels = await self._own(contract_id)
         return reading.observed(document, labels)
+
+    async def _stand(self, contract_id: int, *, is_running: bool) -> None:
+        """Walls and ports, side by side: each of them asks and tells the firewall several times."""
+        standing = [self._walls.stand(contract_id)] if self._walls is not None else []
+        if self._ports is not None and not is_running:
+            standing.append(self._ports.stand(contract_id))
+        for came in await asyncio.gather(*standing, return_exceptions=True):
+            if isinstance(came, BaseException):
+                raise came
 
     async def stop(self, contract_id: int, grace_s: float) -> None:
         found = await self._find(contract_id)
@@ -387,9 +390,3 @@ class ContainerRuntime:
                 if error.code != "network_busy" or wait_s is None:
                     raise
                 await asyncio.sleep(wait_s)
-
-
-async def machines_of_key(engine: DockerEngine, key_id: str) -> tuple[str, ...]:
-    """The machine names of this key that containers bear: for when the books that know the id are lost."""
-    names = {machine_of(entry.get("Labels")) for entry in await engine.containers(any_machine_filter())}
-    return tuple(sorted(name for name in names if is_name_of(name, key_id)))
