@@ -4,7 +4,7 @@ Touches only containers and networks whose labels carry this machine's id, and n
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ class ContainerRuntime:
     async def start(self, contract_id: int) -> Observed:
         document, _ = await self._own(contract_id)
         await self._stand(contract_id, is_running=bool(document["State"].get("Running")))
-        await self._engine.start(document["Id"], container_name(contract_id))
+        starting = [self._engine.start(document["Id"], container_name(contract_id))]
+        await _side_by_side(*starting, *([self._ports.settle()] if self._ports is not None else []))
         document, labels = await self._own(contract_id)
         return reading.observed(document, labels)
 
@@ -164,9 +165,7 @@ class ContainerRuntime:
         standing = [self._walls.stand(contract_id)] if self._walls is not None else []
         if self._ports is not None and not is_running:
             standing.append(self._ports.stand(contract_id))
-        for came in await asyncio.gather(*standing, return_exceptions=True):
-            if isinstance(came, BaseException):
-                raise came
+        await _side_by_side(*standing)
 
     async def stop(self, contract_id: int, grace_s: float) -> None:
         found = await self._find(contract_id)
@@ -390,3 +389,10 @@ class ContainerRuntime:
                 if error.code != "network_busy" or wait_s is None:
                     raise
                 await asyncio.sleep(wait_s)
+
+
+async def _side_by_side(*doing: Awaitable[None]) -> None:
+    """All of it to its end, whatever fails; then the first that failed."""
+    for came in await asyncio.gather(*doing, return_exceptions=True):
+        if isinstance(came, BaseException):
+            raise came

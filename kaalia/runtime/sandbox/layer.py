@@ -47,9 +47,13 @@ class Layer:
         """Write it anew unless it stands as wanted; the chains that somebody else had changed. Raises HostError."""
         now = now if now is not None else await self.read()
         broken = self.differences(now)
-        if not (self.holds(now) and self.is_written(wanted)):
+        if not (self.stands(wanted, now) and self._is_placed(now)):
             await self.write(wanted, now)
         return broken
+
+    def stands(self, wanted: Chains, now: Saved) -> bool:
+        """Its rules are as wanted and are come to, if perhaps from a later place than they should."""
+        return self._seen is not None and not self.differences(now) and self.is_written(wanted)
 
     def holds(self, now: Saved) -> bool:
         """It stands as it was written."""

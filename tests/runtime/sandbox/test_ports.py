@@ -141,6 +141,19 @@ async def test_ports_pass_by_a_docker_that_drops_what_it_did_not_publish(publish
     assert (await table("filter"))["FORWARD"][:3] == ["-j DOCKER-USER", f"-j {OWN.through}", "-j DOCKER-FORWARD"]
 
 
+async def test_a_start_takes_the_place_back_that_docker_took(publishing: Publishing) -> None:
+    """Docker does so when it makes the network of the very contract that starts."""
+    newer_docker("br-first")
+    await publishing.ports.stand(51)
+    to_front("DOCKER-FORWARD", "DOCKER-USER")
+
+    await publishing.ports.stand(51)
+    await publishing.ports.settle()
+
+    assert publishing.shut() == []
+    assert (await table("filter"))["FORWARD"][:3] == ["-j DOCKER-USER", f"-j {OWN.through}", "-j DOCKER-FORWARD"]
+
+
 async def test_the_owner_says_in_docker_user_who_comes(publishing: Publishing) -> None:
     newer_docker("br-first")
     iptables("-A", "DOCKER-USER", "-s", LAN, "-j", "DROP")
