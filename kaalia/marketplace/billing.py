@@ -104,17 +104,23 @@ async def _follow(tx: AsyncConnection, agreed: Agreed, host_id: int, entry: Entr
         if row is not None and last is not None and interval.started_at == last.started_at:
             await _close(tx, row.id, agreed, interval)
         else:
-            await tx.execute(
-                sa.insert(charges).values(
-                    contract_id=entry.contract_id,
-                    machine_id=agreed.machine_id,
-                    user_id=agreed.user_id,
-                    host_id=host_id,
-                    meter=entry.meter,
-                    quantity=interval.amount,
-                    started_at=interval.started_at.timestamp(),
-                )
-            )
+            await charge(tx, agreed, host_id, interval)
+
+
+async def charge(tx: AsyncConnection, agreed: Agreed, host_id: int, used: Interval, **settled: Any) -> None:
+    """A new row of charges. `settled`: its end and its amount, where they are known already."""
+    await tx.execute(
+        sa.insert(charges).values(
+            contract_id=used.contract_id,
+            machine_id=agreed.machine_id,
+            user_id=agreed.user_id,
+            host_id=host_id,
+            meter=used.meter,
+            quantity=used.amount,
+            started_at=used.started_at.timestamp(),
+            **settled,
+        )
+    )
 
 
 async def _close(tx: AsyncConnection, charge_id: int, agreed: Agreed, interval: Interval) -> None:

@@ -54,23 +54,9 @@ async def _take(tx: AsyncConnection, agreed: Agreed, host_id: int, entry: Entry,
     ends = [one for one in (agreed.ended_at, agreed.end_at) if one is not None]
     owed = rules.owed(size, since, until, min(ends, default=None))
     if owed:
-        await _charge(tx, agreed, host_id, Interval(entry.contract_id, entry.meter, owed, since, until))
-
-
-async def _charge(tx: AsyncConnection, agreed: Agreed, host_id: int, used: Interval) -> None:
-    await tx.execute(
-        sa.insert(charges).values(
-            contract_id=used.contract_id,
-            machine_id=agreed.machine_id,
-            user_id=agreed.user_id,
-            host_id=host_id,
-            meter=used.meter,
-            quantity=used.amount,
-            started_at=used.started_at.timestamp(),
-            ended_at=(used.ended_at or used.started_at).timestamp(),
-            amount=str(metering.traffic_usd(used, agreed.rates)),
-        )
-    )
+        used = Interval(entry.contract_id, entry.meter, owed, since, until)
+        amount = str(metering.traffic_usd(used, agreed.rates))
+        await billing.charge(tx, agreed, host_id, used, ended_at=until.timestamp(), amount=amount)
 
 
 async def charged(tx: AsyncConnection, contract_ids: Collection[int]) -> dict[int, Bytes]:
