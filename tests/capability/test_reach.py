@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +70,7 @@ async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig
     assert [(one.state, one.detail.partition(" (")[0]) for one in states.values() if one] == [
         (PortState.HELD, "C.51"),
         (PortState.HELD, "C.51"),
-        (PortState.HELD, "used by python"),
+        (PortState.HELD, f"used by {Path('/proc/self/comm').read_text().strip()}"),
     ]
     assert await rig.codes() == {"ports_in_use"}
     asked = {(t.port, t.protocol): t.connect_only for request in rig.link.asked for t in request.targets}
