@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config = {"docker": {"subnet_pool": "10.213.0.0/16"}, "speed": {"peer": "marketplace", "max_gb": 3}}
     folder = tmp_path_factory.mktemp("speed")
-    with running_stack(docker_host, folder, config=config, port_range="42200-42239") as stack:
+    with running_stack(docker_host, folder, config=config, port_range="22200-22239") as stack:
         stack.list_machine()
         yield stack
 
