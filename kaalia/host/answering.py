@@ -19,6 +19,7 @@ CONNECTIONS_MAX = 256
 """Open at once; strangers may knock too."""
 CONNECTION_S = 5.0
 RELEASE_S = 1.0
+INSTANT_S = 0.1
 
 Answerer = Callable[[int, Protocol, bytes], bytes | None]
 """(port on which it came, protocol, what came) to what is answered; None: nothing."""
@@ -45,9 +46,19 @@ class Answering:
         return self._doors.keys()
 
     async def open(self, places: Iterable[Place], answer: Answerer) -> tuple[Place, ...]:
-        """Listen on all of them; returns those that somebody else uses."""
+        """Listen on all of them; returns those that somebody else uses.
+
+        Asked twice: who looks whether a port is free, as launches do, has it for an instant.
+        """
         self._loop = asyncio.get_running_loop()
+        if taken := await self._try(places, answer):
+            await asyncio.sleep(INSTANT_S)
+            taken = await self._try(taken, answer)
+        return tuple(taken)
+
+    async def _try(self, places: Iterable[Place], answer: Answerer) -> list[Place]:
         taken = []
+        loop = asyncio.get_running_loop()
         for place in places:
             door = _bound(*place)
             if door is None:
@@ -55,10 +66,10 @@ class Answering:
                 continue
             self._doors[place] = door
             take = self._accept if place[1] is Protocol.TCP else self._receive
-            self._loop.add_reader(door, take, place, door, answer)
+            loop.add_reader(door, take, place, door, answer)
             if len(self._doors) % 32 == 0:
                 await asyncio.sleep(0)  # a hundred sockets must not hold up the loop
-        return tuple(taken)
+        return taken
 
     def release(self, place: Place) -> bool:
         """Give one port up, now, from whichever thread. True: it was held here, and is free."""
