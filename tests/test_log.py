@@ -2,7 +2,6 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -10,15 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaalia import log
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def start(form: Literal["text", "json"]) -> tuple[logging.Logger, io.StringIO]:
