@@ -63,15 +63,19 @@ def diff(
     sight: Observed | Sight,
     now: datetime,
     interruptions: Sequence[Interruption] = (),
-    intended: int | None = None,
+    intended: Sequence[int] = (),
 ) -> Action:
-    """The one next action for a contract. `intended`: the reboots that its open intent to start carries out."""
+    """The one next action for a contract.
+
+    `intended`: the reboots that each of its open intents to start carries out, oldest first.
+    """
     if sight is Sight.UNKNOWN:
         return _NOTHING
     observed = sight if isinstance(sight, Observed) else None
     if row is not None and observed is not None and _started_unseen(row, observed):
-        # That start did the reboots that were asked before it, and none that were asked since.
-        row = replace(row, restarts_done=max(row.restarts_done, intended or 0))
+        # That start did the reboots that were asked before it, and none that were asked since. Which intent's it was
+        # is not known if several are open: one reboot too many rather than one that was forgotten.
+        row = replace(row, restarts_done=max(row.restarts_done, *intended[:1]))
     match wish.want:
         case Want.END:
             return _end(wish.contract, row, observed)

@@ -221,12 +221,22 @@ async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, repo
 async def start_now(tools: Tools, contract: Contract, intended: WorkloadStatus) -> Observed:
     """Start what an open intent stands for, and write down what is seen. `intended`: the status of that intent."""
     await tools.mounts(contract)  # after a reboot they may have to be mounted
-    observed = await tools.runtime.start(contract.contract_id)
+    started = await tools.runtime.start(contract.contract_id)
     tools.checkpoint("start.done")
-    seen = status.seen(contract, intended, observed, tools.clock.now())
-    await tools.ledger.settle(replace(seen, restarts_done=contract.restart_count), sight=observed)
+    done = await _earlier_restarts(tools, intended) if started.was_running else contract.restart_count
+    seen = status.seen(contract, intended, started.observed, tools.clock.now())
+    await tools.ledger.settle(replace(seen, restarts_done=done), sight=started.observed)
     tools.checkpoint("launch.recorded")
-    return observed
+    return started.observed
+
+
+async def _earlier_restarts(tools: Tools, intended: WorkloadStatus) -> int:
+    """The reboots that a start by another intent than the newest did: a daemon that died had asked the engine for it.
+
+    Which of them is not known, so it is the oldest: one reboot too many rather than one that was forgotten.
+    """
+    *earlier, _ = (await tools.ledger.books()).start_counts(intended.contract_id)
+    return max(intended.restarts_done, *earlier[:1])
 
 
 async def no_mounts(_: Contract) -> tuple[BindMount, ...]:

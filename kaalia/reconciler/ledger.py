@@ -75,10 +75,10 @@ class Books:
     cordon: StoredCordon | None = None
     overruns: Mapping[int, Overrun] = field(default_factory=dict)
 
-    def intended_restarts(self, contract_id: int) -> int | None:
-        """The reboots that the newest open intent to start this contract carries out; None: there is none."""
-        counts = (one.restart_count for one in reversed(self.intents) if one.contract_id == contract_id)
-        return next((count for count in counts if count is not None), None)
+    def start_counts(self, contract_id: int) -> tuple[int, ...]:
+        """The reboots that each open intent to start this contract carries out, oldest first."""
+        counts = (one.restart_count for one in self.intents if one.contract_id == contract_id)
+        return tuple(count for count in counts if count is not None)
 
 
 @dataclass(frozen=True, slots=True)

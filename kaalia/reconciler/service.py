@@ -175,7 +175,7 @@ class ReconcilerService:
             return False
         row, sight = books.workloads.get(contract_id), self._sights.of(contract_id)
         booted_at = self._booted_at or (books.report.system.booted_at if books.report else None)
-        interruptions, intended = self._eyes.outages.interruptions(booted_at), books.intended_restarts(contract_id)
+        interruptions, intended = self._eyes.outages.interruptions(booted_at), books.start_counts(contract_id)
         action = diff(wish, row, sight, self._clock.now(), interruptions, intended)
         if isinstance(action, Nothing):
             if sight is not Sight.UNKNOWN:

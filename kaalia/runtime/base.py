@@ -83,6 +83,15 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """What is seen right after a start."""
+
+    observed: Observed
+    was_running: bool = False
+    """It ran already, by an earlier request."""
+
+
+@dataclass(frozen=True, slots=True)
 class Present:
     """What one contract has at the engine, in the engine's own words: its container (None: only a network is left)."""
 
@@ -188,8 +197,8 @@ class Runtime(Protocol):
         """Create network and container, not started; returns the container id. Existing equal one is adopted."""
         ...
 
-    async def start(self, contract_id: int) -> Observed:
-        """Start; returns what is seen right after. Already running is success."""
+    async def start(self, contract_id: int) -> Started:
+        """Start. Already running is success, and told: whoever asked for that start may have asked for less."""
         ...
 
     async def stop(self, contract_id: int, grace_s: float) -> None:

@@ -17,7 +17,7 @@ from kaalia.errors import StoreError, WorkloadError
 from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
-from kaalia.runtime.base import Observed, ObservedState, Placement
+from kaalia.runtime.base import ObservedState, Placement, Started
 from kaalia.store import amounts, volumes
 from kaalia.store.amounts import AmountKind, OwnerKind
 from kaalia.store.changes import Changes
@@ -56,7 +56,7 @@ class WatchedRuntime(FakeRuntime):
         await self._need_intent("create", placement.contract.contract_id)
         return await super().create(placement)
 
-    async def start(self, contract_id: int) -> Observed:
+    async def start(self, contract_id: int) -> Started:
         await self._need_intent("start", contract_id)
         if is_expired(self._agreed[contract_id], self._clock.now()):
             self.violations.append(f"start of C.{contract_id} after its end")

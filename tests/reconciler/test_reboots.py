@@ -38,6 +38,52 @@ async def test_a_reboot_asked_after_a_start_that_nobody_recorded_is_done(rig: Ri
     assert await rig.open_intents() == []
 
 
+@pytest.mark.parametrize("point", ["create.done", "start.intended"])
+async def test_a_reboot_asked_while_a_dead_daemons_start_is_at_the_engine_is_done(rig: Rig, point: str) -> None:
+    await rig.put(contract())
+    if point == "start.intended":
+        await rig.settle()
+        await rig.put(contract(desired=Desired.STOPPED))
+        await rig.settle()
+        await rig.put(contract())
+    await crash_during(rig, point)
+    await rig.put(contract(restart_count=1))
+    rig.runtime.faults.starts_late = True
+    starts, stops = rig.runtime.count("start"), rig.runtime.count("stop")
+
+    await rig.settle()
+
+    row = await rig.row()
+    assert (row.state, row.restarts_done) == (WorkloadState.RUNNING, 1)
+    assert (rig.runtime.count("stop") - stops, rig.runtime.count("start") - starts) == (1, 2)
+
+
+async def test_so_is_one_that_a_second_dead_daemon_took_for_done(rig: Rig) -> None:
+    await rig.put(contract())
+    await crash_during(rig, "create.done")
+    await rig.put(contract(restart_count=1))
+    rig.runtime.faults.starts_late = True
+    await crash_during(rig, "start.done")
+
+    await rig.settle()
+
+    assert (await rig.row()).restarts_done == 1
+    assert (rig.runtime.count("stop"), rig.runtime.count("start")) == (1, 2)
+
+
+async def test_a_reboot_that_a_dead_daemon_had_begun_is_not_done_twice(rig: Rig) -> None:
+    await rig.put(contract())
+    await rig.settle()
+    await rig.put(contract(restart_count=1))
+    await crash_during(rig, "stop.done")
+    rig.runtime.faults.starts_late = True
+
+    await rig.settle()
+
+    assert (await rig.row()).restarts_done == 1
+    assert (rig.runtime.count("stop"), rig.runtime.count("start")) == (1, 2)
+
+
 async def test_of_two_reboots_the_one_that_a_crash_left_unrecorded_is_credited(rig: Rig) -> None:
     await rig.put(contract())
     await rig.settle()

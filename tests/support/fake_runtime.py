@@ -24,6 +24,7 @@ from kaalia.runtime.base import (
     Progress,
     RegistryLogin,
     SetApart,
+    Started,
 )
 from tests.support.clock import FakeClock
 
@@ -46,6 +47,8 @@ class Faults:
     """Host ports that a program of the machine holds."""
     unpublished_ports: set[int] = field(default_factory=set)
     """Host ports that do not lead to their container, though the engine was told so."""
+    starts_late: bool = False
+    """A start that was asked for earlier, by a daemon that is gone, comes just before the next one."""
     exit_at_start: int | None = None
     """The next process ends at once with this code."""
     pull_gate: asyncio.Event | None = None
@@ -128,13 +131,13 @@ class FakeRuntime:
         self._changed(contract_id)
         return self._answer("create", self.containers[contract_id].container_id)
 
-    async def start(self, contract_id: int) -> Observed:
+    async def start(self, contract_id: int) -> Started:
         await self._answering("start", contract_id)
         container = self.containers.get(contract_id)
         if container is None:
             raise WorkloadError("not_found", f"cannot start C.{contract_id}: it does not exist")
         if container.state is ObservedState.RUNNING:
-            return container
+            return Started(container, was_running=True)
         if container.state not in (ObservedState.CREATED, ObservedState.EXITED):
             raise WorkloadError("engine_conflict", f"cannot start C.{contract_id}: it is {container.state}")
         if self.faults.refuse_start is not None:
@@ -155,7 +158,9 @@ class FakeRuntime:
             code, self.faults.exit_at_start = self.faults.exit_at_start, None
             self._end(contract_id, code)
         self._changed(contract_id)
-        return self._answer("start", self.containers[contract_id])
+        started = Started(self.containers[contract_id], was_running=self.faults.starts_late)
+        self.faults.starts_late = False
+        return self._answer("start", started)
 
     async def stop(self, contract_id: int, grace_s: float) -> None:
         await self._answering("stop", contract_id)

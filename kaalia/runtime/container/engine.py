@@ -10,8 +10,7 @@ import json
 import socket
 import struct
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -243,9 +242,16 @@ class DockerEngine:
     async def put_archive(self, container_id: str, name: str, path: str, tar: bytes) -> None:
         await self._work(f"write into {name}", lambda client: client.put_archive(container_id, path, tar))
 
-    async def start(self, container_id: str, name: str) -> None:
-        """Start; already running is success."""
-        await self._work(f"start {name}", lambda client: client.start(container_id))
+    async def start(self, container_id: str, name: str) -> bool:
+        """False: it ran already, which docker-py does not tell. An earlier request under way is waited for."""
+        doing = f"start {name}"
+
+        def start() -> bool:
+            with Stream(self.socket_path, _WORK_TIMEOUT_S) as stream:
+                status = stream.open(doing, "POST", self._path(f"/containers/{container_id}/start"), {})
+                return status != http.HTTPStatus.NOT_MODIFIED
+
+        return await self._in_thread(self._calls, doing, start)
 
     async def stop(self, container_id: str, name: str, grace_s: float) -> None:
         """The image's stop signal, then SIGKILL after the grace. Not running is success."""
@@ -272,7 +278,7 @@ class DockerEngine:
         def read() -> bytes:
             with Stream(self.socket_path, self._look_timeout_s) as stream:
                 stream.open(doing, "GET", self._path(f"/containers/{container_id}/logs"), params)
-                return _last_bytes(stream.frames())
+                return stream.last_output(MAX_LOG_BYTES)
 
         return await self._in_thread(self._calls, doing, read)
 
@@ -375,17 +381,6 @@ class DockerEngine:
 
 def _refusal(document: Document) -> str:
     return str((document.get("errorDetail") or {}).get("message") or document.get("error"))
-
-
-def _last_bytes(chunks: Iterator[bytes]) -> bytes:
-    kept: deque[bytes] = deque()
-    size = 0
-    for chunk in chunks:
-        kept.append(chunk)
-        size += len(chunk)
-        while size - len(kept[0]) >= MAX_LOG_BYTES:
-            size -= len(kept.popleft())
-    return b"".join(kept)[-MAX_LOG_BYTES:]
 
 
 def _peer_pid(socket_path: Path) -> int:

@@ -23,6 +23,7 @@ from kaalia.runtime.base import (
     Progress,
     RegistryLogin,
     SetApart,
+    Started,
 )
 from kaalia.runtime.container import reading
 from kaalia.runtime.container.access import archive
@@ -152,13 +153,13 @@ class ContainerRuntime:
         if tar := archive(contract.spec, contract.contract_id):
             await self._engine.put_archive(container_id, name, "/", tar)
 
-    async def start(self, contract_id: int) -> Observed:
+    async def start(self, contract_id: int) -> Started:
         document, _ = await self._own(contract_id)
         await self._stand(contract_id, is_running=bool(document["State"].get("Running")))
-        starting = [self._engine.start(document["Id"], container_name(contract_id))]
-        await _side_by_side(*starting, *([self._ports.settle()] if self._ports is not None else []))
+        doing = [self._engine.start(document["Id"], container_name(contract_id))]
+        is_begun, *_ = await _side_by_side(*doing, *([self._ports.settle()] if self._ports is not None else []))
         document, labels = await self._own(contract_id)
-        return reading.observed(document, labels)
+        return Started(reading.observed(document, labels), was_running=not is_begun)
 
     async def _stand(self, contract_id: int, *, is_running: bool) -> None:
         """Walls and ports, side by side: each of them asks and tells the firewall several times."""
@@ -391,8 +392,9 @@ class ContainerRuntime:
                 await asyncio.sleep(wait_s)
 
 
-async def _side_by_side(*doing: Awaitable[None]) -> None:
+async def _side_by_side(*doing: Awaitable[Any]) -> list[Any]:
     """All of it to its end, whatever fails; then the first that failed."""
-    for came in await asyncio.gather(*doing, return_exceptions=True):
+    for came in (results := await asyncio.gather(*doing, return_exceptions=True)):
         if isinstance(came, BaseException):
             raise came
+    return results

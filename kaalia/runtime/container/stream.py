@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,8 +44,8 @@ class Stream:
 
     def open(
         self, doing: str, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Send the request and wait for the head of the answer. `path` begins with the API version."""
+    ) -> int:
+        """Send the request and wait for the head of the answer: its status. `path` begins with the API version."""
         self._connection.sock = socket.socket(socket.AF_UNIX)
         self._connection.sock.settimeout(self._silence_s)
         self._connection.sock.connect(str(self._socket_path))
@@ -57,6 +58,7 @@ class Stream:
             with suppress(json.JSONDecodeError, AttributeError):
                 text = str(json.loads(text).get("message", text))
             raise classify(doing, text, self._response.status)
+        return self._response.status
 
     def cut(self) -> None:
         """Wake the reading thread with an end. Harmless at any time."""
@@ -74,8 +76,19 @@ class Stream:
         if rest.strip():
             yield json.loads(rest)
 
-    def frames(self) -> Iterator[bytes]:
-        """Pieces of a container's output, which Docker multiplexes: 4 bytes of stream number, 4 of length, the text."""
+    def last_output(self, size_max: int) -> bytes:
+        """The end of a container's output, at most `size_max` bytes."""
+        kept: deque[bytes] = deque()
+        size = 0
+        for chunk in self._frames():
+            kept.append(chunk)
+            size += len(chunk)
+            while size - len(kept[0]) >= size_max:
+                size -= len(kept.popleft())
+        return b"".join(kept)[-size_max:]
+
+    def _frames(self) -> Iterator[bytes]:
+        """Pieces of the output, which Docker multiplexes: 4 bytes of stream number, 4 of length, the text."""
         while header := self._read(_FRAME_HEADER.size):
             yield self._read(_FRAME_HEADER.unpack(header)[0])
 

@@ -137,7 +137,7 @@ async def test_killed_engine_is_unknown_not_absent_and_comes_back(
     runtime: ContainerRuntime, docker_host: PrivateDocker
 ) -> None:
     await runtime.create(build_placement(76))
-    before = await runtime.start(76)
+    before = (await runtime.start(76)).observed
     events = runtime.events()
     assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
 

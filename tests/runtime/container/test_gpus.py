@@ -20,7 +20,7 @@ async def test_gpus_reach_docker_by_uuid(runtime: ContainerRuntime, gpu_hook: Ho
     spec = build_spec(gpu_count=2, env=env)
 
     container_id = await runtime.create(build_placement(56, spec=spec, gpu_uuids=uuids))
-    running = await runtime.start(56)
+    running = (await runtime.start(56)).observed
 
     record = gpu_hook.containers()[container_id]
     assert record["visible_devices"] == ",".join(uuids)
@@ -62,7 +62,7 @@ async def test_gpu_hook_that_fails_is_named(runtime: ContainerRuntime, gpu_hook:
 
     assert error.code == "gpu_hook_failed"
     assert "GPU is lost" in error.problem.evidence
-    assert (await runtime.start(57)).state is ObservedState.RUNNING
+    assert (await runtime.start(57)).observed.state is ObservedState.RUNNING
 
 
 async def test_cpu_only_container_sees_no_gpu(runtime: ContainerRuntime, gpu_hook: Hook) -> None:

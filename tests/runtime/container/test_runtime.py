@@ -10,7 +10,7 @@ import pytest
 from kaalia.errors import WorkloadError
 from kaalia.host import system
 from kaalia.model.workload import LaunchMode, PortBinding, Protocol
-from kaalia.runtime.base import Found, ObservedState, Present
+from kaalia.runtime.base import Found, ObservedState, Present, Started
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.units import MIB
@@ -28,7 +28,7 @@ async def test_life_without_ports(runtime: ContainerRuntime, docker_host: Privat
 
     container_id = await runtime.create(placement)
     created = await runtime.inspect(51)
-    running = await runtime.start(51)
+    running = (await runtime.start(51)).observed
     again = await runtime.start(51)
 
     assert created is not None
@@ -38,7 +38,7 @@ async def test_life_without_ports(runtime: ContainerRuntime, docker_host: Privat
     assert running.started_at
     assert running.exit_code is None
     assert running.end_at == placement.contract.end_at
-    assert again == running
+    assert again == Started(running, was_running=True)
 
     await runtime.stop(51, 0)
     await runtime.stop(51, 0)
@@ -48,7 +48,7 @@ async def test_life_without_ports(runtime: ContainerRuntime, docker_host: Privat
     assert (stopped.state, stopped.exit_code, stopped.pid) == (ObservedState.EXITED, 137, None)
     assert stopped.finished_at is not None
 
-    assert (await runtime.start(51)).state is ObservedState.RUNNING
+    assert (await runtime.start(51)).observed.state is ObservedState.RUNNING
     await runtime.remove(51)
     await runtime.remove(51)
 
@@ -63,7 +63,7 @@ async def test_twenty_ports_answer(runtime: ContainerRuntime) -> None:
              for port in ports]  # fmt: skip
     await runtime.create(build_placement(52, spec=build_spec(args=("serve", *words)), ports=ports))
 
-    running = await runtime.start(52)
+    running = (await runtime.start(52)).observed
 
     assert running.ports == ports
     for port in ports[:12]:
@@ -169,7 +169,7 @@ async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
 ) -> None:
     placement = build_placement(60, ports=build_ports(43100, tcp=1))
     first = await runtime.create(placement)
-    before = await runtime.start(60)
+    before = (await runtime.start(60)).observed
 
     engine = DockerEngine(docker_host.socket)
     restarted = ContainerRuntime(engine, MACHINE)
@@ -252,7 +252,7 @@ async def test_network_with_another_subnet_is_replaced(runtime: ContainerRuntime
     await runtime.create(build_placement(65, subnet="172.28.65.0/29"))
     await runtime.create(build_placement(65, subnet="172.28.66.0/29"))
 
-    running = await runtime.start(65)
+    running = (await runtime.start(65)).observed
 
     address = docker_host.inspect("C.65")["NetworkSettings"]["Networks"]["kaalia-65"]["IPAddress"]
     assert running.state is ObservedState.RUNNING
@@ -268,7 +268,7 @@ async def test_taken_port_is_named_and_another_one_can_be_given(runtime: Contain
 
     assert error.code == "port_taken"
     await runtime.create(build_placement(66, ports=build_ports(43121, tcp=1)))
-    assert (await runtime.start(66)).ports[0].host_port == 43121
+    assert (await runtime.start(66)).observed.ports[0].host_port == 43121
 
 
 async def test_identity_port_has_the_same_number_inside_and_outside(runtime: ContainerRuntime) -> None:
@@ -323,7 +323,7 @@ async def test_the_inventory_is_what_the_engine_has_and_publishes(
     assert (created.state, created.subnets) == (ObservedState.CREATED, (placement.subnet,))
     assert (created.promised, len(created.published)) == (promised, 0)
 
-    running = await runtime.start(64)
+    running = (await runtime.start(64)).observed
     (seen,) = await runtime.inventory()
     assert (seen.state, seen.published) == (ObservedState.RUNNING, promised)
     # The kernel tells of any of its processes which container it is in.

@@ -124,4 +124,4 @@ async def test_without_walls_nothing_starts(
 
     assert caught.value.code == "walls_failed"
     assert (state["Status"], state["StartedAt"][:4]) == ("created", "0001")
-    assert (await walled.start(66)).state is ObservedState.RUNNING
+    assert (await walled.start(66)).observed.state is ObservedState.RUNNING
