@@ -87,7 +87,9 @@ async def set_label(context: Context, caller: Caller, instance_id: int, label: s
 
 
 async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
-    """Stop and start the container; one that is under way already takes a further request in.
+    """Stop and start the container after this moment, whatever the machine has done by now and could not tell yet.
+
+    Requests that the machine finds together are done by one reboot.
 
     Raises ApiError 404 `no_such_instance`, 400 `contract_expired` or `not_running`.
     """
@@ -99,8 +101,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
             raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
-        if (changed := _restarted(contract, _status(row))) != contract:
-            await _change(tx, row, changed, now)
+        await _change(tx, row, replace(contract, restart_count=contract.restart_count + 1), now)
     context.machine_bells.ring(row.machine_id)
 
 
@@ -164,9 +165,9 @@ def _status(row: Row) -> WorkloadStatus | None:
     return None if row.status is None else document.decode(WorkloadStatus, row.status)
 
 
-def _restarted(contract: Contract, status: WorkloadStatus | None) -> Contract:
+def _restarted(contract: Contract, status: WorkloadStatus) -> Contract:
     """With one more restart asked for; as it is while an earlier one is still to be done."""
-    done = status.restarts_done if status else 0
+    done = status.restarts_done
     return replace(contract, restart_count=contract.restart_count + 1) if contract.restart_count <= done else contract
 
 

@@ -102,7 +102,9 @@ async def _restart(tools: Tools, action: Restart, row: WorkloadStatus | None, si
     tools.checkpoint("stop.intended")
     await tools.runtime.stop(action.contract.contract_id, tools.settings.stop_grace_s)
     tools.checkpoint("stop.done")
-    return await start_now(tools, action.contract, starting)
+    # Stopping may take long: a reboot that was asked for meanwhile is done with this one.
+    count = await tools.ledger.asked_restarts(action.contract)
+    return await start_now(tools, replace(action.contract, restart_count=count), starting)
 
 
 def _starting(

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from kaalia.clock import Clock
 from kaalia.contracts import metering
+from kaalia.contracts.contract import Contract
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.disk import Overrun
 from kaalia.contracts.maintenance import Window
@@ -107,6 +108,11 @@ class Ledger:
 
     async def books(self) -> Books:
         return await self._database.read(_read)
+
+    async def asked_restarts(self, contract: Contract) -> int:
+        """Of the contract by now."""
+        newest = await self._database.read(lambda tx: contracts.get(tx, contract.contract_id))
+        return contract.restart_count if newest is None else newest.restart_count
 
     async def recorded_ends(self) -> Ends:
         """For containers that the books do not know: the ends that were written down beside them."""

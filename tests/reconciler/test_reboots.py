@@ -1,5 +1,7 @@
 """A start that a crash left unrecorded did the reboots that were asked before it, and none that were asked since."""
 
+import asyncio
+
 import pytest
 
 from kaalia.contracts.contract import Desired
@@ -130,3 +132,23 @@ async def test_a_start_that_ended_by_itself_unrecorded_is_not_repeated(rig: Rig)
 
     assert await rig.state() is WorkloadState.EXITED
     assert rig.runtime.count("start") == 1
+
+
+async def test_a_reboot_asked_while_the_workload_stops_is_done_with_the_one_before(rig: Rig) -> None:
+    await rig.put(contract())
+    await rig.settle()
+    await rig.put(contract(restart_count=1))
+    rig.runtime.faults.stop_gate = asyncio.Event()
+    await rig.service.reconcile()
+    await rig.until(lambda: _stops(rig))
+    await rig.put(contract(restart_count=2))
+    rig.runtime.faults.stop_gate.set()
+
+    await rig.settle()
+
+    assert (await rig.row()).restarts_done == 2
+    assert (rig.runtime.count("stop"), rig.runtime.count("start")) == (1, 2)
+
+
+async def _stops(rig: Rig) -> bool:
+    return rig.runtime.count("stop") == 1
