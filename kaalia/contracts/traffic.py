@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kaalia.model.metering import Edge, Entry, Meter
-from kaalia.model.traffic import Bytes, Counter
+from kaalia.model.traffic import NO_BYTES, Bytes, Counter
 from kaalia.units import GB
 
 LINE_EVERY = timedelta(hours=1)
@@ -25,7 +25,7 @@ FASTEST_BYTES_PER_S = 12_500_000_000
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What is known of one contract's traffic. `raw`: what its counter said last."""
+    """What is known of one contract's traffic. `raw`, `relayed`: what its counter said last."""
 
     counter: Counter
     generation: int
@@ -39,6 +39,7 @@ class Tally:
     told: Bytes
     told_at: datetime
     """`total` of the last lines of the journal; before the first ones, when counting began."""
+    relayed: Bytes = NO_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +56,21 @@ def begun(counter: Counter, generation: int, now: datetime) -> Tally:
 
 def renewed(tally: Tally, counter: Counter, generation: int) -> Tally:
     """Another counter, from 0 on."""
-    return replace(tally, counter=counter, generation=generation, raw=Bytes())
+    return replace(tally, counter=counter, generation=generation, raw=Bytes(), relayed=Bytes())
 
 
-def counted(tally: Tally, raw: Bytes, now: datetime) -> Tally:
+def counted(tally: Tally, raw: Bytes, now: datetime, relayed: Bytes = NO_BYTES) -> Tally:
     """One more reading. A counter that says less than before was set to zero in between."""
-    grown = Bytes(_grown(tally.raw.up, raw.up), _grown(tally.raw.down, raw.down))
-    read = replace(tally, raw=raw, total=tally.total + grown, read_at=now)
+    grown = _grown(tally.raw, raw) + _grown(tally.relayed, relayed)
+    read = replace(tally, raw=raw, relayed=relayed, total=tally.total + grown, read_at=now)
     if timedelta(0) <= now - tally.read_at < RATE_OVER:
         return read
     return replace(read, before=tally.total, before_at=tally.read_at)
 
 
-def _grown(last: int, raw: int) -> int:
-    return raw - last if raw >= last else raw
+def _grown(last: Bytes, raw: Bytes) -> Bytes:
+    up, down = ((new - old if new >= old else new) for old, new in ((last.up, raw.up), (last.down, raw.down)))
+    return Bytes(up, down)
 
 
 def rate(tally: Tally, now: datetime) -> Rate | None:

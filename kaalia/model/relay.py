@@ -6,6 +6,9 @@ is up: OpenSSH looks at a key's permissions at the login only.
 
 from dataclasses import dataclass
 
+RENTERS_ADDRESS = "127.107.97.1"
+"""Of loopback: connections to relays lead renters there, so the kernel tells them from programs of the machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayForward:
@@ -44,10 +47,14 @@ class RelayLink:
 
 @dataclass(frozen=True, slots=True)
 class LocalForward:
-    """As an open connection has it: from a port of the relay to one of the machine's loopback."""
+    """As an open connection has it: from a port of the relay to one of the machine's loopback.
+
+    Records of an earlier version name no address: it was 127.0.0.1.
+    """
 
     relay_port: int
     local_port: int
+    local_address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ class Bytes:
         return Bytes(self.up - other.up, self.down - other.down)
 
 
+NO_BYTES = Bytes()
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """What the kernel counts for one contract. `epoch`: new with each counter that is set up, which begins at 0."""
@@ -33,7 +36,8 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a counter says now."""
+    """What a counter says now. `relayed`: of renters that came by a relay, counted apart from the rest."""
 
     counter: Counter
     raw: Bytes
+    relayed: Bytes = NO_BYTES

@@ -128,13 +128,13 @@ class TrafficService:
         The counters of the plan stand in the books before they are made: none of them is ever unknown.
         """
         now, plan, wanted = self._clock.now(), _Plan(), _wanted(tx)
-        raws = {one.counter: one.raw for one in found.readings}
+        readings = {one.counter: one for one in found.readings}
         known = traffic.all_tallies(tx)
         for number in sorted(known.keys() | wanted.keys()):
             one, before = wanted.get(number), known.get(number)
             tally = before
-            if tally is not None and tally.counter in raws:
-                tally = rules.counted(tally, raws[tally.counter], now)
+            if tally is not None and (reading := readings.get(tally.counter)) is not None:
+                tally = rules.counted(tally, reading.raw, now, reading.relayed)
             if one is not None:
                 tally = self._serve(number, one, tally, found, plan, now)
             if tally is None:
@@ -147,7 +147,7 @@ class TrafficService:
                 traffic.put(tx, tally)
             if one is None and contracts.get(tx, number) is None:
                 traffic.delete(tx, number)
-        plan.drop = [counter for counter in raws if counter not in plan.keep]
+        plan.drop = [counter for counter in readings if counter not in plan.keep]
         return plan
 
     def _serve(
@@ -199,7 +199,11 @@ def _is_news(before: dict[int, Counting], now: dict[int, Counting]) -> bool:
 def _is_worth_writing(before: Tally, after: Tally) -> bool:
     """Of an idle workload every reading says the same."""
     is_idle = before.total == after.total == before.before == after.before
-    return not (is_idle and (before.counter, before.raw, before.told) == (after.counter, after.raw, after.told))
+    return not (is_idle and _marks(before) == _marks(after))
+
+
+def _marks(tally: Tally) -> tuple[object, ...]:
+    return tally.counter, tally.raw, tally.relayed, tally.told
 
 
 def _uncounted(problem: Problem) -> Condition:

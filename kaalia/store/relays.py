@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kaalia.model.relay import LocalForward, OpenTunnel, RelayLink
+from kaalia.model.relay import RENTERS_ADDRESS, LocalForward, OpenTunnel, RelayLink
 from kaalia.model.workload import Protocol
 from kaalia.store import workloads
 from kaalia.store.database import Transaction
@@ -36,7 +36,7 @@ def wanted(tx: Transaction) -> dict[RelayLink, frozenset[LocalForward]]:
     found = {}
     for link in links(tx):
         places = ((one.relay_port, held.get((one.contract_id, one.container_port))) for one in link.forwards)
-        found[link] = frozenset(LocalForward(port, local) for port, local in places if local is not None)
+        found[link] = frozenset(LocalForward(port, local, RENTERS_ADDRESS) for port, local in places if local)
     return found
 
 

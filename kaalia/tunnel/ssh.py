@@ -106,7 +106,7 @@ class Connection:
         return ("-F", "none", "-S", _escaped(self._socket), *options)
 
     async def _ask(self, what: str, forward: LocalForward | None = None) -> Result:
-        words = ("-R", f"{forward.relay_port}:127.0.0.1:{forward.local_port}") if forward else ()
+        words = ("-R", f"{forward.relay_port}:{forward.local_address}:{forward.local_port}") if forward else ()
         return await run(("ssh", "-F", "none", "-S", _escaped(self._socket), "-O", what, *words, "relay"), ASK_S)
 
 

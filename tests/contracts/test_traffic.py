@@ -38,6 +38,16 @@ def test_readings_add_up_and_a_counter_that_was_set_to_zero_counts_from_there() 
     assert traffic.counted(other, Bytes(1000, 1), at(300)).total == Bytes(1170, 13)
 
 
+def test_renters_by_relays_are_counted_apart_and_summed_together() -> None:
+    """A counter that was set to zero takes nothing from the other's sum, and is counted once."""
+    one = traffic.counted(tally(), Bytes(100, 7), at(60), Bytes(40, 4))
+    one = traffic.counted(one, Bytes(100, 7), at(120), Bytes(5, 4))
+    one = traffic.counted(one, Bytes(1, 7), at(180), Bytes(6, 4))
+    assert one.total == Bytes(147, 11)
+    other = traffic.renewed(one, replace(COUNTER, epoch="b2"), 2)
+    assert traffic.counted(other, Bytes(), at(240), Bytes(3, 3)).total == Bytes(150, 14)
+
+
 SENT = st.tuples(st.just("sent"), st.integers(0, 10**12))
 DEEDS = st.tuples(st.sampled_from(["read", "zeroed", "rebuilt", "told"]), st.just(0))
 

@@ -2,7 +2,8 @@
 
 The host's firewall drops every connection that comes in; relay and renter are machines of their own (network
 namespaces). The daemon, the connection to the relay, the relay's program and all of the relay are killed under a
-renter's running session; another host cannot listen on this one's ports; what is over is no longer reached.
+renter's running session; what renters move by it is metered as internet traffic, a kill of the daemon in between;
+another host cannot listen on this one's ports; what is over is no longer reached.
 """
 
 import json
@@ -16,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.client import LocalClient
+from kaalia.model.traffic import Bytes
+from tests.proofs.metering import at_rest
 from tests.proofs.report import Report, Say
+from tests.proofs.traffic import local
+from tests.proofs.traffic import told as charged
 from tests.support.docker_engine import PrivateDocker
 from tests.support.relayed import HOST, LOGIN_PORT, PORTS, RELAY, Far, Session, far
 from tests.support.scene import scene
@@ -25,6 +30,10 @@ from tests.support.stack import Stack, StackOptions
 from tests.support.waiting import wait_until
 
 ROUNDS = 3
+LOOK_S = 2
+UP, DOWN = 60_000_000, 20_000_000
+OVERHEAD = 0.02
+"""Of ssh's own packets inside the connection, its answers, and headers."""
 BACK_S = 60.0
 """Three waits of the daemon's longest pause between tries would be 90 s; a relay that is up must be found sooner."""
 
@@ -95,16 +104,17 @@ class Scene:
 def prove(seed: int, rounds: int, say: Say) -> Report:
     """`rounds` of kills of daemon, relay's program and connection (default 3), the first two in random order."""
     report, chance = Report(say), random.Random(seed)
+    config = {"intervals": {"resync_s": LOOK_S}}
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-relay-")))
         there = cleanup.enter_context(far(folder))
-        stack, _ = cleanup.enter_context(scene("2xRTX_4090", public_ip=HOST))
+        stack, _ = cleanup.enter_context(scene("2xRTX_4090", public_ip=HOST, extra_config=config))
         import_ssh(stack.engine)
         there.introduce(stack)
         there.start(stack)
         shut(there, report)
         made = Scene(stack, there, folder, report)
-        stack.list_machine()
+        stack.host.json("list", "machine", str(stack.machine_id), "--price_gpu", "0.4", "-u", "0.05", "-d", "0.02")
         mine = reached(made)
         session = made.session(mine)
         say("rented, reached by ssh and Jupyter's port; a session is open")
@@ -114,6 +124,8 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
             kills(made, mine, session, chance)
             say(f"round {number + 1} of kills: {report.counts['kills']} so far")
         session.close()
+        metered(made, mine)
+        say("what the renter moved was metered")
         power_cut(made, mine)
         say("the relay died and came back")
         impostor(made, mine)
@@ -196,6 +208,33 @@ def kills(made: Scene, mine: int, session: Session, chance: random.Random) -> No
     made.report.check("the tenant was left alone", made.life(mine) == life, made.life(mine))
 
 
+def metered(made: Scene, mine: int) -> None:
+    """The renter gets and sends known amounts by ssh, and the daemon dies between them."""
+    before = counted(made, mine)
+    command = made.there.ssh(made.url(mine), made.key)
+    given = subprocess.run([*command, f"head -c {UP} /dev/zero"], check=True, capture_output=True).stdout
+    made.stack.kill_daemon()
+    taken = subprocess.run([*command, "wc -c"], check=True, input=bytes(DOWN), capture_output=True).stdout
+    made.report.check("all of it arrives", (len(given), int(taken)) == (UP, DOWN), (len(given), taken))
+    made.stack.start_daemon()
+
+    def grown() -> Bytes | None:
+        moved = counted(made, mine) - before
+        return moved if moved.up >= UP and moved.down >= DOWN else None
+
+    moved = wait_until("it to be metered", grown, 30, 0.2)
+    for way, size, meter in (("up", UP, moved.up), ("down", DOWN, moved.down)):
+        made.report.check(f"no more is metered {way}", meter <= size * (1 + OVERHEAD), (meter, size))
+        made.report.worst(f"metered_{way}_above_percent", 100 * (meter - size) / size)
+
+
+def counted(made: Scene, mine: int) -> Bytes:
+    """Internet bytes of the contract as the daemon shows them, with the last seconds in it."""
+    time.sleep(LOOK_S + 0.5)
+    shown = wait_until("the daemon's sums", lambda: local(made.stack, mine), 30, 0.2)
+    return Bytes(shown["total"]["up"], shown["total"]["down"])
+
+
 def power_cut(made: Scene, mine: int) -> None:
     """All of the relay dies: told, tenants untouched, and back by itself."""
     life, address = made.life(mine), made.url(mine)
@@ -254,7 +293,10 @@ def foreign_ports(made: Scene, mine: int, other: Stack) -> None:
 
 
 def released(made: Scene, mine: int) -> None:
-    address, port = made.url(mine), made.port(mine)
+    address, port, sums = made.url(mine), made.port(mine), counted(made, mine)
+    made.stack.renter_api.call("PUT", f"/api/v0/instances/{mine}/", {"state": "stopped"})
+    wait_until("the tenant to rest", lambda: at_rest(made.stack, mine), 60, 0.2)
+    wait_until("the relayed bytes to be charged", lambda: charged(made.stack, mine, sums), 30, 0.2)
     made.stack.destroy(mine)
     wait_until("the port to be free", lambda: port not in made.there.listening(), 20, 0.1)
     made.report.check("nothing is listened for", not made.there.listening(), made.there.listening())

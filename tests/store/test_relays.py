@@ -20,7 +20,7 @@ async def test_what_is_wanted_follows_the_ports_that_workloads_hold(store: Datab
     assert await store.read(relays.wanted) == {link: frozenset()}
 
     await store.transaction(lambda tx: workloads.put(tx, stopped))
-    assert await store.read(relays.wanted) == {link: {LocalForward(20001, 40022)}}
+    assert await store.read(relays.wanted) == {link: {LocalForward(20001, 40022, "127.107.97.1")}}
 
     await store.transaction(lambda tx: relays.put_links(tx, []))
     assert await store.read(relays.wanted) == {}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.contracts.relay import parse_ports
-from kaalia.model.relay import RelayForward, RelayLink
+from kaalia.model.relay import RENTERS_ADDRESS, LocalForward, OpenTunnel, RelayForward, RelayLink
 from kaalia.model.workload import PortBinding, Protocol, WorkloadState, WorkloadStatus
 from kaalia.relay import sshd
 from kaalia.relay.options import Options, find_sshd
@@ -135,8 +135,8 @@ async def world(
 
 @contextmanager
 def saying(word: bytes) -> Iterator[int]:
-    """A server on loopback that says one word; its port."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+    """A server that says one word, where renters by relays come to; its port."""
+    with closing(socket.create_server((RENTERS_ADDRESS, 0))) as server:
 
         def serve() -> None:
             with suppress(OSError):
@@ -208,6 +208,25 @@ async def test_a_daemon_finds_the_connection_of_an_earlier_one(world: World) -> 
             await until("the change", lambda: hear(2) == b"one")
             await until("what is over", lambda: hear(0) == hear(1) == b"")
             assert await world.pid() == pid
+
+
+async def test_a_forward_of_an_earlier_version_is_made_anew(world: World) -> None:
+    """It led to 127.0.0.1, where nobody counts what renters move. The connection, and so every session, stays."""
+    with saying(b"one") as one:
+        async with world.daemon():
+            await world.want((0, one))
+            await until("one", lambda: hear(0) == b"one")
+        connection, new = Connection(world.state / FOLDER, world.link.name), LocalForward(FIRST, one, RENTERS_ADDRESS)
+        old, pid = LocalForward(FIRST, one), await connection.pid()
+        await connection.cancel(new)
+        await connection.forward(old)
+        tunnel = OpenTunnel(world.link.name, world.link.endpoint, (old,))
+        await world.database.transaction(lambda tx: relays.put_tunnel(tx, tunnel))
+        assert hear(0) == b"", "as it was before"
+
+        async with world.daemon():
+            await until("one", lambda: hear(0) == b"one")
+            assert await connection.pid() == pid
 
 
 async def test_a_killed_connection_comes_back(world: World) -> None:

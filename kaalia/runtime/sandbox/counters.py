@@ -1,10 +1,13 @@
 """Counts each contract's bytes to and from the internet by rules of its own, in chains of kaalia's own.
 
     mangle POSTROUTING ─▶ COUNT ─▶ COUNT-UP    to what is no internet: back; from a contract's: count
-                               └─▶ COUNT-DOWN  from what is no internet: back; to a contract's: count
+                               ├─▶ COUNT-DOWN  from what is no internet: back; to a contract's: count
+                               └─▶ RELAY-DOWN  of a renter by a relay, to a contract's: count
+    mangle INPUT ─────────────────▶ RELAY-UP    to a renter by a relay, from a contract's: count
 
 The rules have no target: nothing that passes is touched. There a packet has passed every filter and still has the
 tenant's own address, also one that was sent to a port of the machine; what Docker's proxy sends comes from the machine.
+So does what a connection to a relay brings, but by an address of loopback that nothing else goes to: it is internet.
 """
 
 import re
@@ -13,12 +16,16 @@ from dataclasses import dataclass
 
 from kaalia.host import netfilter
 from kaalia.host.netfilter import Change, Family, Rule, Saved
+from kaalia.model.relay import RENTERS_ADDRESS
 from kaalia.model.traffic import Bytes, Counter, Reading
 from kaalia.runtime.base import Counters
 from kaalia.runtime.sandbox import rules
 
 TABLE = "mangle"
 HOOK = "POSTROUTING"
+HOOK_OF_ANSWERS = "INPUT"
+"""What answers a connection from loopback never leaves the machine."""
+_RENTERS = ("-m", "conntrack", "--ctorigdst", RENTERS_ADDRESS)
 NOT_INTERNET = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
     *("172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
@@ -47,16 +54,27 @@ class Names:
         return f"{self.base}-DOWN{self.end}"
 
     @property
-    def jump(self) -> Rule:
-        return ("-j", self.count)
+    def relay_up(self) -> str:
+        return f"KAALIA-RELAY-UP{self.end}"
+
+    @property
+    def relay_down(self) -> str:
+        return f"KAALIA-RELAY-DOWN{self.end}"
+
+    @property
+    def jumps(self) -> Mapping[str, Rule]:
+        """By hook."""
+        return {HOOK: ("-j", self.count), HOOK_OF_ANSWERS: (*_RENTERS, "-j", self.relay_up)}
 
     @property
     def heads(self) -> Mapping[str, tuple[Rule, ...]]:
         """What each chain begins with."""
         return {
-            self.count: (("-j", self.up), ("-j", self.down)),
+            self.count: (("-j", self.up), ("-j", self.down), (*_RENTERS, "-j", self.relay_down)),
             self.up: _back("-d", "--dst-type"),
             self.down: _back("-s", "--src-type"),
+            self.relay_up: (),
+            self.relay_down: (),
         }
 
 
@@ -74,32 +92,40 @@ class PacketCounters:
 
     def __init__(self, machine: str) -> None:
         self._machine = machine
-        self._read_shared = False
+        self._is_broken = False
+        """At the last look: single rules can be added to and taken from whole chains only."""
         self.names = Names("KAALIA-COUNT", f"-{rules.names(machine).mark}")
 
     async def read(self) -> Counters:
         """Raises HostError of `host.netfilter`."""
         saved = await self._saved()
-        self._read_shared = self.names.count not in saved and SHARED.count in saved
-        if self._read_shared:
-            return Counters(self._read(saved, SHARED).readings)
-        return self._read(saved, self.names)
+        if self.names.count not in saved and SHARED.count in saved:
+            found = Counters(self._read(saved, SHARED).readings)
+        else:
+            found = self._read(saved, self.names)
+        self._is_broken = not found.is_whole
+        return found
 
     def _read(self, saved: Saved, names: Names) -> Counters:
-        jumps = _jumps(saved, names)
-        up, down = (dict(_counts(saved, chain, self._machine)) for chain in (names.up, names.down))
+        jumps = [_jumps(saved, hook, jump) for hook, jump in names.jumps.items()]
+        sums = [dict(_counts(saved, chain, self._machine)) for chain, _ in self._sides(names)]
+        up, down, relay_up, relay_down = sums
         begun = {chain: _begins(saved, chain, head) for chain, head in names.heads.items()}
         # Two jumps count everything twice, a chain without its beginning counts the LAN: nobody is charged for that.
-        is_sound = jumps <= 1 and begun[names.up] and begun[names.down]
-        readings = tuple(Reading(one, Bytes(up[one], down[one])) for one in up if one in down and is_sound)
-        is_whole = is_sound and jumps == 1 and begun[names.count] and up.keys() == down.keys()
-        return Counters(readings, is_whole)
+        is_sound = max(jumps) <= 1 and begun[names.up] and begun[names.down]
+        # An earlier version counted no renters by relays: of these nothing is known, the rest is.
+        readings = tuple(
+            Reading(one, Bytes(up[one], down[one]), Bytes(relay_up.get(one, 0), relay_down.get(one, 0)))
+            for one in up
+            if one in down and is_sound
+        )
+        is_complete = all(one.keys() == up.keys() for one in sums) and saved.keys() >= names.heads.keys()
+        return Counters(readings, is_sound and min(jumps) == 1 and begun[names.count] and is_complete)
 
     async def change(self, add: Iterable[Counter], drop: Iterable[Counter]) -> None:
         """In one stroke, while the others count on. Raises HostError of `host.netfilter`."""
-        if self._read_shared:
+        if self._is_broken:
             await self.build([*add])
-            self._read_shared = False
             return
         commands: list[Rule] = []
         for verb, counters in (("-D", drop), ("-A", add)):
@@ -112,8 +138,11 @@ class PacketCounters:
         saved, chains = await self._saved(), dict(self.names.heads)
         for chain, side in self._sides(self.names):
             chains[chain] = (*chains[chain], *(self._rule(side, one) for one in counters))
-        jumps = [*[("-D", HOOK, *self.names.jump)] * _jumps(saved, self.names), ("-I", HOOK, "1", *self.names.jump)]
+        jumps: list[Rule] = []
+        for hook, jump in self.names.jumps.items():
+            jumps += [*[("-D", hook, *jump)] * _jumps(saved, hook, jump), ("-I", hook, "1", *jump)]
         await netfilter.apply(Family.IPV4, [Change(TABLE, chains, [*jumps, *self._leave_shared(saved)])])
+        self._is_broken = False
 
     def _leave_shared(self, saved: Saved) -> list[Rule]:
         """Own rules of an earlier version go, and its chains when no other machine counts there."""
@@ -127,22 +156,23 @@ class PacketCounters:
         chains = [chain for chain in SHARED.heads if chain in saved]
         if others:
             return own
-        gone = [("-D", HOOK, *SHARED.jump)] * _jumps(saved, SHARED)
+        jump = SHARED.jumps[HOOK]
+        gone = [("-D", HOOK, *jump)] * _jumps(saved, HOOK, jump)
         return [*gone, *(("-F", chain) for chain in chains), *(("-X", chain) for chain in chains)]
 
     async def _saved(self) -> Saved:
         return await netfilter.saved(Family.IPV4, TABLE, with_counters=True)
 
     def _sides(self, names: Names) -> tuple[tuple[str, str], ...]:
-        return ((names.up, "-s"), (names.down, "-d"))
+        return ((names.up, "-s"), (names.down, "-d"), (names.relay_up, "-s"), (names.relay_down, "-d"))
 
     def _rule(self, side: str, counter: Counter) -> Rule:
         name = f"kaalia/{self._machine}/{counter.contract_id}/{counter.epoch}"
         return (side, counter.subnet, "-m", "comment", "--comment", name)
 
 
-def _jumps(saved: Saved, names: Names) -> int:
-    return sum(rule.text == " ".join(names.jump) for rule in saved.get(HOOK, ()))
+def _jumps(saved: Saved, hook: str, jump: Rule) -> int:
+    return sum(rule.text == " ".join(jump) for rule in saved.get(hook, ()))
 
 
 def _begins(saved: Saved, chain: str, head: tuple[Rule, ...]) -> bool:

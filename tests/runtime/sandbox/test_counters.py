@@ -8,14 +8,15 @@ import pytest
 
 from kaalia.host import netfilter
 from kaalia.host.netfilter import Family
-from kaalia.model.traffic import Bytes, Counter
-from kaalia.runtime.sandbox.counters import SHARED, PacketCounters
+from kaalia.model.traffic import Bytes, Counter, Reading
+from kaalia.runtime.sandbox.counters import SHARED, Names, PacketCounters
 from tests.support.own_network import is_possible, own_network
 
 FIRST, SECOND = Counter(51, "10.214.0.0/28", "000a"), Counter(52, "10.214.0.16/28", "000b")
 TENANT, NEIGHBOUR = "10.214.0.2", "10.214.0.18"
 END = PacketCounters("7-abcd").names.end
 PAYLOAD, PACKET = 1000, 1028
+RENTERS = ("-m", "conntrack", "--ctorigdst", "127.107.97.1")
 IP_TRANSPARENT = 19
 
 
@@ -111,6 +112,10 @@ async def test_counters_come_and_go_while_the_others_count_on(counters: PacketCo
         ("-D", "KAALIA-COUNT-UP-x", "1"),
         ("-D", "KAALIA-COUNT-x", "1"),
         ("-A", "POSTROUTING", "-j", "KAALIA-COUNT-x"),
+        ("-F", "INPUT"),
+        ("-F", "KAALIA-RELAY-UP-x"),
+        ("-D", "KAALIA-COUNT-x", "3"),
+        ("-A", "INPUT", "-j", "KAALIA-RELAY-UP-x", *RENTERS),
     ],
 )
 async def test_what_somebody_spoilt_is_seen_and_built_anew(counters: PacketCounters, damage: tuple[str, ...]) -> None:
@@ -156,21 +161,27 @@ async def test_another_machine_that_builds_its_own_takes_nothing_away(counters: 
     assert await raws(other) == {52: Bytes(PACKET)}
 
 
-def count_as_before(machine: str, counter: Counter) -> None:
-    """Rules of the shared chains of an earlier version."""
-    for chain, side in ((SHARED.up, "-s"), (SHARED.down, "-d")):
+def build_as_before(names: Names) -> None:
+    """As versions did that knew nothing of relays."""
+    heads = {chain: names.heads[chain] for chain in (names.count, names.up, names.down)}
+    for chain in heads:
+        run("iptables", "-t", "mangle", "-N", chain)
+    for chain, head in heads.items():
+        for rule in head[:2] if chain == names.count else head:
+            run("iptables", "-t", "mangle", "-A", chain, *rule)
+    run("iptables", "-t", "mangle", "-I", "POSTROUTING", "-j", names.count)
+
+
+def count_as_before(machine: str, counter: Counter, names: Names = SHARED) -> None:
+    """Rules of the chains of an earlier version."""
+    for chain, side in ((names.up, "-s"), (names.down, "-d")):
         name = f"kaalia/{machine}/{counter.contract_id}/{counter.epoch}"
         run("iptables", "-t", "mangle", "-A", chain, side, counter.subnet, "-m", "comment", "--comment", name)
 
 
 @pytest.fixture
 def shared(counters: PacketCounters) -> PacketCounters:
-    for chain in SHARED.heads:
-        run("iptables", "-t", "mangle", "-N", chain)
-    for chain, head in SHARED.heads.items():
-        for rule in head:
-            run("iptables", "-t", "mangle", "-A", chain, *rule)
-    run("iptables", "-t", "mangle", "-I", "POSTROUTING", *SHARED.jump)
+    build_as_before(SHARED)
     count_as_before("7-abcd", FIRST)
     return counters
 
@@ -205,6 +216,21 @@ async def test_chains_of_an_earlier_version_stay_for_another_machine(shared: Pac
     texts = [rule.text for rule in (await netfilter.saved(Family.IPV4, "mangle"))[SHARED.up]]
     assert not any("7-abcd" in text for text in texts)
     assert any("9-beef" in text for text in texts)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_chains_that_know_no_relays_are_read_once_more_and_built_anew(
+    counters: PacketCounters, is_served: bool
+) -> None:
+    build_as_before(counters.names)
+    count_as_before("7-abcd", FIRST, counters.names)
+    send(TENANT, "198.51.100.7")
+
+    found = await counters.read()
+    await counters.change([SECOND] if is_served else [], [FIRST])
+
+    assert (found.readings, found.is_whole) == ((Reading(FIRST, Bytes(PACKET)),), False)
+    assert await raws(counters) == ({52: Bytes()} if is_served else {})
 
 
 async def test_what_a_filter_drops_is_not_counted(counters: PacketCounters) -> None:
