@@ -161,7 +161,7 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
             disk_bytes += one.contract.spec.disk_bytes
         decided.append((one, wish))
     verdicts = _verdicts(decided, machine)
-    wishes = [wish or _judged(one, verdicts[one.contract.contract_id]) for one, wish in decided]
+    wishes = [wish or _judged(one, verdicts[one.contract.contract_id], machine) for one, wish in decided]
     changes = [at for one in contracts for at in _changes(one)]
     changes += [one.end_at for one in machine.windows] + ([machine.reopens_at] if machine.reopens_at else [])
     next_change_at = min((at for at in changes if at > now), default=None)
@@ -225,15 +225,25 @@ def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> 
     return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving, asleep)
 
 
-def _judged(one: Held, verdict: Verdict) -> Wish:
+def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
     """The arbiter's word as a wish. Only losing to a rank stops anything: a GPU that is not seen is waited for."""
     contract = one.contract
     if verdict.runs:
-        warning = one.too_large.warning if one.too_large else ""
-        return Wish(contract, Want.RUN, verdict.gpu_uuids or (), warning=warning)
+        warnings = (one.too_large.warning if one.too_large else "", _address_warning(one, machine))
+        return Wish(contract, Want.RUN, verdict.gpu_uuids or (), warning="; ".join(filter(None, warnings)))
     if verdict.beaten_by is None or arbitration.is_firm(contract.kind):
         return Wish(contract, Want.WAIT, reason=f"scheduling: {verdict.reason}")
     return Wish(contract, Want.YIELD, reason=_LOST_TO[verdict.beaten_by])
+
+
+def _address_warning(one: Held, machine: Machine) -> str:
+    """The variables of a process that runs cannot be changed, nor those that its next start gets."""
+    now = machine.report.network.public_ip if machine.report else None
+    made, contract = one.workload, one.contract
+    told = made.public_ipaddr if made is not None and made.generation == contract.generation else None
+    if now is None or told in (None, now):
+        return ""
+    return f"this machine's address is {now} now; PUBLIC_IPADDR inside stays {told} until it is recycled"
 
 
 _LOST_TO = {

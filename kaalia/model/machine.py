@@ -131,6 +131,11 @@ class Network:
     speed: MeasuredSpeed | None = None
     """None: not measured yet."""
 
+    @property
+    def told_ip(self) -> str | None:
+        """What instances are told of this machine's address: the public one, if it is known."""
+        return self.public_ip or next(iter(self.local_ips), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:

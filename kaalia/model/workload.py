@@ -113,3 +113,5 @@ class WorkloadStatus:
     restarts_done: int = 0
     """How many of the contract's reboot requests have been carried out."""
     problem: Problem | None = None
+    public_ipaddr: str | None = None
+    """Its variable PUBLIC_IPADDR, for life. None: it has none, or an older kaalia made it."""

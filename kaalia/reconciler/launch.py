@@ -178,7 +178,7 @@ def _decision(
         mine = [one.key for one in subnets if one.contract_id == contract.contract_id and one.key not in avoid.subnets]
         others = {one.key for one in subnets} | avoid.subnets | set(tools.host_routes())
         subnet = mine[0] if mine else ports.next_subnet(tools.settings.subnet_pool, others)
-        return Grant(replace(creating, ports=bindings), subnet)
+        return Grant(replace(creating, ports=bindings, public_ipaddr=report.network.told_ip), subnet)
 
     return decide
 
@@ -208,7 +208,7 @@ async def _create_and_start(tools: Tools, contract: Contract, grant: Grant, repo
         ports=grant.status.ports,
         subnet=grant.subnet,
         share=share(report, contract.spec.gpu_count),
-        env=environment(contract, grant.status.ports, report),
+        env=environment(contract, grant.status),
         mounts=mounts,
     )
     async with tools.starts:
@@ -244,16 +244,13 @@ async def no_mounts(_: Contract) -> tuple[BindMount, ...]:
     return ()
 
 
-def environment(
-    contract: Contract, bindings: tuple[PortBinding, ...], report: MachineReport
-) -> tuple[tuple[str, str], ...]:
+def environment(contract: Contract, granted: WorkloadStatus) -> tuple[tuple[str, str], ...]:
     """The spec's variables, and what only the machine knows: mapped ports and the public address."""
     env = dict(contract.spec.env)
-    for binding in bindings:
+    for binding in granted.ports:
         env[f"VAST_{binding.protocol.upper()}_PORT_{binding.requested}"] = str(binding.host_port)
-    address = report.network.public_ip or next(iter(report.network.local_ips), None)
-    if address:
-        env["PUBLIC_IPADDR"] = address
+    if granted.public_ipaddr:
+        env["PUBLIC_IPADDR"] = granted.public_ipaddr
     # Ports are single ones out of the range, not a block: images read -1 as "no block".
     env |= {"DIRECT_PORT_START": "-1", "DIRECT_PORT_END": "-1"}
     return tuple(env.items())

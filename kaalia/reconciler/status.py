@@ -22,7 +22,7 @@ def blank(contract_id: int, generation: int, row: WorkloadStatus | None, now: da
     kept = replace(row, generation=generation, as_of=now, status_msg="", problem=None)
     if row.generation == generation:
         return kept
-    return replace(kept, container_id=None, started_at=None, finished_at=None, exit_code=None)
+    return replace(kept, container_id=None, started_at=None, finished_at=None, exit_code=None, public_ipaddr=None)
 
 
 def waiting(contract: Contract, row: WorkloadStatus | None, reason: str, now: datetime) -> WorkloadStatus:

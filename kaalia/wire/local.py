@@ -108,6 +108,8 @@ class ContractView:
     problem: Problem | None
     traffic: TrafficView | None = None
     """None: nothing was counted yet."""
+    public_ipaddr: str | None = None
+    """The variable PUBLIC_IPADDR inside, as the container was made with it."""
 
 
 def traffic_view(tally: Tally | None, now: datetime) -> TrafficView | None:
@@ -146,6 +148,7 @@ def contract_view(
         missing_since=missing_since,
         problem=status.problem if status else None,
         traffic=traffic,
+        public_ipaddr=status.public_ipaddr if status else None,
     )
 
 

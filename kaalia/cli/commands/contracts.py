@@ -102,6 +102,7 @@ def _print_one(view: ContractView, out: Console) -> None:
             ("Ports", ports),
             ("Internet", _internet(view.traffic)),
             ("Variables", ", ".join(view.env_names)),
+            ("PUBLIC_IPADDR", view.public_ipaddr or ""),
             ("Price", f"$ {view.price_usd_per_hour} per hour, without storage"),
             ("Container", (view.container_id or "")[:12]),
             ("Agreed", output.moment(view.start_at)),
