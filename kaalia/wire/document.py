@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from kaalia.errors import KaaliaError
+from kaalia.errors import KaaliaError, Problem
 
 T = TypeVar("T")
 
@@ -61,3 +61,8 @@ def _faults(value: object, place: str) -> Iterator[tuple[str, str]]:
 @cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast("type[Any]", kind))
+
+
+# When a process makes its first adapter, pydantic looks for plugins on disk and imports the rest of itself: now, not in
+# somebody's event loop.
+_adapter(Problem)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -67,3 +69,22 @@ def test_verb_of_a_newer_marketplace_is_readable() -> None:
 
 def test_secrets_stay_out_of_repr() -> None:
     assert "hunter2" not in repr(RegistryLoginReply("r", "u", "hunter2"))
+
+
+_FIRST_DOCUMENT = """
+import sys
+from kaalia.wire import document
+from kaalia.wire.probe import ProbeReply
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event))
+document.encode(ProbeReply("203.0.113.7", "203.0.113.7"))
+looked = [event for event in seen if event in ("open", "os.listdir", "os.scandir")]
+print(looked)
+"""
+
+
+def test_the_first_document_of_a_process_reads_no_file() -> None:
+    """It may come in an event loop."""
+    done = subprocess.run([sys.executable, "-c", _FIRST_DOCUMENT], check=True, capture_output=True, text=True)
+
+    assert done.stdout == "[]\n"
