@@ -10,7 +10,6 @@ from kaalia.capability.reach import ReachService, Wanted
 from kaalia.contracts.remedies import Surroundings
 from kaalia.errors import UnreachableError
 from kaalia.host.answering import Answering
-from kaalia.model.machine import PortRange
 from kaalia.model.reach import Outcome, Place
 from kaalia.prober.bounds import LOOPBACK
 from kaalia.prober.work import Prober
@@ -20,9 +19,10 @@ from kaalia.store.database import Database
 from kaalia.wire.error import ApiError
 from kaalia.wire.probe import ProbeReply, ProbeRequest, ProbeResult
 from tests.support.clock import FakeClock
+from tests.support.free_range import free_range
 
 HERE = "127.0.0.1"
-RANGE = PortRange(23100, 23119)
+RANGE = free_range(20)
 
 
 class Beside:

@@ -25,6 +25,7 @@ from tests.capability.reach_rig import HERE, RANGE, Mute, Rig
 from tests.support.clock import FakeClock
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
+PORTS = range(RANGE.first, RANGE.last + 1)
 
 
 @pytest.fixture
@@ -60,13 +61,13 @@ async def test_at_most_a_quarter_of_a_small_range_is_bound_at_once(rig: Rig) -> 
 
 
 async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig: Rig) -> None:
-    held = [Claim(ClaimKind.PORT_TCP, "23101", 51, 1), Claim(ClaimKind.PORT_UDP, "23102", 51, 1)]
+    held = [Claim(ClaimKind.PORT_TCP, str(PORTS[1]), 51, 1), Claim(ClaimKind.PORT_UDP, str(PORTS[2]), 51, 1)]
     await rig.store.transaction(lambda tx: claims.claim(tx, held, rig.clock.now()))
-    with socket.create_server((HERE, 23103)):
+    with socket.create_server((HERE, PORTS[3])):
         found = await rig.service().probe()
 
     assert found is not None
-    states = {place: found.state_at(place) for place in ((23101, TCP), (23102, UDP), (23103, TCP))}
+    states = {place: found.state_at(place) for place in ((PORTS[1], TCP), (PORTS[2], UDP), (PORTS[3], TCP))}
     assert [(one.state, one.detail.partition(" (")[0]) for one in states.values() if one] == [
         (PortState.HELD, "C.51"),
         (PortState.HELD, "C.51"),
@@ -74,15 +75,15 @@ async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig
     ]
     assert await rig.codes() == {"ports_in_use"}
     asked = {(t.port, t.protocol): t.connect_only for request in rig.link.asked for t in request.targets}
-    assert asked[23101, TCP] is True
-    assert (23102, UDP) not in asked
+    assert asked[PORTS[1], TCP] is True
+    assert (PORTS[2], UDP) not in asked
 
 
 async def test_a_port_that_a_renter_gets_during_a_probe_is_his_at_once(rig: Rig) -> None:
     async def take(request: ProbeRequest) -> None:
-        if any(target.port == 23105 for target in request.targets):
-            assert await asyncio.to_thread(rig.answering.release, (23105, TCP))
-            with socket.create_server(("0.0.0.0", 23105)):
+        if any(target.port == PORTS[5] for target in request.targets):
+            assert await asyncio.to_thread(rig.answering.release, (PORTS[5], TCP))
+            with socket.create_server(("0.0.0.0", PORTS[5])):
                 pass
 
     rig.link.before = take
@@ -94,7 +95,7 @@ async def test_a_port_that_a_renter_gets_during_a_probe_is_his_at_once(rig: Rig)
 
 
 async def test_the_firewall_lets_in_what_is_tried_and_nothing_of_other_programs_and_only_as_long(rig: Rig) -> None:
-    held = [Claim(ClaimKind.PORT_TCP, "23101", 51, 1), Claim(ClaimKind.PORT_UDP, "23102", 51, 1)]
+    held = [Claim(ClaimKind.PORT_TCP, str(PORTS[1]), 51, 1), Claim(ClaimKind.PORT_UDP, str(PORTS[2]), 51, 1)]
     await rig.store.transaction(lambda tx: claims.claim(tx, held, rig.clock.now()))
     let_in: set[Place] = set()
 
@@ -104,10 +105,10 @@ async def test_the_firewall_lets_in_what_is_tried_and_nothing_of_other_programs_
         let_in.update(asked)
 
     rig.link.before = look
-    with socket.create_server((HERE, 23103)):
+    with socket.create_server((HERE, PORTS[3])):
         assert await rig.service().probe()
 
-    assert let_in == {*contract_reach.places(RANGE)} - {(23102, UDP), (23103, TCP)}
+    assert let_in == {*contract_reach.places(RANGE)} - {(PORTS[2], UDP), (PORTS[3], TCP)}
     assert rig.firewall.let_in == set()
 
 
@@ -276,7 +277,7 @@ async def test_it_probes_by_itself_when_address_or_range_changed_and_once_a_day(
         await quiet(rig)
     finally:
         running.cancel()
-    rig.wanted = replace(rig.wanted, port_range=PortRange(23100, 23103))
+    rig.wanted = replace(rig.wanted, port_range=PortRange(PORTS[0], PORTS[3]))
     running = asyncio.ensure_future(rig.service().run())
     try:
         await until(lambda: has_map_of(rig, 4))
