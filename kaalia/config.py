@@ -117,9 +117,11 @@ def _calendar_day(value: object) -> object:
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.IPv4Network(text.strip()))
+        if "%" not in text:
+            return str(ipaddress.ip_network(text.strip()))
     except ValueError:
-        raise ValueError("must be IPv4 networks or addresses, such as 192.168.1.0/24 or 192.168.1.7") from None
+        pass
+    raise ValueError("must be networks or addresses, such as 192.168.1.0/24, 192.168.1.7 or fd00:1::/64")
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -169,7 +171,7 @@ class NetworkConfig(Section):
     """What tenants reach; see `runtime.sandbox.rules`."""
 
     allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)] = ()
-    """IPv4 networks that are open to tenants although they are not the internet."""
+    """Networks, of IPv4 and IPv6, that are open to tenants although they are not the internet."""
     block_smtp: bool = True
     connections_per_s: Literal["unlimited"] | Annotated[int, Field(ge=1, le=10_000)] = 1000
     """New connections of one contract; above, they are dropped."""

@@ -4,8 +4,9 @@ A port is asked for by its number in the container and answered by a random one 
 from 70000 on ask for an identity port: the container sees the very number that the outside uses.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from kaalia.contracts.dockerflags import IDENTITY_PORT_MIN, MAX_PORTS
 from kaalia.errors import ContractError
@@ -14,6 +15,10 @@ from kaalia.model.workload import PortBinding, PortRequest, Protocol
 
 SUBNET_PREFIX = 28
 """14 addresses: gateway, container, and room for a sandbox."""
+
+IPV6_SUBNET_PREFIX = 64
+_IPV6_POOL_PREFIX = 36
+"""8 bits that say ULA (RFC 4193), 28 of the machine; 28 of an IPv4 subnet follow."""
 
 Taken = Collection[tuple[int, Protocol]]
 
@@ -83,6 +88,24 @@ def next_subnet(pool: str, taken: Iterable[str]) -> str:
 def address_in(subnet: str) -> str:
     """Where the contract's workload is in its network: the first address is the gateway."""
     return str(IPv4Network(subnet)[2])
+
+
+def ipv6_pool(machine: str) -> str:
+    """Where all IPv6 networks of a machine's contracts are. `machine`: its name, unique on earth."""
+    digest = int.from_bytes(hashlib.sha256(machine.encode()).digest()[:4], "big") >> 4
+    return str(IPv6Network(((0xFD << 28 | digest) << (128 - _IPV6_POOL_PREFIX), _IPV6_POOL_PREFIX)))
+
+
+def ipv6_subnet(machine: str, subnet: str) -> str:
+    """The /64 that goes with a contract's IPv4 network: whoever has claimed that has claimed this."""
+    base = int(IPv6Network(ipv6_pool(machine)).network_address)
+    number = int(IPv4Network(subnet).network_address) >> (32 - SUBNET_PREFIX)
+    return str(IPv6Network((base | number << (128 - IPV6_SUBNET_PREFIX), IPV6_SUBNET_PREFIX)))
+
+
+def ipv6_address_in(subnet: str) -> str:
+    """Where the contract's workload is in its IPv6 network: the first address is the gateway."""
+    return str(IPv6Network(subnet)[2])
 
 
 def _free(port_range: PortRange, taken: Taken, protocol: Protocol, kept: Iterable[PortBinding]) -> list[int]:

@@ -94,8 +94,8 @@ def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(dict.fromkeys(networks))
 
 
-def resolvers(root: Path = ROOT) -> tuple[str, ...]:
-    """IPv4 addresses of the name servers that Docker asks for its containers, other than on loopback.
+def resolvers(root: Path = ROOT, version: int = 4) -> tuple[str, ...]:
+    """Addresses of the name servers that Docker asks for its containers, other than on loopback, of one IP version.
 
     From the machine's resolv.conf and Docker's daemon.json, whichever of them counts; what cannot be read names none.
     """
@@ -106,7 +106,7 @@ def resolvers(root: Path = ROOT) -> tuple[str, ...]:
         named += [str(one) for one in settings.get("dns", [])]
     except (ValueError, AttributeError, TypeError):
         pass
-    return tuple(dict.fromkeys(one for one in named if _is_outer(one)))
+    return tuple(dict.fromkeys(one for one in named if _is_outer(one, version)))
 
 
 def connection_table(root: Path = ROOT) -> int | None:
@@ -122,11 +122,13 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _is_outer(address: str) -> bool:
+def _is_outer(text: str, version: int) -> bool:
+    """Containers cannot ask one of a link of the machine's (fe80::1%eth0)."""
     try:
-        return not ipaddress.IPv4Address(address).is_loopback
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    return address.version == version and not (address.is_loopback or (version == 6 and address.is_link_local))
 
 
 def is_public(address: str) -> bool:

@@ -15,6 +15,7 @@ BANNER = b"here\n"
 ADDRESS = "203.0.113.2"
 IP_PKTINFO = 8
 """Of Linux; the socket module has no name for it before Python 3.14."""
+IPV6_RECVPKTINFO, IPV6_PKTINFO = 49, 50
 
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,6 +59,23 @@ def datagrams(port: int, group: str) -> socket.socket:
     return sock
 
 
+def answer6(sock: socket.socket) -> None:
+    """The same by IPv6."""
+    with contextlib.suppress(OSError):
+        data, notes, _, sender = sock.recvmsg(2048, 128)
+        sock.sendmsg([_addressed(data)], [(socket.IPPROTO_IPV6, IPV6_PKTINFO, notes[0][2][:16] + bytes(4))], 0, sender)
+
+
+def datagrams6(port: int) -> socket.socket:
+    """Of this port on all IPv6 addresses."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.setblocking(False)
+    sock.bind(("::", port))
+    return sock
+
+
 async def main(tcp: str, udp: str, group: str = "") -> None:
     loop = asyncio.get_running_loop()
     for port in filter(None, tcp.split(",")):
@@ -65,6 +83,8 @@ async def main(tcp: str, udp: str, group: str = "") -> None:
     for port in filter(None, udp.split(",")):
         sock = datagrams(int(port), group)
         loop.add_reader(sock, answer, sock)
+        sock = datagrams6(int(port))
+        loop.add_reader(sock, answer6, sock)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

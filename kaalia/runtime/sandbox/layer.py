@@ -73,6 +73,10 @@ class Layer:
     def has(self, entry: Sequence[Rule]) -> bool:
         return set(entry) <= set(self._written.get(self._entrance, ()))
 
+    def leads_to(self, entry: Sequence[Rule]) -> bool:
+        """The own chains that these rules go on to were written."""
+        return all(rule[-1] in self._written for rule in entry if rule[-2] == "-g")
+
     def having(self, word: str) -> tuple[Rule, ...]:
         """The rules with this word, such as a bridge or a contract's mark."""
         return tuple(rule for rule in self._written.get(self._entrance, ()) if word in rule)

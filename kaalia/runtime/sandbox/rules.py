@@ -6,7 +6,8 @@
 
 Mangle, since it comes before routing and before any port is translated: one place for what goes to this machine and
 through it, in which a published port of a neighbour is still an address of this machine. Docker and
-`iptables -F` do not touch it. Rules are written as iptables-save prints them.
+`iptables -F` do not touch it. Rules are written as iptables-save prints them, and ip6tables-save for contracts that
+have an IPv6 network too: there one more chain, NEAR, lets a tenant ask for its gateway's hardware address, and answer.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kaalia.contracts.ports import SUBNET_PREFIX
+from kaalia.contracts.ports import IPV6_SUBNET_PREFIX, SUBNET_PREFIX, ipv6_address_in
 from kaalia.host.netfilter import Family, Rule, SavedRule
 
 CLOSED = (
@@ -34,6 +35,25 @@ CLOSED = (
 services of clouds (168.63.129.16: Azure's), benchmarks. The blocks for documentation are left out: nobody has them."""
 NEVER = ("224.0.0.0/4", "240.0.0.0/4")
 """Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
+CLOSED_IPV6 = (
+    "::/3",
+    "4000::/2",
+    "8000::/1",
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+)
+"""All that is outside of 2000::/3, the internet of today: ::1, IPv4 in IPv6 and by NAT64 (::ffff:0:0/96, 64:ff9b::/96,
+64:ff9b:1::/48), fc00::/7 with the metadata services of clouds, fe80::/10, fec0::/10. And in it what leads elsewhere:
+Teredo, benchmarks and overlays in 2001::/23, documentation, 6to4."""
+NEVER_IPV6 = ("ff00::/8",)
+NEIGHBOURS = "ff02::1:ff00:0/104"
+"""Groups in which a host is asked for its hardware address."""
+LINK = "fe80::/10"
+_SOLICITATION, _ADVERTISEMENT = "135", "136"
+_ADVERTISEMENTS = ("-m", "limit", "--limit", "10/sec", "--limit-burst", "20")
+"""From link-local addresses, of which anybody may invent one: the machine's table of neighbours is everybody's."""
 SMTP_PORTS = (25, 465, 587)
 CONNECTIONS_PER_S = 1000
 """New connections of one contract. The kernel keeps an unanswered or closed one for 120 s (nf_conntrack_tcp_timeout_*),
@@ -49,7 +69,7 @@ SAMPLE = 32
 SHUT_S = 120
 """Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
 _PACE_MIN_BITS_PER_S = 4_000_000
-_OPEN_RESOLVER = re.compile(r"-d ([0-9.]+)/32 -p udp -m udp --dport 53 -j RETURN")
+_OPEN_RESOLVER = re.compile(r"-d ([0-9a-f.:]+)/(?:32|128) -p udp -m udp --dport 53 -j RETURN")
 _WORD_MAX = 1_000_000
 """No number of iptables' hashlimit is greater, whatever its unit."""
 
@@ -59,7 +79,7 @@ class Reach:
     """The owner's word on what all tenants of the machine reach. None: no limit."""
 
     allow: tuple[str, ...] = ()
-    """IPv4 networks, as CIDR, that are open although they are not the internet."""
+    """Networks of both families, as CIDR, that are open although they are not the internet."""
     blocks_smtp: bool = True
     connections_per_s: int | None = CONNECTIONS_PER_S
     bits_per_s: int | None = None
@@ -76,6 +96,34 @@ class Enclosure:
     bridge: str
     """The interface by which its packets come in."""
     subnet: str
+    subnet6: str = ""
+    """"": it has no IPv6."""
+
+    @property
+    def address6(self) -> str:
+        """The one by which its workload may send."""
+        return ipv6_address_in(self.subnet6) if self.subnet6 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What differs between the rules of both families."""
+
+    version: int
+    host_prefix: int
+    subnet_prefix: int
+    never: tuple[str, ...]
+    closed: tuple[str, ...]
+    own: tuple[str, ...]
+    """Types of addresses at which this machine listens."""
+    many: str
+    """Of a table that the kernel keeps for one family."""
+
+
+KINDS = {
+    Family.IPV4: Kind(4, 32, SUBNET_PREFIX, NEVER, CLOSED, ("LOCAL", "BROADCAST"), "MANY"),
+    Family.IPV6: Kind(6, 128, IPV6_SUBNET_PREFIX, NEVER_IPV6, CLOSED_IPV6, ("LOCAL", "ANYCAST"), "MANY6"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +140,10 @@ class Names:
     @property
     def reach(self) -> str:
         return f"KAALIA-REACH-{self.mark}"
+
+    @property
+    def near(self) -> str:
+        return f"KAALIA-NEAR-{self.mark}"
 
     @property
     def passage(self) -> str:
@@ -130,22 +182,54 @@ def names(machine: str) -> Names:
 
 
 def walls(
-    family: Family, own: Names, reach: Reach, pool: str, resolvers: Sequence[str], enclosures: Iterable[Enclosure]
+    family: Family,
+    own: Names,
+    reach: Reach,
+    pool: str,
+    resolvers: Sequence[str],
+    enclosures: Sequence[Enclosure],
+    lan: Sequence[str] = (),
 ) -> Mapping[str, tuple[Rule, ...]]:
-    """The chains of table mangle. `pool`: the networks of all tenants; `resolvers`: where Docker asks for names."""
+    """The chains of table mangle. `pool`: the networks of all tenants; `resolvers`: where Docker asks for names.
+
+    `lan`: networks that this machine is on, of addresses that look like the internet's.
+    """
     entries = tuple(rule for one in enclosures for rule in entry(family, own, one))
-    if family is Family.IPV6:
+    if family is Family.IPV4:
+        return {own.walls: entries, own.reach: _reach(family, own, reach, pool, resolvers, lan)}
+    if not any(one.subnet6 for one in enclosures):
         return {own.walls: entries}
-    return {own.walls: entries, own.reach: _reach(own, reach, pool, resolvers)}
+    opened = _reach(family, own, reach, pool, resolvers, lan)
+    return {own.near: (*_near(), ("-j", "DROP")), own.reach: (*_near(), *opened), own.walls: entries}
 
 
 def entry(family: Family, own: Names, one: Enclosure) -> tuple[Rule, ...]:
-    """A contract's part of the chain `walls`: gone to `reach` for good, or refused. Its network has no IPv6."""
+    """A contract's part of the chain `walls`: gone to `reach` for good, or refused."""
     mark = ("-m", "comment", "--comment", f"kaalia-{one.contract_id}")
     refuse = ("-i", one.bridge, *mark, "-j", "DROP")
-    if family is Family.IPV6:
+    if family is Family.IPV4:
+        return (("-s", one.subnet, "-i", one.bridge, *mark, "-g", own.reach), refuse)
+    if not one.subnet6:
         return (refuse,)
-    return (("-s", one.subnet, "-i", one.bridge, *mark, "-g", own.reach), refuse)
+    # One address, not the network: of 2^64 each would take a line of the machine's table of neighbours.
+    asks = ("-s", LINK, "-i", one.bridge, "-p", "ipv6-icmp", *_ADVERTISEMENTS, *mark, "-g", own.near)
+    return (("-s", f"{one.address6}/128", "-i", one.bridge, *mark, "-g", own.reach), asks, refuse)
+
+
+def _near() -> tuple[Rule, ...]:
+    """Who is asked for hardware addresses is on this bridge: the machine. A packet from afar has fewer hops left."""
+    local = ("-m", "addrtype", "--dst-type", "LOCAL")
+    return (
+        ("-d", NEIGHBOURS, *_neighbour(_SOLICITATION), "-j", "RETURN"),
+        ("-d", LINK, *_neighbour(_SOLICITATION), "-j", "RETURN"),
+        (*_neighbour(_SOLICITATION), *local, "-j", "RETURN"),
+        ("-d", LINK, *_neighbour(_ADVERTISEMENT), "-j", "RETURN"),
+        (*_neighbour(_ADVERTISEMENT), *local, "-j", "RETURN"),
+    )
+
+
+def _neighbour(kind: str) -> Rule:
+    return ("-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", kind, "-m", "hl", "--hl-eq", "255")
 
 
 def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[Rule, ...]]:
@@ -163,7 +247,7 @@ def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[R
     }
 
 
-def pace(own: Names, reach: Reach, pool: str) -> Mapping[str, tuple[Rule, ...]]:
+def pace(own: Names, reach: Reach, pool: str, family: Family = Family.IPV4) -> Mapping[str, tuple[Rule, ...]]:
     """The chain that drops what comes above the bandwidth before it is counted, as the bridge would do afterwards.
 
     Without a burst the kernel lets a second's worth pass after a pause; a slower one than `_PACE_MIN_BITS_PER_S` would
@@ -172,7 +256,7 @@ def pace(own: Names, reach: Reach, pool: str) -> Mapping[str, tuple[Rule, ...]]:
     if reach.bits_per_s is None or reach.bits_per_s < _PACE_MIN_BITS_PER_S:
         return {own.pace: ()}
     rate, _ = _pace(reach.bits_per_s)
-    return {own.pace: (("-d", pool, *_limit(own, "dst", rate, what="DOWN"), "-j", "DROP"),)}
+    return {own.pace: (("-d", pool, *_limit(family, own, "dst", rate, what="DOWN"), "-j", "DROP"),)}
 
 
 def resolvers(standing: Iterable[SavedRule]) -> tuple[str, ...]:
@@ -180,42 +264,47 @@ def resolvers(standing: Iterable[SavedRule]) -> tuple[str, ...]:
     return tuple(match[1] for rule in standing if (match := _OPEN_RESOLVER.fullmatch(rule.text)))
 
 
-def _reach(own: Names, reach: Reach, pool: str, resolvers: Sequence[str]) -> tuple[Rule, ...]:
+def _reach(
+    family: Family, own: Names, reach: Reach, pool: str, resolvers: Sequence[str], lan: Sequence[str]
+) -> tuple[Rule, ...]:
     """The first rule that fits decides; what comes to the end is the internet."""
-    hosts, networks = _split(reach.allow)
+    kind = KINDS[family]
+    hosts, networks = _split(reach.allow, kind)
     # The first packet of a connection: a later one is confirmed, and still new while nobody answers.
     new = ("-m", "conntrack", "--ctstate", "NEW", "!", "--ctstatus", "CONFIRMED")
     rules: list[Rule] = []
     if reach.bits_per_s is not None:
-        rules.append((*_limit(own, "src", *_pace(reach.bits_per_s), what="BYTES"), "-j", "DROP"))
+        rules.append((*_limit(family, own, "src", *_pace(reach.bits_per_s), what="BYTES"), "-j", "DROP"))
     # Not what the tenant began itself: were the walls down at that moment, it would stay open for ever.
     rules.append(("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "--ctdir", "REPLY", "-j", "RETURN"))
     if reach.connections_per_s is not None:
         pace, burst = reach.connections_per_s, max(CONNECTIONS_BURST, reach.connections_per_s)
-        rules.append((*new, *_limit(own, "src", f"{pace}/sec", str(burst), what="NEW"), "-j", "DROP"))
+        rules.append((*new, *_limit(family, own, "src", f"{pace}/sec", str(burst), what="NEW"), "-j", "DROP"))
     if reach.connections is not None:
-        rules += [(*new, *words, "-j", "DROP") for words in hold(own, reach.connections)]
-    rules += [("-d", network, "-j", "DROP") for network in (pool, *NEVER)]
+        rules += [(*new, *words, "-j", "DROP") for words in hold(own, reach.connections, family)]
+    rules += [("-d", network, "-j", "DROP") for network in (pool, *kind.never)]
     rules += [
-        ("-d", f"{one}/32", "-p", kind, "-m", kind, "--dport", "53", "-j", "RETURN")
+        ("-d", f"{one}/{kind.host_prefix}", "-p", protocol, "-m", protocol, "--dport", "53", "-j", "RETURN")
         for one in resolvers
-        for kind in ("udp", "tcp")
+        for protocol in ("udp", "tcp")
     ]
     # A single address may be this machine itself; a network that holds it is not meant to open its services.
     rules += [("-d", host, "-j", "RETURN") for host in hosts]
-    rules += [("-m", "addrtype", "--dst-type", kind, "-j", "DROP") for kind in ("LOCAL", "BROADCAST")]
+    rules += [("-m", "addrtype", "--dst-type", one, "-j", "DROP") for one in kind.own]
     rules += [("-d", network, "-j", "RETURN") for network in networks]
-    rules += [("-d", network, "-j", "DROP") for network in CLOSED]
+    rules += [("-d", network, "-j", "DROP") for network in (*lan, *kind.closed)]
     if reach.blocks_smtp:
         ports = ",".join(map(str, SMTP_PORTS))
         rules.append(("-p", "tcp", "-m", "multiport", "--dports", ports, "-j", "DROP"))
     return tuple(rules)
 
 
-def _split(allow: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Single addresses, and networks."""
-    found = sorted({ipaddress.IPv4Network(one) for one in allow})
-    return [str(one) for one in found if one.prefixlen == 32], [str(one) for one in found if one.prefixlen < 32]
+def _split(allow: Iterable[str], kind: Kind) -> tuple[list[str], list[str]]:
+    """Single addresses, and networks, of one family."""
+    nets = {ipaddress.ip_network(one) for one in allow}
+    found = sorted((one for one in nets if one.version == kind.version), key=lambda one: (one[0].packed, one.prefixlen))
+    hosts = [str(one) for one in found if one.prefixlen == kind.host_prefix]
+    return hosts, [str(one) for one in found if one.prefixlen < kind.host_prefix]
 
 
 def _pace(bits_per_s: int) -> tuple[str, str]:
@@ -225,27 +314,23 @@ def _pace(bits_per_s: int) -> tuple[str, str]:
     return f"{kib_per_s}kb/s", f"{burst_kib}kb" if burst_kib < _WORD_MAX else f"{burst_kib // 1024 + 1}mb"
 
 
-def _limit(own: Names, side: str, above: str, burst: str = "", *, what: str) -> Rule:
+def _limit(family: Family, own: Names, side: str, above: str, burst: str = "", *, what: str) -> Rule:
     """Counted by the contract's network, over all of its addresses. `side`: src or dst."""
-    bursts = f" --hashlimit-burst {burst}" if burst else ""
-    words = f"--hashlimit-above {above}{bursts} --hashlimit-mode {side}ip --hashlimit-{side}mask {SUBNET_PREFIX}"
+    bursts, mask = f" --hashlimit-burst {burst}" if burst else "", KINDS[family].subnet_prefix
+    words = f"--hashlimit-above {above}{bursts} --hashlimit-mode {side}ip --hashlimit-{side}mask {mask}"
     return ("-m", "hashlimit", *words.split(), "--hashlimit-name", own.limit(what, words))
 
 
-def hold(own: Names, connections: int) -> tuple[Rule, Rule]:
+def hold(own: Names, connections: int, family: Family = Family.IPV4) -> tuple[Rule, Rule]:
     """Who had too many a moment ago; whose sample says that he has too many now."""
-    net = ipaddress.IPv4Network(f"0.0.0.0/{SUBNET_PREFIX}").netmask
-    many = ("--name", f"MANY-{own.mark}", "--mask", str(net), "--rsource")
+    kind = KINDS[family]
+    net = ipaddress.ip_network(f"{'0.0.0.0' if kind.version == 4 else '::'}/{kind.subnet_prefix}").netmask
+    many = ("--name", f"{kind.many}-{own.mark}", "--mask", str(net), "--rsource")
     sample = ("-m", "statistic", "--mode", "random", "--probability", f"{1 / SAMPLE:.11f}")
     above = str(max(1, connections // SAMPLE))
     counted = (
-        "-m",
-        "connlimit",
-        "--connlimit-above",
-        above,
-        "--connlimit-mask",
-        str(SUBNET_PREFIX),
-        "--connlimit-saddr",
+        *("-m", "connlimit", "--connlimit-above", above),
+        *("--connlimit-mask", str(kind.subnet_prefix), "--connlimit-saddr"),
     )
     return (
         ("-m", "recent", "--rcheck", "--seconds", str(SHUT_S), *many),

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from kaalia.contracts.ports import ipv6_pool
 from kaalia.errors import HostError, WorkloadError
-from kaalia.host import net, netfilter, shaping
+from kaalia.host import ipv6, net, netfilter, shaping
 from kaalia.host.netfilter import Family
 from kaalia.runtime.base import Mended
 from kaalia.runtime.sandbox import rules
@@ -34,19 +35,20 @@ class Walls:
     ) -> None:
         self._own = rules.names(machine)
         self._reach = reach
-        self._pool = pool
+        self._pools = {Family.IPV4: pool, Family.IPV6: ipv6_pool(machine)}
         self._known = Known(look)
         self._root = root
-        self._resolvers: tuple[str, ...] = ()
+        self._resolvers: dict[Family, tuple[str, ...]] = {}
+        self._lan: tuple[str, ...] = ()
         self._lock = asyncio.Lock()
         self._alarm = asyncio.Event()
         self._ear: netfilter.Ear | None = None
-        self._has_paced = False
+        self._has_paced: set[Layer] = set()
         self._fronts: tuple[Layer, ...] = ()
         self._broken: set[str] = set()
         """Chains that a start found changed, and wrote anew."""
-        self._pace = Layer(Family.IPV4, "mangle", "FORWARD", self._own.pace, Place.ANY)
-        self._passage = Layer(Family.IPV4, "filter", "FORWARD", self._own.passage, Place.ANY)
+        self._paces = {one: Layer(one, "mangle", "FORWARD", self._own.pace, Place.ANY) for one in Family}
+        self._passages = {one: Layer(one, "filter", "FORWARD", self._own.passage, Place.ANY) for one in Family}
 
     def expect(self, one: Enclosure) -> None:
         """This network exists now."""
@@ -67,7 +69,8 @@ class Walls:
             async with self._lock:
                 await asyncio.gather(*(self._enter(layer, one) for layer in await self._layers()))
                 if self._reach.bits_per_s is not None:
-                    await self._pace.hold(rules.pace(self._own, self._reach, self._pool))
+                    for family in self._spoken():
+                        await self._paces[family].hold(self._wanted_pace(family))
                     await shaping.limit(one.bridge, self._reach.bits_per_s)
         except HostError as error:
             raise WorkloadError(
@@ -120,9 +123,11 @@ class Walls:
                 return Mended()
         async with self._lock:
             layers = await self._layers()
-            self._resolvers = await self._asked(self._resolvers)
+            for layer in layers:
+                await self._learn(layer.family, self._resolvers.get(layer.family, ()))
             wanted = {layer: self._wanted(layer) for layer in layers}
-            wanted[self._passage] = rules.passage(self._own, self._known.all())
+            for family in self._spoken():
+                wanted[self._passages[family]] = rules.passage(self._own, self._known.all())
             found = [await layer.hold(chains) for layer, chains in wanted.items()]
             found.append(await self._hold_pace())
         chains = self._broken.union(*found)
@@ -132,11 +137,13 @@ class Walls:
     async def _hold_pace(self) -> tuple[str, ...]:
         """The owner's limit on every bridge; after the start also none, where an earlier configuration had one."""
         wanted, broken = self._reach.bits_per_s, _NOTHING
-        if wanted is None and self._has_paced:
+        layers = [self._paces[family] for family in self._spoken()]
+        if wanted is None and self._has_paced.issuperset(layers):
             return broken
-        if wanted is not None or self._own.pace in await self._pace.read():
-            broken = await self._pace.hold(rules.pace(self._own, self._reach, self._pool))
-        self._has_paced = True
+        for layer in layers:
+            if wanted is not None or self._own.pace in await layer.read():
+                broken += await layer.hold(self._wanted_pace(layer.family))
+        self._has_paced.update(layers)
         with suppress(HostError) if wanted is None else nullcontext():
             now = await shaping.limits()
             for bridge in (one.bridge for one in self._known.all() if one.bridge in now):
@@ -146,24 +153,36 @@ class Walls:
                     await shaping.limit(bridge, wanted)
         return broken
 
+    def _wanted_pace(self, family: Family) -> Chains:
+        return rules.pace(self._own, self._reach, self._pools[family], family)
+
+    def _spoken(self) -> tuple[Family, ...]:
+        """By contracts. Where none has IPv6 nothing of it but the walls' refusal is touched."""
+        return tuple(Family) if any(one.subnet6 for one in self._known.all()) else (Family.IPV4,)
+
     async def _layers(self) -> tuple[Layer, ...]:
         found = await asyncio.to_thread(netfilter.families, self._root)
         known = {layer.family for layer in self._fronts}
-        added = (Layer(one, "mangle", "PREROUTING", self._own.walls, Place.FIRST) for one in found if one not in known)
-        fronts = (*self._fronts, *added)
-        if not self._fronts:
-            standing = (await fronts[0].read()).get(self._own.reach, ())
-            self._resolvers = await self._asked(rules.resolvers(standing))
-        self._fronts = fronts
-        return fronts
+        added = tuple(
+            Layer(one, "mangle", "PREROUTING", self._own.walls, Place.FIRST) for one in found if one not in known
+        )
+        for layer in added:
+            standing = (await layer.read()).get(self._own.reach, ())
+            await self._learn(layer.family, rules.resolvers(standing))
+        self._fronts = (*self._fronts, *added)
+        return self._fronts
 
-    async def _asked(self, before: Iterable[str]) -> tuple[str, ...]:
+    async def _learn(self, family: Family, before: Iterable[str]) -> None:
         """The name servers that tenants ask. Docker's resolver goes on to ask those of a container's start."""
-        now = await asyncio.to_thread(net.resolvers, self._root)
-        return tuple(dict.fromkeys((*now, *before))) if self._known.all() else now
+        now = await asyncio.to_thread(net.resolvers, self._root, rules.KINDS[family].version)
+        self._resolvers[family] = tuple(dict.fromkeys((*now, *before))) if self._known.all() else now
+        if family is Family.IPV6:
+            self._lan = await asyncio.to_thread(ipv6.lan_networks, self._root)
 
     def _wanted(self, layer: Layer) -> Chains:
-        return rules.walls(layer.family, self._own, self._reach, self._pool, self._resolvers, self._known.all())
+        family, pool = layer.family, self._pools[layer.family]
+        asked, lan = self._resolvers.get(family, ()), self._lan if family is Family.IPV6 else ()
+        return rules.walls(family, self._own, self._reach, pool, asked, self._known.all(), lan)
 
     async def _enter(self, layer: Layer, one: Enclosure) -> None:
         """The usual way adds what is new and deletes nothing: for a deletion the kernel waits 10 ms (measured)."""
@@ -171,7 +190,7 @@ class Walls:
         entry, broken = rules.entry(layer.family, self._own, one), layer.differences(now)
         if layer.holds(now) and layer.has(entry):
             return
-        if layer.holds(now) and not layer.having(one.bridge):
+        if layer.holds(now) and not layer.having(one.bridge) and layer.leads_to(entry):
             await layer.add(entry)
         else:
             await layer.write(self._wanted(layer), now)

@@ -1,16 +1,17 @@
 """A machine with two tenants, a LAN and the internet, all of them namespaces; no Docker."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from kaalia.contracts.ports import ipv6_subnet
 from kaalia.errors import WorkloadError
 from kaalia.host.net import ROOT
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
 from kaalia.runtime.sandbox.walls import Walls
-from tests.support import neighbourhood
+from tests.support import neighbourhood, neighbourhood6
 from tests.support.own_network import is_possible, own_network
 
 MACHINE = "7@0123456789abcdef"
@@ -51,3 +52,19 @@ def scene() -> Iterator[Scene]:
     ):
         networks = [Enclosure(51, "br-first", "10.214.0.0/28"), Enclosure(52, "br-second", "10.214.1.0/28")]
         yield Scene(first, second, around.internet, networks, around)
+
+
+@pytest.fixture
+def scene6(scene: Scene) -> Scene:
+    """The same with IPv6 everywhere, in the tenants' networks too."""
+    neighbourhood6.add_ipv6(scene.around)
+    six = [replace(one, subnet6=ipv6_subnet(MACHINE, one.subnet)) for one in scene.networks]
+    for pid, one in zip((scene.first, scene.second), six, strict=True):
+        neighbourhood6.add_tenant(pid, one.bridge, gateway6(one), one.address6)
+    scene.networks[:] = six
+    neighbourhood6.settle(scene.first, scene.second, scene.around.lan, scene.around.internet)
+    return scene
+
+
+def gateway6(one: Enclosure) -> str:
+    return one.address6.removesuffix("2") + "1"
