@@ -172,6 +172,8 @@ class NetworkConfig(Section):
 
     allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)] = ()
     """Networks, of IPv4 and IPv6, that are open to tenants although they are not the internet."""
+    ipv6: Literal["auto", "off"] = "auto"
+    """`auto`: contracts' networks have IPv6 where the machine has it."""
     block_smtp: bool = True
     connections_per_s: Literal["unlimited"] | Annotated[int, Field(ge=1, le=10_000)] = 1000
     """New connections of one contract; above, they are dropped."""

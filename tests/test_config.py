@@ -247,7 +247,7 @@ def test_a_misspelt_rule_is_named(tmp_path: Path) -> None:
 def test_what_tenants_reach_is_read_as_it_is_written(tmp_path: Path) -> None:
     text = """
 network:
-  allow: [192.168.1.20, 10.8.0.0/24]
+  allow: [192.168.1.20, 10.8.0.0/24, 'fd00:1::/64', 'fd00:2::7']
   block_smtp: false
   connections_per_s: 50
   bandwidth_mbit: 2.5
@@ -255,7 +255,7 @@ network:
 
     found = policy.reach(load(write(tmp_path, text), {}).network)
 
-    assert found == Reach(("192.168.1.20/32", "10.8.0.0/24"), False, 50, 2_500_000)
+    assert found == Reach(("192.168.1.20/32", "10.8.0.0/24", "fd00:1::/64", "fd00:2::7/128"), False, 50, 2_500_000)
     assert policy.reach(Config().network) == Reach()
     assert policy.reach(Config().network, 65_536).connections == 4096
     unlimited = load(write(tmp_path, "network: {connections_per_s: unlimited, connections: unlimited}\n"), {}).network
@@ -272,7 +272,9 @@ network:
     [
         "allow: [10.8.0.1/24]",
         "allow: [lan]",
-        "allow: ['fd00::/8']",
+        "allow: ['fd00::1/8']",
+        "allow: ['fe80::1%eth0']",
+        "ipv6: perhaps",
         "allow: [10.8.0.0/33]",
         "connections_per_s: 0",
         "connections_per_s: 10001",

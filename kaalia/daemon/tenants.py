@@ -32,6 +32,7 @@ from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox.counters import PacketCounters
+from kaalia.runtime.sandbox.ipv6 import NetworkIpv6
 from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import CONNECTION_TABLE
 from kaalia.runtime.sandbox.walls import Walls
@@ -85,8 +86,9 @@ class TenantsService:
         reach = policy.reach(self._config.network, table or CONNECTION_TABLE)
         walls = Walls(machine, reach, pool, partial(enclosures, self._engine, machine))
         ports = Ports(machine, pool, partial(publications, self._engine, machine))
+        six = NetworkIpv6(machine, reach, is_wanted=self._config.network.ipv6 == "auto")
         self._runtime = runtime = ContainerRuntime(
-            self._engine, machine, clock=self._clock, limits=limits, walls=walls, ports=ports
+            self._engine, machine, clock=self._clock, limits=limits, walls=walls, ports=ports, ipv6=six
         )
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
@@ -96,7 +98,7 @@ class TenantsService:
         watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
-        walls_watch = WallsWatch(self._database, walls, ports, self._clock)
+        walls_watch = WallsWatch(self._database, walls, ports, self._clock, ipv6=six)
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
         traffic = TrafficService(self._database, self._changes, PacketCounters(machine), self._clock, audit_s)
         reconciler = ReconcilerService(

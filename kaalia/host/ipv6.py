@@ -74,7 +74,7 @@ def default_address(root: Path = ROOT) -> str | None:
 def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
     """The networks that this machine routes, as CIDR, without the default route and what every link has."""
     found = (one.network for one in _routes(root) if not one.is_default)
-    return tuple(dict.fromkeys(str(one) for one in found if one.is_global or one.subnet_of(_LOCAL)))
+    return tuple(dict.fromkeys(str(one) for one in found if one.subnet_of(INTERNET) or one.subnet_of(_LOCAL)))
 
 
 def lan_networks(root: Path = ROOT) -> tuple[str, ...]:

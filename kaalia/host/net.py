@@ -137,16 +137,34 @@ def is_public(address: str) -> bool:
 
 
 def is_port_free(port: int, protocol: Protocol) -> bool:
-    """Whether `port` can be bound on all addresses right now. It may be taken a moment later: claim it in the store.
+    """Whether `port` can be bound on all IPv4 addresses right now. It may be taken a moment later: claim it in the store.
 
     Like Docker's proxy it allows a port whose old connections still linger (SO_REUSEADDR, TCP only: for UDP the option
     would share the port).
     """
-    with socket.socket(socket.AF_INET, _SOCKET_TYPES[protocol]) as probe:
+    return _is_free(socket.AF_INET, port, protocol)
+
+
+def is_ipv6_port_free(port: int, protocol: Protocol) -> bool:
+    """The same for all IPv6 addresses; True where the kernel has none."""
+    return not socket.has_ipv6 or _is_free(socket.AF_INET6, port, protocol)
+
+
+def _is_free(family: socket.AddressFamily, port: int, protocol: Protocol) -> bool:
+    try:
+        probe = socket.socket(family, _SOCKET_TYPES[protocol])
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return True
+        raise unreadable(f"whether port {port}/{protocol} is free", str(error)) from error
+    with probe:
+        if family is socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol is Protocol.TCP:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104 -- nothing listens, and renters' ports are on all addresses
+            # Nothing listens, and renters' ports are on all addresses.
+            probe.bind(("::" if family is socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104
             if protocol is Protocol.TCP:
                 probe.listen(1)
         except OSError as error:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from kaalia.clock import Clock
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
-from kaalia.runtime.base import NetworkPorts, NetworkWalls
+from kaalia.runtime.base import NetworkPorts, NetworkWalls, SecondFamily
 from kaalia.service import run_forever
 from kaalia.store import conditions
 from kaalia.store.database import Database
@@ -50,9 +50,16 @@ class WallsWatch:
     name = "walls"
 
     def __init__(
-        self, database: Database, walls: NetworkWalls, ports: NetworkPorts, clock: Clock, look_s: float = LOOK_S
+        self,
+        database: Database,
+        walls: NetworkWalls,
+        ports: NetworkPorts,
+        clock: Clock,
+        look_s: float = LOOK_S,
+        ipv6: SecondFamily | None = None,
     ) -> None:
         self._database = database
+        self._ipv6 = ipv6
         self._walls = walls
         # Walls first: a bridge that takes packets for 127.0.0.1 has them already.
         self._watched = (
@@ -101,6 +108,10 @@ class WallsWatch:
         elif self._contested is None:
             self._contested = _contested(", ".join(one.problem.evidence for one in repaired))
         found += [self._contested] if self._contested is not None else repaired
+        if self._ipv6 is not None and (why := await self._ipv6.problem()) is not None:
+            found.append(
+                Condition(why, Severity.WARN, "new contracts' networks can have IPv6, or the owner wants none")
+            )
         if found != self._told:
             await self._tell(found, now)
 

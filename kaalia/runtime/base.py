@@ -316,6 +316,14 @@ class NetworkWalls(Protocol):
         ...
 
 
+class SecondFamily(Protocol):
+    """IPv6 of new contracts' networks."""
+
+    async def problem(self) -> Problem | None:
+        """Why they get none although the machine has it."""
+        ...
+
+
 class NetworkPorts(Protocol):
     """Publishes tenants' ports."""
 

@@ -1,12 +1,13 @@
 """Host ports and subnets: random, free, and enough."""
 
+from ipaddress import IPv4Network, IPv6Network
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaalia.contracts.ports import allocate, next_subnet, wanted
+from kaalia.contracts.ports import allocate, ipv6_address_in, ipv6_pool, ipv6_subnet, next_subnet, wanted
 from kaalia.errors import ContractError
 from kaalia.model.machine import PortRange
 from kaalia.model.workload import PortBinding, PortRequest, Protocol
@@ -119,3 +120,22 @@ def test_subnets_in_turn_never_overlap(count: int) -> None:
         given_out.append(next_subnet("10.214.0.0/24", given_out))
 
     assert len(set(given_out)) == count
+
+
+@given(st.sets(st.integers(0, 2**28 - 1), min_size=2, max_size=20))
+def test_every_network_has_an_ipv6_one_of_its_own_in_the_machine_s_pool(numbers: set[int]) -> None:
+    subnets = [str(IPv4Network((number << 4, 28))) for number in numbers]
+
+    found = [IPv6Network(ipv6_subnet("7@0123456789abcdef", one)) for one in subnets]
+
+    assert len(set(found)) == len(subnets)
+    assert all(one.prefixlen == 64 and one.is_private for one in found)
+    assert all(one.subnet_of(IPv6Network(ipv6_pool("7@0123456789abcdef"))) for one in found)
+    assert found == [IPv6Network(ipv6_subnet("7@0123456789abcdef", one)) for one in subnets]
+
+
+def test_two_machines_have_other_pools() -> None:
+    assert ipv6_pool("7@0123456789abcdef") == "fd3a:73ef:6000::/36"
+    assert ipv6_subnet("7@0123456789abcdef", "10.214.0.16/28") == "fd3a:73ef:60ad:6001::/64"
+    assert ipv6_address_in("fd3a:73ef:60ad:6001::/64") == "fd3a:73ef:60ad:6001::2"
+    assert ipv6_pool("8@0123456789abcdef") != ipv6_pool("7@0123456789abcdef")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from kaalia.errors import HostError
+from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import Mended
@@ -144,3 +144,19 @@ async def test_an_alarm_is_followed_by_a_look(
                 walls.alarm.set()
     finally:
         running.cancel()
+
+
+class FakeIpv6:
+    """The machine has IPv6 that its contracts cannot have."""
+
+    async def problem(self) -> Problem | None:
+        return Problem("ipv6_unavailable", "cannot give contracts IPv6, which this machine has: it rains", "wait")
+
+
+async def test_ipv6_that_contracts_cannot_have_is_told(
+    store: Database, clock: FakeClock, walls: FakeWalls, ports: FakeWalls
+) -> None:
+    await WallsWatch(store, walls, ports, clock, ipv6=FakeIpv6()).look()
+
+    (condition,) = await told(store)
+    assert (condition.problem.code, condition.severity) == ("ipv6_unavailable", Severity.WARN)

@@ -34,9 +34,7 @@ CLOSED = (
 def add_ipv6(around: Around) -> None:
     """The machine is the LAN's fd77::1, and has the internet behind 2600:203::2."""
     _address(around.lan, "lan0", MACHINE_ON_LAN, [f"{LAN}/64", f"{ROUTER}/64", *(f"{one}/128" for one in CLOSED)])
-    _address(
-        around.internet, "wan0", MACHINE_ON_INTERNET, [f"{NEIGHBOUR}/64", *(f"{one}/128" for one in INTERNET)]
-    )
+    _address(around.internet, "wan0", MACHINE_ON_INTERNET, [f"{NEIGHBOUR}/64", *(f"{one}/128" for one in INTERNET)])
     for one in CLOSED:
         ip("-6", "route", "add", one, "via", LAN)
     ip("-6", "route", "add", "default", "via", NEIGHBOUR)

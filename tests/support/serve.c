@@ -1,5 +1,5 @@
 /* serve PORT[/udp]...: answers on every port named. TCP: one HTTP answer; UDP: the datagram back.
-   One static program with no libraries, so that it runs in an image that holds nothing else. */
+   By IPv6 too, where the kernel has it. One static program with no libraries, so that it runs in an image that holds nothing else. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -19,12 +19,19 @@ static void leave(int signal_number) {
 
 static int open_port(const char *text, int *is_udp) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(text))};
-    int one = 1, handle;
+    struct sockaddr_in6 both = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(text))};
+    int one = 1, zero = 0, handle, is_ipv6;
 
     *is_udp = strstr(text, "/udp") != NULL;
-    handle = socket(AF_INET, *is_udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+    handle = socket(AF_INET6, *is_udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+    is_ipv6 = handle >= 0;
+    if (is_ipv6)
+        setsockopt(handle, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero);
+    else
+        handle = socket(AF_INET, *is_udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(handle, (struct sockaddr *)&address, sizeof address) || (!*is_udp && listen(handle, 16))) {
+    if (bind(handle, is_ipv6 ? (struct sockaddr *)&both : (struct sockaddr *)&address,
+             is_ipv6 ? sizeof both : sizeof address) || (!*is_udp && listen(handle, 16))) {
         perror(text);
         exit(1);
     }
@@ -45,7 +52,7 @@ static void answer_tcp(int handle, const char *port) {
 
 static void answer_udp(int handle) {
     char datagram[2048];
-    struct sockaddr_in peer;
+    struct sockaddr_storage peer;
     socklen_t peer_size = sizeof peer;
     ssize_t size = recvfrom(handle, datagram, sizeof datagram, 0, (struct sockaddr *)&peer, &peer_size);
 

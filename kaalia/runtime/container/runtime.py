@@ -30,15 +30,10 @@ from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
 from kaalia.runtime.container.inside import Twins, folders, volume_paths, with_parents
-from kaalia.runtime.container.networks import bridge_name, enclosure, subnets
+from kaalia.runtime.container.networks import bridge_name, enclosure, make_network, subnets
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
-from kaalia.runtime.labels import (
-    Labels,
-    contract_filter,
-    decode,
-    machine_filter,
-    owner,
-)
+from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner
+from kaalia.runtime.sandbox.ipv6 import NetworkIpv6, addressed
 from kaalia.runtime.sandbox.port_rules import Publication
 from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import Enclosure
@@ -73,14 +68,16 @@ class ContainerRuntime:
         limits: BtrfsLimits | None = None,
         walls: Walls | None = None,
         ports: Ports | None = None,
+        ipv6: NetworkIpv6 | None = None,
     ) -> None:
-        """`walls`, `ports`: without them, as where nothing is ever started, networks are open and ports closed."""
+        """`walls`, `ports`, `ipv6`: without them, as where nothing is ever started, networks are open, ports closed."""
         self._engine = engine
         self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._limits = limits or BtrfsLimits()
         self._walls = walls
         self._ports = ports
+        self._ipv6 = ipv6
         self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
@@ -114,7 +111,7 @@ class ContainerRuntime:
         image = await self._engine.image(body["Image"])
         paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
         container_id = await self._adopt(placement, paths)
-        where = await self._ensure_network(placement)
+        body = addressed(body, where := await self._ensure_network(placement))
         if container_id is not None:
             if self._ports is not None:
                 self._ports.forget(placement.contract.contract_id)  # Docker publishes those of an older kaalia
@@ -365,7 +362,7 @@ class ContainerRuntime:
         """The contract's network exists exactly once and has the granted subnet."""
         body = network_body(placement)
         try:
-            network_id = await self._engine.create_network(body)
+            network_id, six = await make_network(self._engine, body, self._ipv6)
         except WorkloadError as error:
             existing = await self._own_networks(placement.contract.contract_id)
             if error.code not in {"network_exists", "subnet_taken"} or not existing:
@@ -375,8 +372,8 @@ class ContainerRuntime:
                 return known
             for network in existing:
                 await self._remove_network(network)
-            network_id = await self._engine.create_network(body)
-        made = Enclosure(placement.contract.contract_id, bridge_name(network_id), placement.subnet)
+            network_id, six = await make_network(self._engine, body, self._ipv6)
+        made = Enclosure(placement.contract.contract_id, bridge_name(network_id), placement.subnet, six)
         if self._walls is not None:
             self._walls.expect(made)
         return made

@@ -5,20 +5,23 @@
     nat POSTROUTING ─▶ SOURCES: clients at 127.0.0.1 get an address that the tenant can answer
     filter FORWARD, early ──▶ THROUGH: what came by PORTS passes, before Docker drops what it did not publish itself
 
-Only PORTS has rules of a single contract, so it is all that a launch or a removal changes. IPv4 only.
+Only PORTS has rules of a single contract, so it is all that a launch or a removal changes. The same for both families:
+`ipv6` tells what a contract publishes there. The kernel leads nobody from ::1 to another host.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
-from kaalia.host.netfilter import Rule, SavedRule
+from kaalia.host.netfilter import Family, Rule, SavedRule
 from kaalia.model.workload import PortBinding, Protocol
 from kaalia.runtime.sandbox.layer import Chains
 from kaalia.runtime.sandbox.rules import Enclosure, Names
 
 _LOOPBACK = "127.0.0.0/8"
+_LOOPBACK6 = "::1/128"
 _LEADS = re.compile(r'-p (tcp|udp) .*--dport (\d+) .*--comment "?kaalia-(\d+)"? -j DNAT .*')
 
 
@@ -39,6 +42,16 @@ class Publication:
         return frozenset((one.host_port, one.protocol) for one in self.ports)
 
 
+def face(one: Publication, family: Family) -> Publication | None:
+    """What it publishes by this family; None: its network has none of it."""
+    if family is Family.IPV4:
+        return one
+    where = one.enclosure
+    return (
+        replace(one, enclosure=replace(where, subnet=where.subnet6), address=where.address6) if where.subnet6 else None
+    )
+
+
 def mark(contract_id: int) -> str:
     """The comment of a contract's rules."""
     return f"kaalia-{contract_id}"
@@ -50,17 +63,22 @@ def entry(one: Publication) -> tuple[Rule, ...]:
         (
             *("-p", port.protocol, "-m", port.protocol, "--dport", str(port.host_port)),
             *("-m", "comment", "--comment", mark(one.contract_id)),
-            *("-j", "DNAT", "--to-destination", f"{one.address}:{port.container_port}"),
+            *("-j", "DNAT", "--to-destination", f"{_host(one.address)}:{port.container_port}"),
         )
         for port in one.ports
     )
 
 
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 def ports(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
     """Whatever is addressed to this machine, but for tenants: their neighbours' ports are none of theirs."""
+    loopback: tuple[Rule, ...] = (("-d", _LOOPBACK6, "-j", "RETURN"),) if _is_ipv6(pool) else ()
     local = ("-m", "addrtype", "!", "--dst-type", "LOCAL", "-j", "RETURN")
     tenants = ("-s", pool, "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN")
-    return {own.ports: (local, tenants, *(rule for one in publications for rule in entry(one)))}
+    return {own.ports: (*loopback, local, tenants, *(rule for one in publications for rule in entry(one)))}
 
 
 def here(own: Names) -> Chains:
@@ -70,12 +88,15 @@ def here(own: Names) -> Chains:
 def sources(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
     """A tenant would answer 127.0.0.1 to itself. The last rule is Docker's own, for when a flush has taken it away."""
     nets = networks(pool, publications)
-    loopback = [("-s", _LOOPBACK, "-d", net, "-j", "MASQUERADE") for net in nets]
+    loopback = [] if _is_ipv6(pool) else [("-s", _LOOPBACK, "-d", net, "-j", "MASQUERADE") for net in nets]
     return {own.sources: (*loopback, *(("-s", net, "!", "-d", net, "-j", "MASQUERADE") for net in nets))}
 
 
 def through(own: Names, pool: str, publications: Iterable[Publication]) -> Chains:
-    """Connections to published ports, both ways, wherever the client is; tenants among each other never."""
+    """Connections to published ports, both ways, wherever the client is; tenants among each other never.
+
+    By IPv6 nothing else comes in from outside: an engine that leaves ip6tables alone, as older ones do, drops nothing.
+    """
     nets = networks(pool, publications)
     state = ("-m", "conntrack", "--ctstate", "DNAT", "--ctdir")
     apart = [("-s", one, "-d", other, "-j", "RETURN") for one in nets for other in nets]
@@ -84,14 +105,20 @@ def through(own: Names, pool: str, publications: Iterable[Publication]) -> Chain
         for net in nets
         for rule in (("-d", net, *state, "ORIGINAL", "-j", "ACCEPT"), ("-s", net, *state, "REPLY", "-j", "ACCEPT"))
     ]
-    return {own.through: (*apart, *passing)}
+    asked = ("-m", "conntrack", "!", "--ctstate", "RELATED,ESTABLISHED,DNAT")
+    closed = [("-d", net, *asked, "-j", "DROP") for net in nets] if _is_ipv6(pool) else []
+    return {own.through: (*apart, *passing, *closed)}
 
 
 def networks(pool: str, publications: Iterable[Publication]) -> tuple[str, ...]:
     """The pool, and networks from before the owner configured another one."""
-    whole = IPv4Network(pool)
+    make: Any = IPv6Network if _is_ipv6(pool) else IPv4Network
     strays = {one.enclosure.subnet for one in publications}
-    return (str(whole), *sorted(net for net in strays if not IPv4Network(net).subnet_of(whole)))
+    return (str(make(pool)), *sorted(net for net in strays if not make(net).subnet_of(make(pool))))
+
+
+def _is_ipv6(pool: str) -> bool:
+    return ":" in pool
 
 
 def published(rules: Iterable[SavedRule]) -> Mapping[int, frozenset[tuple[int, Protocol]]]:

@@ -8,8 +8,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from kaalia.contracts.ports import ipv6_pool
 from kaalia.errors import HostError, WorkloadError
-from kaalia.host import localnet, net
+from kaalia.host import localnet, net, netfilter
 from kaalia.host.netfilter import Family, Saved
 from kaalia.model.workload import Protocol
 from kaalia.runtime.base import Mended
@@ -19,6 +20,23 @@ from kaalia.runtime.sandbox.layer import Chains, Layer, Place
 from kaalia.runtime.sandbox.port_rules import Publication
 
 log = logging.getLogger(__name__)
+
+
+class _Side:
+    """The chains of one family."""
+
+    def __init__(self, family: Family, own: rules.Names, pool: str) -> None:
+        self.family = family
+        self.pool = pool
+        self.front = Layer(family, "nat", "PREROUTING", own.ports, Place.ANY)
+        self.here = Layer(family, "nat", "OUTPUT", own.here, Place.ANY)
+        self.sources = Layer(family, "nat", "POSTROUTING", own.sources, Place.ANY)
+        self.through = Layer(family, "filter", "FORWARD", own.through, Place.EARLY)
+        self.is_used = family is Family.IPV4
+        self.is_stale = False
+        """Some rules could not be taken away."""
+        self.is_shifted = False
+        """The rules of FORWARD stand, perhaps behind others."""
 
 
 class Ports:
@@ -32,20 +50,14 @@ class Ports:
         is_free: Callable[[int, Protocol], bool] = net.is_port_free,
     ) -> None:
         self._own = rules.names(machine)
-        self._pool = pool
         self._known = Known(look)
         self._is_free = is_free
         self._lock = asyncio.Lock()
         self._broken: set[str] = set()
         """Chains that a start found changed, and wrote anew."""
-        self._is_stale = False
-        """Some rules could not be taken away."""
-        self._is_shifted = False
-        """The rules of FORWARD stand, perhaps behind others."""
-        self._front = Layer(Family.IPV4, "nat", "PREROUTING", self._own.ports, Place.ANY)
-        self._here = Layer(Family.IPV4, "nat", "OUTPUT", self._own.here, Place.ANY)
-        self._sources = Layer(Family.IPV4, "nat", "POSTROUTING", self._own.sources, Place.ANY)
-        self._through = Layer(Family.IPV4, "filter", "FORWARD", self._own.through, Place.EARLY)
+        self._four = _Side(Family.IPV4, self._own, pool)
+        self._six = _Side(Family.IPV6, self._own, ipv6_pool(machine))
+        self._has_met_six = False
 
     def expect(self, one: Publication) -> None:
         """This container exists now."""
@@ -63,47 +75,58 @@ class Ports:
         if not self._known.has_looked or self._known.get(contract_id) is None:
             await self._known.see()
         one = self._known.get(contract_id)
-        if one is None or not (one.ports or self._front.having(port_rules.mark(contract_id))):
+        mark = port_rules.mark(contract_id)
+        if one is None or not (one.ports or any(side.front.having(mark) for side in (self._four, self._six))):
             return
-        taken = await asyncio.to_thread(lambda: [place for place in sorted(one.places) if not self._is_free(*place)])
+        taken = await asyncio.to_thread(self._taken, one)
         if taken:
             raise _taken(contract_id, taken, "another program of the machine listens there")
         try:
             async with self._lock:
-                await self._lead(one)
+                for side in await self._sides():
+                    await self._lead(side, one)
                 await asyncio.to_thread(localnet.route_localnet, one.enclosure.bridge)
         except HostError as error:
             raise _failed(contract_id, error) from error
+
+    def _taken(self, one: Publication) -> list[tuple[int, Protocol]]:
+        is_free6 = net.is_ipv6_port_free if one.enclosure.subnet6 else _always
+        return [place for place in sorted(one.places) if not (self._is_free(*place) and is_free6(*place))]
 
     async def settle(self) -> None:
         """Take the place in FORWARD back that Docker takes whenever it makes a network; a failure is left to `mend`.
 
         It costs 20 ms, and nothing that starts need wait for it: the rules are there, behind Docker's.
         """
-        if not self._is_shifted:
-            return
-        self._is_shifted = False
-        try:
-            async with self._lock:
-                await self._through.hold(self._wanted_through())
-        except HostError as error:
-            log.warning("ports: the place in FORWARD is not taken back: %s", error)
+        for side in (self._four, self._six):
+            if not side.is_shifted:
+                continue
+            side.is_shifted = False
+            try:
+                async with self._lock:
+                    await side.through.hold(self._wanted_through(side))
+            except HostError as error:
+                log.warning("ports: the place in FORWARD is not taken back: %s", error)
 
     async def withdraw(self, contract_id: int) -> None:
         """Its container is gone: nothing leads there any more, or no port leads anywhere new."""
         self._known.drop(contract_id)
         async with self._lock:
-            entry = self._front.having(port_rules.mark(contract_id))
-            if not entry:
-                return
+            for side in (self._four, self._six):
+                await self._take(side, contract_id)
+
+    async def _take(self, side: _Side, contract_id: int) -> None:
+        entry = side.front.having(port_rules.mark(contract_id))
+        if not entry:
+            return
+        try:
+            await side.front.take(entry)
+        except HostError:
             try:
-                await self._front.take(entry)
-            except HostError:
-                try:
-                    await self._front.write(self._wanted(), await self._front.read())
-                except HostError as error:
-                    self._is_stale = True
-                    log.warning("ports: rules of contract %d stay for now: %s", contract_id, error)
+                await side.front.write(self._wanted(side), await side.front.read())
+            except HostError as error:
+                side.is_stale = True
+                log.warning("ports: rules of contract %d stay for now: %s", contract_id, error)
 
     async def mend(self) -> Mended:
         """Look at everything, and put up again what does not stand. Raises HostError: it does not stand now.
@@ -116,70 +139,99 @@ class Ports:
             if not self._known.has_looked:
                 return Mended()
         async with self._lock:
-            nat, passing = await asyncio.gather(self._front.read(), self._through.read())
-            found = [await self._front.hold(self._wanted(), nat), *await self._hold_rest(nat, passing)]
-            self._is_stale = False
+            found = [chains for side in await self._sides() for chains in await self._hold(side)]
             await asyncio.to_thread(self._open_bridges)
         chains = self._broken.union(*found)
         self._broken.clear()
         return Mended(tuple(sorted(chains)))
 
     async def published(self) -> Mapping[int, frozenset[tuple[int, Protocol]]]:
-        """By contract: the ports that lead to it now, as the kernel has it. Raises HostError."""
-        now = await self._front.read()
+        """By contract: the ports that lead to it now by IPv4, as the kernel has it. Raises HostError."""
+        now = await self._four.front.read()
         is_joined = any(rule.text == f"-j {self._own.ports}" for rule in now.get("PREROUTING", ()))
         return port_rules.published(now.get(self._own.ports, ())) if is_joined else {}
 
-    async def _lead(self, one: Publication) -> None:
-        nat, passing = await asyncio.gather(self._front.read(), self._through.read())
-        await self._enter(one, nat)
-        self._is_shifted = self._through.stands(self._wanted_through(), passing)
-        self._broken.update(*await self._hold_rest(nat, None if self._is_shifted else passing))
+    async def _sides(self) -> tuple[_Side, ...]:
+        """Both families once a contract has IPv6, or had it and its rules may still stand; else nothing is touched."""
+        if not self._six.is_used:
+            self._six.is_used = any(one.enclosure.subnet6 for one in self._known.all()) or await self._left_six()
+        return (self._four, self._six) if self._six.is_used else (self._four,)
 
-    async def _enter(self, one: Publication, now: Saved) -> None:
+    async def _left_six(self) -> bool:
+        if self._has_met_six or Family.IPV6 not in await asyncio.to_thread(netfilter.families):
+            return False
+        try:
+            found = await self._six.front.read()
+        except HostError:  # none of ours were ever written
+            return False
+        self._has_met_six = True
+        return self._own.ports in found
+
+    async def _hold(self, side: _Side) -> list[tuple[str, ...]]:
+        nat, passing = await asyncio.gather(side.front.read(), side.through.read())
+        found = [await side.front.hold(self._wanted(side), nat), *await self._hold_rest(side, nat, passing)]
+        side.is_stale = False
+        return found
+
+    async def _lead(self, side: _Side, one: Publication) -> None:
+        nat, passing = await asyncio.gather(side.front.read(), side.through.read())
+        await self._enter(side, one, nat)
+        side.is_shifted = side.through.stands(self._wanted_through(side), passing)
+        self._broken.update(*await self._hold_rest(side, nat, None if side.is_shifted else passing))
+
+    async def _enter(self, side: _Side, one: Publication, now: Saved) -> None:
         """The usual way adds what is new and deletes nothing, as with walls."""
-        entry, holds = port_rules.entry(one), self._front.holds(now) and not self._is_stale
-        before = self._front.having(port_rules.mark(one.contract_id))
+        holds, face = side.front.holds(now) and not side.is_stale, port_rules.face(one, side.family)
+        entry = port_rules.entry(face) if face is not None else ()
+        before = side.front.having(port_rules.mark(one.contract_id))
         if holds and before == entry:
             return
-        if self._is_stale or self._shared(one):
+        if side.is_stale or self._shared(one):
             await self._known.see()
             if shared := self._shared(one):
                 raise _taken(one.contract_id, sorted(shared), "the container of another contract has it")
         elif holds and not before:
-            await self._front.add(entry)
+            await side.front.add(entry)
             return
-        self._broken.update(self._front.differences(now))
-        await self._front.write(self._wanted(), now)
-        self._is_stale = False
+        self._broken.update(side.front.differences(now))
+        await side.front.write(self._wanted(side), now)
+        side.is_stale = False
 
     def _shared(self, one: Publication) -> frozenset[tuple[int, Protocol]]:
         others = [other.places for other in self._known.all() if other.contract_id != one.contract_id]
         return one.places.intersection(frozenset().union(*others))
 
-    async def _hold_rest(self, nat: Saved, passing: Saved | None) -> list[tuple[str, ...]]:
+    async def _hold_rest(self, side: _Side, nat: Saved, passing: Saved | None) -> list[tuple[str, ...]]:
         """The chains without rules of single contracts. HERE jumps to PORTS, so that one comes first.
 
         `passing` None: those of FORWARD are left for later.
         """
-        known = self._known.all()
+        sources = port_rules.sources(self._own, side.pool, self._faces(side))
         return [
-            await self._here.hold(port_rules.here(self._own), nat),
-            await self._sources.hold(port_rules.sources(self._own, self._pool, known), nat),
-            await self._through.hold(self._wanted_through(), passing) if passing is not None else (),
+            await side.here.hold(port_rules.here(self._own), nat),
+            await side.sources.hold(sources, nat),
+            await side.through.hold(self._wanted_through(side), passing) if passing is not None else (),
         ]
 
-    def _wanted_through(self) -> Chains:
-        return port_rules.through(self._own, self._pool, self._known.all())
+    def _faces(self, side: _Side) -> list[Publication]:
+        faces = (port_rules.face(one, side.family) for one in self._known.all())
+        return [one for one in faces if one is not None]
 
-    def _wanted(self) -> Chains:
-        return port_rules.ports(self._own, self._pool, self._known.all())
+    def _wanted_through(self, side: _Side) -> Chains:
+        return port_rules.through(self._own, side.pool, self._faces(side))
+
+    def _wanted(self, side: _Side) -> Chains:
+        return port_rules.ports(self._own, side.pool, self._faces(side))
 
     def _open_bridges(self) -> None:
         """A boot, or an engine that makes a bridge anew, closes them to clients at 127.0.0.1."""
         for one in self._known.all():
             if one.ports and localnet.routes_localnet(one.enclosure.bridge) is False:
                 localnet.route_localnet(one.enclosure.bridge)
+
+
+def _always(_port: int, _protocol: Protocol) -> bool:
+    return True
 
 
 def _taken(contract_id: int, places: Iterable[tuple[int, Protocol]], why: str) -> WorkloadError:
