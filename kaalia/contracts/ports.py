@@ -103,6 +103,12 @@ def ipv6_subnet(machine: str, subnet: str) -> str:
     return str(IPv6Network((base | number << (128 - IPV6_SUBNET_PREFIX), IPV6_SUBNET_PREFIX)))
 
 
+def ipv4_subnet(subnet6: str) -> str:
+    """The IPv4 network that an IPv6 one goes with."""
+    number = int(IPv6Network(subnet6).network_address) >> (128 - IPV6_SUBNET_PREFIX) & (1 << SUBNET_PREFIX) - 1
+    return str(IPv4Network((number << (32 - SUBNET_PREFIX), SUBNET_PREFIX)))
+
+
 def ipv6_address_in(subnet: str) -> str:
     """Where the contract's workload is in its IPv6 network: the first address is the gateway."""
     return str(IPv6Network(subnet)[2])

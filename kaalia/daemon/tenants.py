@@ -100,7 +100,8 @@ class TenantsService:
         audit_s = self._config.intervals.resync_s
         walls_watch = WallsWatch(self._database, walls, ports, self._clock, ipv6=six)
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
-        traffic = TrafficService(self._database, self._changes, PacketCounters(machine), self._clock, audit_s)
+        counters = PacketCounters(machine, six.is_given)
+        traffic = TrafficService(self._database, self._changes, counters, self._clock, audit_s)
         reconciler = ReconcilerService(
             self._database,
             self._changes,

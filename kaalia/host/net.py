@@ -137,7 +137,7 @@ def is_public(address: str) -> bool:
 
 
 def is_port_free(port: int, protocol: Protocol) -> bool:
-    """Whether `port` can be bound on all IPv4 addresses right now. It may be taken a moment later: claim it in the store.
+    """Whether `port` can be bound on all IPv4 addresses right now. It may be taken soon: claim it in the store.
 
     Like Docker's proxy it allows a port whose old connections still linger (SO_REUSEADDR, TCP only: for UDP the option
     would share the port).

@@ -49,7 +49,7 @@ def add_tenant(pid: int, bridge: str, gateway: str, address: str) -> None:
 
 
 def settle(*pids: int) -> None:
-    """Wait until nobody asks any more whether somebody else has his link-local address: neighbours are asked from it."""
+    """Until nobody asks any more whether another host has his link-local address: from that neighbours are asked."""
     tentative = ("ip", "-6", "address", "show", "tentative")
     wait_until("link-local addresses", lambda: not any(inside(pid, *tentative) for pid in (os.getpid(), *pids)), 10)
 

@@ -37,7 +37,7 @@ def _all_subnets(network: Mapping[str, Any]) -> list[str]:
 
 
 async def make_network(engine: DockerEngine, body: dict[str, Any], ipv6: NetworkIpv6 | None) -> tuple[str, str]:
-    """Its id, and the IPv6 network that it has beside that of `body`; "" where the engine refuses that. WorkloadError."""
+    """Its id, and the IPv6 network that it has beside that of `body`; "": the engine refuses that. WorkloadError."""
     (subnet,) = subnets(body)
     six = await ipv6.subnet(subnet) if ipv6 is not None else ""
     try:

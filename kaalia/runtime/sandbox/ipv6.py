@@ -36,13 +36,17 @@ class NetworkIpv6:
 
     async def subnet(self, subnet: str) -> str:
         """The IPv6 network of a new contract beside this one; "": it gets none."""
-        if not await asyncio.to_thread(self._is_there) or await self.problem() is not None:
+        if not await self.is_given():
             return ""
         wanted = ipv6_subnet(self._machine, subnet)
         routed = await asyncio.to_thread(ipv6.routed_networks, self._root)
         # Equal is its own, of a network that the engine has already.
         is_foreign = any(wanted != one and IPv6Network(wanted).overlaps(IPv6Network(one)) for one in routed)
         return "" if is_foreign else wanted
+
+    async def is_given(self) -> bool:
+        """To new contracts."""
+        return await asyncio.to_thread(self._is_there) and await self.problem() is None
 
     async def problem(self) -> Problem | None:
         """Why new contracts get no IPv6 although the machine has it; None: they do, or it has none."""

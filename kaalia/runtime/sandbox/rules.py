@@ -324,7 +324,8 @@ def _limit(family: Family, own: Names, side: str, above: str, burst: str = "", *
 def hold(own: Names, connections: int, family: Family = Family.IPV4) -> tuple[Rule, Rule]:
     """Who had too many a moment ago; whose sample says that he has too many now."""
     kind = KINDS[family]
-    net = ipaddress.ip_network(f"{'0.0.0.0' if kind.version == 4 else '::'}/{kind.subnet_prefix}").netmask
+    whole = ipaddress.IPv4Network if family is Family.IPV4 else ipaddress.IPv6Network
+    net = whole((0, kind.subnet_prefix)).netmask
     many = ("--name", f"{kind.many}-{own.mark}", "--mask", str(net), "--rsource")
     sample = ("-m", "statistic", "--mode", "random", "--probability", f"{1 / SAMPLE:.11f}")
     above = str(max(1, connections // SAMPLE))
