@@ -68,7 +68,6 @@ SAMPLE = 32
 (docs/measured.md): 512 cost 0.4 ms at every 32nd connection, and 16,384 would cost 11.5 ms at each."""
 SHUT_S = 120
 """Whoever has too many begins none for so long; then about `SAMPLE` pass before it is found out again."""
-_PACE_MIN_BITS_PER_S = 4_000_000
 _OPEN_RESOLVER = re.compile(r"-d ([0-9a-f.:]+)/(?:32|128) -p udp -m udp --dport 53 -j RETURN")
 _WORD_MAX = 1_000_000
 """No number of iptables' hashlimit is greater, whatever its unit."""
@@ -250,10 +249,10 @@ def passage(own: Names, enclosures: Iterable[Enclosure]) -> Mapping[str, tuple[R
 def pace(own: Names, reach: Reach, pool: str, family: Family = Family.IPV4) -> Mapping[str, tuple[Rule, ...]]:
     """The chain that drops what comes above the bandwidth before it is counted, as the bridge would do afterwards.
 
-    Without a burst the kernel lets a second's worth pass after a pause; a slower one than `_PACE_MIN_BITS_PER_S` would
-    be less than a few of its joint packets of 64 KiB, and is left to the bridge.
+    Without a burst the kernel lets a second's worth pass after a pause. A joint packet of 64 KiB may be more than that:
+    it costs a second's worth and no more, so the slowest limits let such packets through too.
     """
-    if reach.bits_per_s is None or reach.bits_per_s < _PACE_MIN_BITS_PER_S:
+    if reach.bits_per_s is None:
         return {own.pace: ()}
     rate, _ = _pace(reach.bits_per_s)
     return {own.pace: (("-d", pool, *_limit(family, own, "dst", rate, what="DOWN"), "-j", "DROP"),)}

@@ -118,9 +118,10 @@ with socket.create_server(("", 7000)) as server:
 """
 
 
-async def test_what_is_above_the_bandwidth_is_not_counted(scene: Scene) -> None:
+@pytest.mark.parametrize("bits_per_s", [100_000, 1_000_000, 16_000_000])
+async def test_what_is_above_the_bandwidth_is_not_counted(scene: Scene, bits_per_s: int) -> None:
     """Nor charged. Four times the bandwidth comes for 6 s; a second's worth may come as a burst."""
-    bits_per_s, seconds = 16_000_000, 6
+    seconds = 6
     counters, counter = PacketCounters(MACHINE), Counter(51, "10.214.0.0/28", "000a")
     await counters.build([counter])
     await scene.walls(Reach(bits_per_s=bits_per_s)).mend()
@@ -132,6 +133,41 @@ async def test_what_is_above_the_bandwidth_is_not_counted(scene: Scene) -> None:
     (reading,) = (await counters.read()).readings
     assert arrived > 0.9 * bits_per_s / 8 * seconds
     assert reading.raw.down - arrived < 1.1 * bits_per_s / 8
+
+
+@pytest.mark.parametrize("bits_per_s", [250_000, 1_000_000])
+async def test_a_slow_download_keeps_its_bandwidth_and_what_is_sent_again_costs_little(
+    scene: Scene, bits_per_s: int
+) -> None:
+    """The bridge alone would drop a third of what comes, after it was counted."""
+    seconds = 10
+    counters = PacketCounters(MACHINE)
+    await counters.build([Counter(51, "10.214.0.0/28", "000a")])
+    await scene.walls(Reach(bits_per_s=bits_per_s)).mend()
+    argv = ["nsenter", f"--net=/proc/{scene.first}/ns/net", sys.executable, "-I", "-c", _PEER, "down", str(2**40)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as tenant:
+        assert tenant.stdout is not None
+        assert tenant.stdout.readline() == "ready\n"
+        inside(scene.internet, sys.executable, "-I", "-c", _DOWNLOAD, "10.214.0.2", seconds)
+        tenant.kill()
+
+    arrived = arrived_bytes(scene.first)
+    (reading,) = (await counters.read()).readings
+    assert arrived > 0.9 * bits_per_s / 8 * seconds
+    assert reading.raw.down < 1.15 * arrived
+
+
+_DOWNLOAD = """
+import socket, sys, time
+until_s = time.monotonic() + float(sys.argv[2])
+with socket.create_connection((sys.argv[1], 7000)) as sock:
+    sock.setblocking(False)
+    while time.monotonic() < until_s:
+        try:
+            sock.send(bytes(65536))
+        except BlockingIOError:
+            time.sleep(0.01)
+"""
 
 
 def arrived_bytes(pid: int) -> int:
