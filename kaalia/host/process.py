@@ -277,8 +277,12 @@ _P = TypeVar("_P", bound=_Output)
 async def _spawn(
     argv: Sequence[str], env: Mapping[str, str] | None, protocol: _P, *, with_stdin: bool
 ) -> tuple[asyncio.SubprocessTransport, _P]:
-    spawning = asyncio.gather(
-        asyncio.get_running_loop().subprocess_exec(
+    spawner: asyncio.Task[object] | None = None
+
+    async def start() -> asyncio.SubprocessTransport:
+        nonlocal spawner
+        spawner = asyncio.current_task()
+        made, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: protocol,
             *argv,
             stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
@@ -287,14 +291,21 @@ async def _spawn(
             env=env,
             start_new_session=True,
         )
-    )
+        return made
+
+    spawning = asyncio.gather(start())
     try:
-        ((transport, _),) = await asyncio.shield(spawning)
+        (transport,) = await asyncio.shield(spawning)
     except asyncio.CancelledError:
+        # When a loop ends, asyncio's own tasks are cancelled too: it has killed the process then, and would wait for
+        # ever for pipes that nobody connects any more.
+        while spawner is not None and spawner.cancelling() and not spawner.done():
+            spawner.cancel()
+            await asyncio.sleep(0)
         # Cancelled halfway, asyncio kills the leader only and waits for ever for pipes that its children hold:
         # let it start, which takes a few turns of the loop, and end it as any other.
         with contextlib.suppress(OSError, ValueError):
-            ((transport, _),) = await asyncio.shield(spawning)
+            (transport,) = await asyncio.shield(spawning)
             await _end(transport, protocol)
         raise
     except FileNotFoundError as error:

@@ -1,6 +1,7 @@
 """Commands end, or are ended; nothing outlives its deadline."""
 
 import asyncio
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -269,3 +270,30 @@ async def test_the_end_of_a_strange_process_is_told_once() -> None:
 
     with pytest.raises(ProcessLookupError):
         Watch(pid, ended.set)
+
+
+_ENDS_IN_A_SPAWN = """
+import asyncio, psutil, time
+from kaalia.host import process
+
+async def main(turns):
+    task = asyncio.create_task(process.run(["sleep", "60"], 60))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+for turns in range(10):
+    asyncio.run(main(turns))
+until_s = time.monotonic() + 5
+while psutil.Process().children() and time.monotonic() < until_s:
+    time.sleep(0.01)
+print("ended", psutil.Process().children())
+"""
+
+
+def test_a_loop_that_ends_in_the_middle_of_a_spawn_ends() -> None:
+    """It cancels all tasks, asyncio's own too, at whichever moment of the spawn."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDS_IN_A_SPAWN], check=True, capture_output=True, text=True, timeout=20
+    )
+
+    assert (done.stdout, "never retrieved" in done.stderr) == ("ended []\n", False)
