@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Protocol as Interface
 
 from kaalia.capability import address, probing
+from kaalia.capability.pacing import Pacing
 from kaalia.capability.probing import Ask, Gate, Machine
 from kaalia.clock import Clock
 from kaalia.contracts import remedies
@@ -33,11 +34,6 @@ from kaalia.store.database import Database, Transaction
 AFTER_S = (10.0, 30.0)
 """A daemon that starts has better things to do; and not all machines of a marketplace start probing at once."""
 LOOK_S = 600.0
-RETRY_S = (300.0, 900.0, 3600.0)
-"""Waits after consecutive failures; the last one repeats."""
-GAP_S = 600.0
-"""Between two probes that nobody ordered, whatever changes: a machine may have two ways out, and use both."""
-JITTER = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +81,19 @@ class ReachService:
         self._answering = answering
         self._surroundings = surroundings
         self._gate = gate
-        self._chance = chance or random.SystemRandom()
-        self._after_s = after_s
+        self._pacing = Pacing(clock, after_s, chance)
         self._routed = routed
         self._bell = changes.subscribe(Topic.PORTS, Topic.ADDRESS)
-        self._stretch = self._chance.uniform(1 - JITTER, 1 + JITTER)
-        self._failures = 0
-        self._not_before_s = 0.0
 
     async def run(self) -> None:
         await self._database.transaction(_forget_unfinished)
         await self._gate.close()
-        self._not_before_s = self._clock.monotonic_s() + self._chance.uniform(*self._after_s)
+        self._pacing.start()
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
         if not await self._is_due():
-            now_s = self._clock.monotonic_s()
-            await wait(self._bell, min(LOOK_S, self._not_before_s - now_s) if self._not_before_s > now_s else LOOK_S)
+            await wait(self._bell, self._pacing.sleep_s(LOOK_S))
             return
         await self.probe()
 
@@ -113,7 +104,7 @@ class ReachService:
         name = await self._link.name()
         if progress is not None:
             return True
-        if name is None or self._clock.monotonic_s() < self._not_before_s:
+        if name is None or not self._pacing.may_begin:
             return False
         routed = await asyncio.to_thread(self._routed)
         return known is None or self._is_old(known, name, told, routed)
@@ -126,7 +117,7 @@ class ReachService:
             or known.port_range != self._wanted.port_range
             or known.configured_ip != self._wanted.public_ip
             or known.prober != name
-            or not timedelta(0) <= age < self._wanted.every * self._stretch
+            or not timedelta(0) <= age < self._pacing.spread(self._wanted.every)
         )
 
     async def probe(self) -> PortMap | None:
@@ -140,8 +131,7 @@ class ReachService:
         except BaseException:
             self._answering.close()
             raise
-        self._not_before_s = self._clock.monotonic_s() + GAP_S
-        self._failures, self._stretch = 0, self._chance.uniform(1 - JITTER, 1 + JITTER)
+        self._pacing.succeeded()
         wrong = [_told(problem) for problem in found.findings]
         now = self._clock.now()
 
@@ -185,10 +175,7 @@ class ReachService:
         problem = error.problem if isinstance(error, KaaliaError) else _of_system(error)
         log.warning("ports: the probe failed: %s", error)
         now = self._clock.now()
-        wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)] * self._chance.uniform(0.8, 1.2)
-        told_s = error.retry_after_s if isinstance(error, MarketplaceError) else None
-        self._not_before_s = self._clock.monotonic_s() + max(wait_s, told_s or 0.0)
-        self._failures += 1
+        self._pacing.failed(error)
 
         def store(tx: Transaction) -> None:
             reach.put_progress(tx, None)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from kaalia.capability.measuring import Plan, measure
+from kaalia.capability.pacing import Pacing
 from kaalia.clock import Clock
 from kaalia.config import host_and_port
 from kaalia.contracts import speed as rules
 from kaalia.contracts.speed import Leave
-from kaalia.errors import ConfigError, HostError, KaaliaError, MarketplaceError, Problem
+from kaalia.errors import ConfigError, HostError, KaaliaError, Problem
 from kaalia.host import secret as secret_file
 from kaalia.model.health import Condition, Severity
 from kaalia.model.speed import Direction, MeasuredSpeed, SpeedFailure, SpeedOrder, SpeedProgress
@@ -33,11 +34,6 @@ from kaalia.wire.speed import SpeedGrant, SpeedRequest
 AFTER_S = (60.0, 180.0)
 """A daemon that starts has better things to do, and its ports are probed first."""
 LOOK_S = 900.0
-RETRY_S = (300.0, 900.0, 3600.0)
-"""Waits after consecutive failures; the last one repeats."""
-GAP_S = 600.0
-"""Between two tests that nobody ordered."""
-JITTER = 0.1
 STREAMS = 8
 SECONDS = 10
 LIMITED_SECONDS = 3
@@ -89,27 +85,22 @@ class SpeedService:
         self._clock = clock
         self._wanted = wanted
         self._link = link
-        self._chance = chance or random.SystemRandom()
-        self._after_s = after_s
+        self._pacing = Pacing(clock, after_s, chance)
         self._bell = changes.subscribe(Topic.SPEED, Topic.ADDRESS)
-        self._stretch = self._chance.uniform(1 - JITTER, 1 + JITTER)
-        self._failures = 0
-        self._not_before_s = 0.0
 
     async def run(self) -> None:
         await self._database.transaction(_forget_unfinished)
-        self._not_before_s = self._clock.monotonic_s() + self._chance.uniform(*self._after_s)
+        self._pacing.start()
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
         order, stale = await self._database.read(lambda tx: (speed.get_order(tx), speed.get_progress(tx)))
         if stale is not None:  # of a test that ended in a way that nobody expected
             await self._database.transaction(lambda tx: speed.put_progress(tx, None))
-        left_s = self._not_before_s - self._clock.monotonic_s()
         if order is not None:
             await self.test(order)
-        elif left_s > 0 or not await self._is_due():
-            await wait(self._bell, min(LOOK_S, left_s) if left_s > 0 else LOOK_S)
+        elif not self._pacing.may_begin or not await self._is_due():
+            await wait(self._bell, self._pacing.sleep_s(LOOK_S))
         elif (may := await self._leave()) is Leave.WAIT:
             await wait(self._bell, LOOK_S)
         else:
@@ -120,7 +111,7 @@ class SpeedService:
         if self._wanted.is_off or name is None:
             return False
         known, address = await self._database.read(lambda tx: (speed.get_result(tx), reach.get_seen_address(tx)))
-        return rules.is_due(known, self._clock.now(), self._wanted.every * self._stretch, address)
+        return rules.is_due(known, self._clock.now(), self._pacing.spread(self._wanted.every), address)
 
     async def _leave(self) -> Leave:
         now = self._clock.now()
@@ -139,8 +130,7 @@ class SpeedService:
         except (KaaliaError, OSError) as error:
             await self._failed(error, is_ordered=order is not None)
             return None
-        self._not_before_s = self._clock.monotonic_s() + GAP_S
-        self._failures, self._stretch = 0, self._chance.uniform(1 - JITTER, 1 + JITTER)
+        self._pacing.succeeded()
         now = self._clock.now()
 
         def store(tx: Transaction) -> None:
@@ -233,10 +223,7 @@ class SpeedService:
         problem = error.problem if isinstance(error, KaaliaError) else _of_system(error)
         log.warning("speed: the test failed: %s", error)
         now = self._clock.now()
-        wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)] * self._chance.uniform(0.8, 1.2)
-        told_s = error.retry_after_s if isinstance(error, MarketplaceError) else None
-        self._not_before_s = self._clock.monotonic_s() + max(wait_s, told_s or 0.0)
-        self._failures += 1
+        self._pacing.failed(error)
         wrong = Condition(problem, Severity.WARN, "a later test succeeds: kaalia speedtest")
 
         def store(tx: Transaction) -> None:
