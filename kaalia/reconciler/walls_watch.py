@@ -7,8 +7,8 @@ container: a tenant whose walls cannot be raised, or whose ports cannot be publi
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kaalia.clock import Clock
@@ -37,11 +37,34 @@ TRUCE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """One of both, and the words for what may be wrong with it."""
+    """One of both, and the beginnings of what is told when it does not stand, and when it did not."""
 
     hands: NetworkPorts
-    missing: Callable[[Problem], Condition]
-    repaired: Callable[[str, datetime], Condition]
+    missing: Problem
+    repaired: Problem
+
+
+_LEAVE_ALONE = "see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone"
+_WALLS_MISSING = Problem(
+    "walls_missing",
+    "cannot hold the walls around tenants' networks",
+    remedy="see `iptables-save` of the machine; until then no tenant is started",
+)
+_WALLS_REPAIRED = Problem(
+    "walls_repaired",
+    "cannot rely on the firewall of this machine: somebody changed kaalia's rules",
+    remedy=_LEAVE_ALONE,
+)
+_PORTS_MISSING = Problem(
+    "ports_missing",
+    "cannot hold the ports of contracts",
+    remedy="see `iptables-save -t nat` of the machine; until then no tenant with ports is started",
+)
+_PORTS_REPAIRED = Problem(
+    "ports_repaired",
+    "cannot keep contracts reachable all the time: somebody changed the rules of their ports",
+    remedy=_LEAVE_ALONE,
+)
 
 
 class WallsWatch:
@@ -63,8 +86,8 @@ class WallsWatch:
         self._walls = walls
         # Walls first: a bridge that takes packets for 127.0.0.1 has them already.
         self._watched = (
-            _Watched(walls, _walls_missing, _walls_repaired),
-            _Watched(ports, _ports_missing, _ports_repaired),
+            _Watched(walls, _WALLS_MISSING, _WALLS_REPAIRED),
+            _Watched(ports, _PORTS_MISSING, _PORTS_REPAIRED),
         )
         self._clock = clock
         self._look_s = look_s
@@ -95,10 +118,10 @@ class WallsWatch:
             try:
                 mended = await one.hands.mend()
             except HostError as error:
-                found.append(one.missing(error.problem))
+                found.append(_missing(one.missing, error.problem))
             else:
                 if mended.chains:
-                    self._repaired[one] = (now, one.repaired(", ".join(mended.chains), now))
+                    self._repaired[one] = (now, _repaired(one.repaired, mended.chains, now))
                     is_repair = True
         repaired = [told for at, told in self._repaired.values() if now - at < TOLD]
         if is_repair:
@@ -123,44 +146,14 @@ class WallsWatch:
         self._told = found
 
 
-def _walls_missing(why: Problem) -> Condition:
-    problem = Problem(
-        "walls_missing",
-        f"cannot hold the walls around tenants' networks: {why.message}",
-        remedy=why.remedy or "see `iptables-save` of the machine; until then no tenant is started",
-        evidence=why.evidence,
-    )
+def _missing(kind: Problem, why: Problem) -> Condition:
+    message, remedy = f"{kind.message}: {why.message}", why.remedy or kind.remedy
+    problem = Problem(kind.code, message, remedy, why.evidence)
     return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
 
 
-def _walls_repaired(chains: str, now: datetime) -> Condition:
-    problem = Problem(
-        "walls_repaired",
-        f"cannot rely on the firewall of this machine: somebody changed kaalia's rules, as seen at {now:%F %T} UTC",
-        remedy="see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone",
-        evidence=chains,
-    )
-    return Condition(problem, Severity.WARN, "an hour passes without another change")
-
-
-def _ports_missing(why: Problem) -> Condition:
-    problem = Problem(
-        "ports_missing",
-        f"cannot hold the ports of contracts: {why.message}",
-        remedy=why.remedy or "see `iptables-save -t nat` of the machine; until then no tenant with ports is started",
-        evidence=why.evidence,
-    )
-    return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
-
-
-def _ports_repaired(chains: str, now: datetime) -> Condition:
-    problem = Problem(
-        "ports_repaired",
-        f"cannot keep contracts reachable all the time: somebody changed the rules of their ports, as seen at "
-        f"{now:%F %T} UTC",
-        remedy="see which program flushes or reloads the firewall, and let it leave the KAALIA chains alone",
-        evidence=chains,
-    )
+def _repaired(kind: Problem, chains: Iterable[str], now: datetime) -> Condition:
+    problem = replace(kind, message=f"{kind.message}, as seen at {now:%F %T} UTC", evidence=", ".join(chains))
     return Condition(problem, Severity.WARN, "an hour passes without another change")
 
 
