@@ -8,7 +8,7 @@ import asyncio
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,8 @@ LATER_S = 1.0
 
 Transaction = sqlite3.Connection
 """An open transaction; noun functions take it first."""
+Migrations = Sequence[tuple[int, str]]
+"""Number and SQL of each, the lowest first."""
 
 _CANNOT_WRITE = frozenset({"state_disk_full", "state_corrupt", "state_unavailable"})
 """What is wrong with the database itself; other refusals are of the work that was to be done."""
@@ -33,11 +35,15 @@ _REMEDY_SPACE = "free space in the state directory, then the daemon goes on by i
 
 
 class Database:
-    """Opened once by the daemon. All methods may be called from the event loop; none blocks it."""
+    """Opened once by the daemon. All methods may be called from the event loop; none blocks it.
 
-    def __init__(self, path: Path, changes: Changes) -> None:
+    `migrations`: those to bring it to; None: all of this version.
+    """
+
+    def __init__(self, path: Path, changes: Changes, migrations: Migrations | None = None) -> None:
         self._path = path
         self._changes = changes
+        self._migrations = migrations
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         self._write_problem: Problem | None = None
@@ -112,7 +118,7 @@ class Database:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             _check(connection, self._path)
-            _migrate(connection, self._path)
+            _migrate(connection, self._path, self._migrations or known_migrations())
             return connection
 
         self._connection = _guarded(run)
@@ -149,15 +155,15 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError("state_corrupt", f"cannot use {path}: {verdict}", remedy=_remedy_corrupt(path))
 
 
-def _migrations() -> list[tuple[int, str]]:
+def known_migrations() -> list[tuple[int, str]]:
+    """Of this version, in order. Reads files."""
     folder = resources.files("kaalia.store") / "migrations"
     files: Iterable[str] = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name.split("_")[0]), (folder / name).read_text()) for name in files]
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
     """All that is missing, in one transaction. The schema's number is read inside it: another process may be at it."""
-    migrations = _migrations()
     newest = migrations[-1][0]
     if _schema(connection, path, newest) == newest:
         return

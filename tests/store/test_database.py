@@ -17,8 +17,7 @@ import pytest
 from kaalia.errors import StoreError
 from kaalia.store import amounts, outbox
 from kaalia.store.changes import Changes, Topic
-from kaalia.store.database import Database, Transaction, stream_id
-from kaalia.store.database import _migrations as migrations
+from kaalia.store.database import Database, Migrations, Transaction, known_migrations, stream_id
 from tests.support.clock import START
 
 TABLES = {
@@ -38,8 +37,8 @@ TABLES = {
 }
 
 
-async def opened(path: Path, changes: Changes | None = None) -> Database:
-    database = Database(path, changes or Changes())
+async def opened(path: Path, migrations: Migrations | None = None) -> Database:
+    database = Database(path, Changes(), migrations)
     await database.open()
     return database
 
@@ -288,18 +287,13 @@ async def test_threads_that_make_the_same_database_at_once_all_open_it(tmp_path:
         await asyncio.gather(*(database.close() for database in databases))
 
 
-async def test_an_older_schema_is_brought_up_to_date_or_left_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_older_schema_is_brought_up_to_date_or_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    known = await asyncio.to_thread(migrations)
-    monkeypatch.setattr("kaalia.store.database._migrations", lambda: known[:2])
-    await (await opened(path)).close()
+    known = await asyncio.to_thread(known_migrations)
+    await (await opened(path, known[:2])).close()
     broken = [*known[:-1], (known[-1][0], "CREATE TABLE half (x); CREATE TABLE half (x);".replace("; ", ";\n"))]
-    monkeypatch.setattr("kaalia.store.database._migrations", lambda: broken)
     with pytest.raises(StoreError):
-        await opened(path)
-    monkeypatch.setattr("kaalia.store.database._migrations", lambda: known)
+        await opened(path, broken)
 
     database = await opened(path)
 
