@@ -118,9 +118,10 @@ def with_parents(paths: Iterable[str]) -> tuple[str, ...]:
     """All folders on the way, the outer ones first: `/srv/db` gives `/srv` and `/srv/db`."""
     found = set()
     for path in paths:
-        while path != "/":
-            found.add(path)
-            path = posixpath.dirname(path)  # noqa: PLW2901
+        folder = path
+        while folder != "/":
+            found.add(folder)
+            folder = posixpath.dirname(folder)
     return tuple(sorted(found))
 
 
