@@ -174,6 +174,19 @@ install_units() {
     fi
 }
 
+# What lets renters in by ssh; docs/access.md. Without a network the one that is there goes on to serve.
+install_kit() {
+    local folder
+    [ -z "$prefix" ] || return 0
+    folder=$("$opt/releases/$1/bin/python" -P -c '
+import os, pathlib, sys
+from kaalia.config import load
+print(load(pathlib.Path(sys.argv[1]), os.environ).kits_path)' "$etc/kaalia.yaml" 2>/dev/null) || folder=/var/lib/kaalia/kit
+    step install -d -m 0700 /var/lib/kaalia
+    step "$here/scripts/build-kit" --into "$folder" ||
+        say "note: no new access kit; without one, ssh and jupyter mode are refused (kit_missing) until scripts/build-kit has run"
+}
+
 # Keep this release and the one before it, to which `ln -sfn` can go back.
 forget_old_releases() {
     local old
@@ -191,6 +204,7 @@ install_release "$name"
 install_configuration
 switch_release "$name"
 reserve_range "$name"
+install_kit "$name"
 install_units
 forget_old_releases "$name"
 if [ "$dry_run" = yes ]; then

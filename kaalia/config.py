@@ -183,6 +183,11 @@ class NetworkConfig(Section):
     """Of one contract, each way, in millions of bits per second."""
 
 
+class AccessConfig(Section):
+    kit_dir: Literal["auto"] | AbsolutePath = "auto"
+    """What `scripts/build-kit` made. `auto`: `kit` below state_dir."""
+
+
 class VolumesConfig(Section):
     dir: Literal["auto"] | AbsolutePath = "auto"
     """Where renters' volumes lie. `auto`: `kaalia-volumes` beside Docker's data root, on the same file system."""
@@ -237,6 +242,7 @@ class Config(Section):
     probe: ProbeConfig = ProbeConfig()
     speed: SpeedConfig = SpeedConfig()
     network: NetworkConfig = NetworkConfig()
+    access: AccessConfig = AccessConfig()
     volumes: VolumesConfig = VolumesConfig()
     disk: DiskConfig = DiskConfig()
     nvml: NvmlConfig = NvmlConfig()
@@ -252,6 +258,15 @@ class Config(Section):
     def identity_path(self) -> Path:
         """The machine's private key, 0600."""
         return self.state_dir / "identity.pem"
+
+    @property
+    def kits_path(self) -> Path:
+        return self.access.kit_dir if isinstance(self.access.kit_dir, Path) else self.state_dir / "kit"
+
+    @property
+    def access_path(self) -> Path:
+        """A folder for each contract that ssh leads to."""
+        return self.state_dir / "access"
 
     @property
     def lock_path(self) -> Path:

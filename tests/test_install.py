@@ -75,6 +75,7 @@ def test_a_dry_run_for_the_whole_machine_names_systemd(tmp_path: Path) -> None:
     assert "+ systemctl daemon-reload" in done.stdout
     assert "+ systemctl restart kaalia.service" in done.stdout
     assert "+ sysctl -q -w net.ipv4.ip_local_reserved_ports=" in done.stdout
+    assert "scripts/build-kit --into /var/lib/kaalia/kit" in done.stdout
 
 
 def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:

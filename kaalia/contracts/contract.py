@@ -47,6 +47,8 @@ class Contract:
     """Grows by one with each reboot request."""
     terms: Listing | None = None
     """What the owner asked for when this was agreed, `end_at` worked out. None: an older marketplace, or own work."""
+    ssh_keys: tuple[str, ...] | None = None
+    """Public keys that may log in now. None: an older marketplace, which tells the account's in SSH_PUBLIC_KEY only."""
 
 
 def prolonged(contract: Contract, end_at: datetime | None) -> Contract:

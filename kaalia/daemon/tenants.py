@@ -6,6 +6,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from kaalia.clock import Clock
 from kaalia.config import Config
 from kaalia.contracts.lease import LeaseTime
@@ -27,6 +29,7 @@ from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
@@ -88,7 +91,14 @@ class TenantsService:
         ports = Ports(machine, pool, partial(publications, self._engine, machine))
         six = NetworkIpv6(machine, reach, is_wanted=self._config.network.ipv6 == "auto")
         self._runtime = runtime = ContainerRuntime(
-            self._engine, machine, clock=self._clock, limits=limits, walls=walls, ports=ports, ipv6=six
+            self._engine,
+            machine,
+            clock=self._clock,
+            limits=limits,
+            walls=walls,
+            ports=ports,
+            ipv6=six,
+            access=self._access(key),
         )
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
@@ -143,6 +153,12 @@ class TenantsService:
         folder = self._config.volumes.dir
         fixed = folder if isinstance(folder, Path) else None
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
+
+    def _access(self, key: Ed25519PrivateKey) -> AccessFolders:
+        def host_key(contract_id: int) -> bytes:
+            return signature.openssh_private(signature.derived_key(key, f"host key of contract {contract_id}"))
+
+        return AccessFolders(self._config.kits_path, self._config.access_path, host_key)
 
     def _is_port_busy(self, port: int, protocol: Protocol) -> bool:
         """A port that is only being probed goes to the renter."""

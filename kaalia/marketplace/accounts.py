@@ -218,8 +218,18 @@ async def delete_ssh_key(tx: AsyncConnection, user_id: int, key_id: int, now: da
 
 
 def check_ssh_key(text: str) -> str:
-    """One line of `authorized_keys`: type, base64, comment. Raises ApiError 400 `invalid_ssh_key`."""
+    """One line of `authorized_keys`: type, base64, comment. Raises ApiError 400 `invalid_ssh_key`, `private_ssh_key`.
+
+    Of a private key nothing is kept, nor told again in the answer.
+    """
     line = text.strip()
+    if "PRIVATE KEY" in line or line.startswith("PuTTY-User-Key-File"):
+        raise ApiError(
+            400,
+            "private_ssh_key",
+            "cannot use a private SSH key: it was not kept, and must never leave its owner",
+            remedy="Send the public key, the file that ends in .pub; make a new pair, since this one has travelled",
+        )
     parts = line.split(None, 2)
     if len(line) <= SSH_KEY_MAX_CHARS and line.isprintable() and len(parts) >= 2 and _is_blob(parts[0], parts[1]):
         return line
@@ -238,6 +248,17 @@ def _is_blob(kind: str, blob: str) -> bool:
     except ValueError:
         return False
     return kind in SSH_KEY_TYPES and raw[4 : 4 + int.from_bytes(raw[:4], "big")] == kind.encode()
+
+
+async def number_of_key(tx: AsyncConnection, user_id: int, line: str, now: datetime) -> int:
+    """The account's number for this key; one that the account does not have gets a number, and stays outside of it."""
+    known = sa.select(ssh_keys.c.id).where(ssh_keys.c.user_id == user_id, ssh_keys.c.public_key == line)
+    found = (await tx.scalars(known.order_by(ssh_keys.c.deleted_at.is_not(None), ssh_keys.c.id))).first()
+    if found is not None:
+        return int(found)
+    moment = now.timestamp()
+    row = {"user_id": user_id, "public_key": line, "created_at": moment, "deleted_at": moment}
+    return int((await tx.execute(sa.insert(ssh_keys).values(row).returning(ssh_keys.c.id))).scalar_one())
 
 
 def _ssh_key(user_id: int, key_id: int) -> sa.ColumnElement[bool]:

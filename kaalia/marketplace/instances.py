@@ -75,7 +75,7 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
             if desired is Desired.RUNNING and status is not None and status.state in _ENDED_BY_ITSELF:
                 changed = _restarted(changed, status)
             if changed != contract:
-                await _change(tx, row, changed, now)
+                await change(tx, row, changed, now)
     _ring(context, found)
 
 
@@ -101,7 +101,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
             raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
-        await _change(tx, row, replace(contract, restart_count=contract.restart_count + 1), now)
+        await change(tx, row, replace(contract, restart_count=contract.restart_count + 1), now)
     context.machine_bells.ring(row.machine_id)
 
 
@@ -151,7 +151,7 @@ async def _end(tx: AsyncConnection, row: Row, now: datetime) -> None:
         sa.update(contracts).where(contracts.c.id == row.id).values(ended_at=now.timestamp(), image_login=None)
     )
     await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == row.id))
-    await _change(tx, row, replace(document.decode(Contract, row.document), desired=Desired.ENDED), now)
+    await change(tx, row, replace(document.decode(Contract, row.document), desired=Desired.ENDED), now)
 
 
 def _check_not_expired(verb: str, contract: Contract, now: datetime) -> None:
@@ -203,7 +203,8 @@ def _missing(instance_ids: Iterable[int]) -> ApiError:
     return ApiError(404, "no_such_instance", message, remedy="`vastai show instances` lists yours")
 
 
-async def _change(tx: AsyncConnection, row: Row, contract: Contract, now: datetime) -> None:
+async def change(tx: AsyncConnection, row: Row, contract: Contract, now: datetime) -> None:
+    """What is agreed from now on; the machine's bell is the caller's to ring."""
     await tx.execute(sa.update(contracts).where(contracts.c.id == row.id).values(document=document.encode(contract)))
     await machines.bump(tx, row.machine_id)
     await listings.refresh_asks(tx, row.machine_id, now)

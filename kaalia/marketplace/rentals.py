@@ -25,6 +25,7 @@ from kaalia.marketplace import (
     auth,
     billing,
     create_request,
+    instance_keys,
     listings,
     machines,
     relays,
@@ -300,6 +301,7 @@ async def _write(
     await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
     await billing.set_rate(tx, contract_id, billing.rate(now, contract.price_usd_per_hour, terms))
     await _keep_key(tx, user_id, identity, now)
+    await instance_keys.keep(tx, contract_id, user_id, identity.ssh_public_keys, now)
     await relays.grant(context, tx, machine, contract_id, draft.request.launch_mode, draft.request.runtype, now)
     taken = await tx.execute(
         sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
@@ -348,6 +350,7 @@ def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], ter
         start_at=now,
         end_at=terms.end_at,
         terms=terms,
+        ssh_keys=identity.ssh_public_keys,
     )
 
 

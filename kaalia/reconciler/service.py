@@ -26,6 +26,7 @@ from kaalia.reconciler.eyes import Eyes
 from kaalia.reconciler.hands import Hands
 from kaalia.reconciler.holdings import holdings
 from kaalia.reconciler.image_use import ImageUse
+from kaalia.reconciler.keys import Keys
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
@@ -95,6 +96,7 @@ class ReconcilerService:
         self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()
         self._sights = Sights()
+        self._keys = Keys(runtime)
         self._hands = Hands(self._tools, self._sights, self._bell.set, self.look_again)
         look_s = settings.resync_s
         self._eyes = Eyes(runtime, self._sights, self._ledger, clock, look_s, lambda: self._hands.busy, self._bell.set)
@@ -145,6 +147,7 @@ class ReconcilerService:
         await self._close_settled(settled, books)
         if (cordon := admission.to_obey(books, self._hands.launching)) is not None:
             await self._ledger.obey(cordon)
+        await self._keys.tell([stored.contract for stored in books.contracts], self._sights.present())
         await self._announce(books)
         await self._eyes.inspect_doubted()
 

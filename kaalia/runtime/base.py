@@ -209,6 +209,13 @@ class Runtime(Protocol):
         """Remove container and network. Absent is success."""
         ...
 
+    async def authorize(self, contract: Contract) -> None:
+        """The contract's keys, and no others, may log in from now on; a workload that runs is not disturbed.
+
+        Raises HostError.
+        """
+        ...
+
     async def observe(self) -> Found:
         """Everything of this machine: a complete list, or an error, never a part."""
         ...

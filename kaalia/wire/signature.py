@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature as WrongSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from http_message_signatures import (
     ContentDigest,
     HTTPMessageSignaturesException,
@@ -57,6 +58,12 @@ def private_pem(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def derived_key(key: Ed25519PrivateKey, purpose: str) -> Ed25519PrivateKey:
+    """Another key, the same each time, from which nobody learns the first."""
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=f"kaalia {purpose}".encode()).derive(key.private_bytes_raw())
+    return Ed25519PrivateKey.from_private_bytes(seed)
 
 
 def openssh_private(key: Ed25519PrivateKey) -> bytes:

@@ -11,6 +11,7 @@ from datetime import datetime
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from kaalia.contracts.contract import Contract
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
@@ -69,6 +70,8 @@ class FakeRuntime:
         self.networks: dict[int, str] = {}
         self.unreadable: set[int] = set()
         """Containers whose labels somebody has spoilt, by contract."""
+        self.authorized: dict[int, tuple[str, ...] | None] = {}
+        """Who may log in, by contract."""
         self.faults = Faults()
         self.calls: list[tuple[str, int]] = []
         self.logins: list[RegistryLogin | None] = []
@@ -130,6 +133,10 @@ class FakeRuntime:
         )
         self._changed(contract_id)
         return self._answer("create", self.containers[contract_id].container_id)
+
+    async def authorize(self, contract: Contract) -> None:
+        await self._answering("authorize", contract.contract_id)
+        self.authorized[contract.contract_id] = contract.ssh_keys
 
     async def start(self, contract_id: int) -> Started:
         await self._answering("start", contract_id)

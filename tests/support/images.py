@@ -37,7 +37,7 @@ def rootfs(files: Mapping[str, bytes] | None = None) -> bytes:
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
         _add(tar, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
-        _add(tar, "bin/serve", _server(), 0o755)
+        _add(tar, "bin/serve", server(), 0o755)
         for applet in _applets():
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
@@ -68,7 +68,8 @@ def _applets() -> list[str]:
 
 
 @cache
-def _server() -> bytes:
+def server() -> bytes:
+    """A static program that answers on the ports it is given."""
     source = Path(__file__).with_name("serve.c")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "serve")

@@ -23,6 +23,7 @@ from kaalia.errors import KaaliaError
 from kaalia.runtime.labels import machine_filter, machine_name
 from kaalia.wire import signature
 from tests.support.engine_api import EngineApi
+from tests.support.kits import KITS
 from tests.support.rest import Rest
 from tests.support.vastai import VastAI
 from tests.support.waiting import wait_until
@@ -193,6 +194,7 @@ class Stack:
             "socket": str(self.socket),
             "docker": {"host": self.engine.docker_host},
             "ports": {"range": self.options.port_range, "public_ip": self.options.public_ip},
+            "access": {"kit_dir": str(KITS)},
             "speed": {"peer": "off"},  # nothing may take the processors while something is measured or timed
         }
         for key, value in (self.options.extra_config or {}).items():

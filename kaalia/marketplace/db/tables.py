@@ -178,6 +178,19 @@ ssh_keys = Table(
     sqlite_autoincrement=True,
 )
 
+instance_keys = Table(
+    "instance_keys",
+    metadata,
+    Column("contract_id", Integer, primary_key=True),
+    Column("key_id", Integer, primary_key=True),
+    Column("public_key", Text, nullable=False),
+    Column("attached_at", Float, nullable=False),
+)
+"""Who may log in to an instance: a copy, as the account's keys were when it was rented or the key was attached.
+
+`key_id` is of `ssh_keys`; a key that was only ever attached has a row there that is deleted from the beginning.
+"""
+
 tasks = Table(
     "tasks",
     metadata,

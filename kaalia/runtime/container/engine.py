@@ -7,7 +7,6 @@ looking never waits for them. Every failure leaves here as WorkloadError; `engin
 import asyncio
 import http.client
 import json
-import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,13 +23,13 @@ from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 from kaalia.runtime.container.faults import classify, stalled, unavailable
-from kaalia.runtime.container.stream import Stream
+from kaalia.runtime.container.stream import Stream, peer_pid
 
 T = TypeVar("T")
 Document = dict[str, Any]
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
-MAX_LOG_BYTES = 1024**2
+MAX_READ_BYTES = 1024**2
 
 LOOK_TIMEOUT_S = 30
 """An engine that says nothing for this long when it is only asked is taken for hung."""
@@ -74,14 +73,16 @@ class DockerEngine:
                 info,
                 mounts=Path("/proc/mounts").read_text().splitlines(),
                 cdi_devices=cdi_devices(info),
-                has_gpu_hook=has_gpu_hook(_peer_pid(self.socket_path)),
+                has_gpu_hook=has_gpu_hook(peer_pid(self.socket_path, LOOK_TIMEOUT_S)),
             )
 
         return await self._look("ask the container engine", read)
 
     async def ulimits(self) -> list[Document]:
         """The resource limits that this engine can give to a container."""
-        return await self._look("ask for the engine's limits", lambda _: ulimits(_peer_pid(self.socket_path)))
+        return await self._look(
+            "ask for the engine's limits", lambda _: ulimits(peer_pid(self.socket_path, LOOK_TIMEOUT_S))
+        )
 
     async def events(self, label_filter: str) -> AsyncIterator[Document | None]:
         """Container events of objects with the label, until the engine goes. None comes first: events are heard now."""
@@ -239,6 +240,22 @@ class DockerEngine:
 
         return await self._in_thread(self._calls, f"look into {name}", read)
 
+    async def get_archive(self, container_id: str, name: str, path: str) -> bytes | None:
+        """A tar of what lies there, of a large file the beginning; None: nothing does."""
+
+        def read() -> bytes | None:
+            with Stream(self.socket_path, self._look_timeout_s) as stream:
+                try:
+                    place = self._path(f"/containers/{container_id}/archive")
+                    stream.open(f"read {path} of {name}", "GET", place, {"path": path})
+                except WorkloadError as error:
+                    if error.code == "not_found":
+                        return None
+                    raise
+                return stream.beginning(MAX_READ_BYTES)
+
+        return await self._in_thread(self._calls, f"read {path} of {name}", read)
+
     async def put_archive(self, container_id: str, name: str, path: str, tar: bytes) -> None:
         await self._work(f"write into {name}", lambda client: client.put_archive(container_id, path, tar))
 
@@ -278,7 +295,7 @@ class DockerEngine:
         def read() -> bytes:
             with Stream(self.socket_path, self._look_timeout_s) as stream:
                 stream.open(doing, "GET", self._path(f"/containers/{container_id}/logs"), params)
-                return stream.last_output(MAX_LOG_BYTES)
+                return stream.last_output(MAX_READ_BYTES)
 
         return await self._in_thread(self._calls, doing, read)
 
@@ -354,7 +371,7 @@ class DockerEngine:
             client = self._clients.get(timeout_s)
         if client is None:
             # docker-py would leave a socket open for each connection that fails: try one first.
-            _peer_pid(self.socket_path)
+            peer_pid(self.socket_path, LOOK_TIMEOUT_S)
             with self._new_client(NEWEST_API, self._look_timeout_s) as newest:
                 version = agreed_api(newest.version(api_version=False))
             with self._lock:
@@ -381,12 +398,3 @@ class DockerEngine:
 
 def _refusal(document: Document) -> str:
     return str((document.get("errorDetail") or {}).get("message") or document.get("error"))
-
-
-def _peer_pid(socket_path: Path) -> int:
-    """The process that listens on a unix socket, as the kernel noted it."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(LOOK_TIMEOUT_S)
-        connection.connect(str(socket_path))
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[0])

@@ -74,6 +74,14 @@ _FAULTS = (
         ),
     ),
     _fault(
+        r"unable to find user|no matching entries in passwd file",
+        Problem(
+            "user_unknown",
+            "cannot {doing}: the image has no such user",
+            remedy="name an account of the image, or leave user out",
+        ),
+    ),
+    _fault(
         r"no space left on device|disk quota exceeded",
         Problem(
             "disk_full",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
+from kaalia.contracts.contract import Contract
 from kaalia.contracts.ports import address_in
 from kaalia.errors import HostError, WorkloadError
 from kaalia.model.machine import Engine
@@ -26,10 +27,11 @@ from kaalia.runtime.base import (
     Started,
 )
 from kaalia.runtime.container import reading
-from kaalia.runtime.container.access import archive
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.furnish import Furnisher
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
-from kaalia.runtime.container.inside import Twins, folders, volume_paths, with_parents
+from kaalia.runtime.container.inside import Twins, volume_paths
+from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import bridge_name, enclosure, make_network, subnets
 from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
 from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner
@@ -69,6 +71,7 @@ class ContainerRuntime:
         walls: Walls | None = None,
         ports: Ports | None = None,
         ipv6: NetworkIpv6 | None = None,
+        access: AccessFolders | None = None,
     ) -> None:
         """`walls`, `ports`, `ipv6`: without them, as where nothing is ever started, networks are open, ports closed."""
         self._engine = engine
@@ -78,6 +81,7 @@ class ContainerRuntime:
         self._walls = walls
         self._ports = ports
         self._ipv6 = ipv6
+        self._furnisher = Furnisher(engine, access)
         self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
@@ -106,7 +110,8 @@ class ContainerRuntime:
 
     async def create(self, placement: Placement) -> str:
         """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
-        body = container_body(placement, self._facts or await self.engine(), self._ulimits)
+        kit = await self._furnisher.kit(placement.contract)
+        body = container_body(placement, self._facts or await self.engine(), self._ulimits, kit)
         body["Image"] = normalise(body["Image"])
         image = await self._engine.image(body["Image"])
         paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
@@ -137,18 +142,8 @@ class ContainerRuntime:
             if adopted is None:
                 raise
             return adopted
-        await self._furnish(container_id, placement, paths)
+        await self._furnisher.furnish(container_id, placement, paths)
         return container_id
-
-    async def _furnish(self, container_id: str, placement: Placement, paths: tuple[str, ...]) -> None:
-        """What a container gets before its first start: the launch mode's files, and folders for VOLUME paths."""
-        contract = placement.contract
-        name = container_name(contract.contract_id)
-        absent = [path for path in with_parents(paths) if not await self._engine.has_path(container_id, name, path)]
-        if absent:
-            await self._engine.put_archive(container_id, name, "/", folders(absent))
-        if tar := archive(contract.spec, contract.contract_id):
-            await self._engine.put_archive(container_id, name, "/", tar)
 
     async def start(self, contract_id: int) -> Started:
         document, _ = await self._own(contract_id)
@@ -180,6 +175,10 @@ class ContainerRuntime:
             await self._remove_network(network)
         if self._walls is not None:
             self._walls.forget(contract_id)
+        await self._furnisher.forget(contract_id)
+
+    async def authorize(self, contract: Contract) -> None:
+        await self._furnisher.authorize(contract)
 
     async def observe(self) -> Found:
         """One call for the list; details are asked for, all at once, only where a line of the list is new."""
@@ -322,7 +321,7 @@ class ContainerRuntime:
         if found.generation == wanted.generation and is_equal:
             if not was_started:
                 # A crash may have come between create and this; after a start the files are the renter's.
-                await self._furnish(container_id, placement, paths)
+                await self._furnisher.furnish(container_id, placement, paths)
             return container_id
         if found.generation == wanted.generation and was_started:
             raise WorkloadError(

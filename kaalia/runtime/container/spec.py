@@ -1,6 +1,7 @@
 """A placement as the Docker Engine's create bodies: a tenant's whole security baseline is on this page.
 
-Pure. Privileged mode, host namespaces, host paths and further devices cannot be expressed here.
+Pure. Privileged mode, host namespaces and further devices cannot be expressed here, nor host paths but for volumes and,
+read-only, the access kit.
 """
 
 import hashlib
@@ -13,9 +14,9 @@ from typing import Any
 from kaalia.contracts.ports import address_in
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
-from kaalia.model.workload import LaunchMode, WorkloadSpec
+from kaalia.model.workload import WorkloadSpec
 from kaalia.runtime.base import BindMount, Placement
-from kaalia.runtime.container.access import LAUNCH_PATH
+from kaalia.runtime.container.access import INIT, Kit, has_access
 from kaalia.runtime.labels import Labels, encode, encode_owner
 
 CAPABILITIES = (
@@ -107,8 +108,10 @@ def network_body(placement: Placement) -> dict[str, Any]:
     }
 
 
-def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Body of POST /containers/create. Raises WorkloadError for what this machine cannot give."""
+def container_body(
+    placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]], kit: Kit | None = None
+) -> dict[str, Any]:
+    """Body of POST /containers/create. `kit`: None in mode args. Raises WorkloadError for what cannot be given."""
     spec = placement.contract.spec
     _refuse_unsupported(placement, engine)
     body: dict[str, Any] = {
@@ -117,21 +120,20 @@ def container_body(placement: Placement, engine: Engine, ulimits: Sequence[Mappi
         "Labels": encode(labels_of(placement)),
         "Healthcheck": {"Test": ["NONE"]},
         "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in placement.ports},
-        "HostConfig": _host_config(placement, engine, ulimits),
+        "HostConfig": _host_config(placement, engine, ulimits, kit),
         "NetworkingConfig": {"EndpointsConfig": {network_name(placement.contract.contract_id): _endpoint(placement)}},
         **_command(spec),
     }
     if spec.hostname:
         body["Hostname"] = spec.hostname
-    if spec.user:
-        body["User"] = spec.user
     return body
 
 
-def _command(spec: WorkloadSpec) -> dict[str, list[str]]:
-    if spec.launch_mode is not LaunchMode.ARGS:
-        return {"Entrypoint": ["/bin/sh", LAUNCH_PATH], "Cmd": []}
-    command: dict[str, list[str]] = {}
+def _command(spec: WorkloadSpec) -> dict[str, Any]:
+    if has_access(spec):
+        # Root whatever the image says: sshd becomes the account that logs in, and onstart runs as the contract's user.
+        return {"Entrypoint": [INIT], "Cmd": [], "User": "0:0", "StopSignal": "SIGTERM"}
+    command: dict[str, Any] = {"User": spec.user} if spec.user else {}
     if spec.entrypoint:
         command["Entrypoint"] = [spec.entrypoint]
     if spec.args:
@@ -139,7 +141,9 @@ def _command(spec: WorkloadSpec) -> dict[str, list[str]]:
     return command
 
 
-def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _host_config(
+    placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]], kit: Kit | None
+) -> dict[str, Any]:
     share = placement.share
     config: dict[str, Any] = {
         "NetworkMode": network_name(placement.contract.contract_id),
@@ -158,8 +162,10 @@ def _host_config(placement: Placement, engine: Engine, ulimits: Sequence[Mapping
         "ShmSize": share.shm_bytes,
         "Ulimits": list(ulimits),
     }
-    if placement.mounts:
-        config["Mounts"] = [_mount(mount) for mount in placement.mounts]
+    if mounts := [_mount(mount) for mount in placement.mounts] + (kit.mounts() if kit else []):
+        config["Mounts"] = mounts
+    if kit:
+        config["Tmpfs"] = kit.tmpfs()
     if engine.enforces_disk_size:
         config["StorageOpt"] = {"size": str(placement.contract.spec.disk_bytes)}
     if placement.gpu_uuids:

@@ -76,6 +76,10 @@ class Stream:
         if rest.strip():
             yield json.loads(rest)
 
+    def beginning(self, size_max: int) -> bytes:
+        """The whole answer, or its first `size_max` bytes."""
+        return self._read(size_max)
+
     def last_output(self, size_max: int) -> bytes:
         """The end of a container's output, at most `size_max` bytes."""
         kept: deque[bytes] = deque()
@@ -97,3 +101,12 @@ class Stream:
 
     def _read(self, size: int) -> bytes:
         return b"" if self._response is None else self._response.read(size)
+
+
+def peer_pid(socket_path: Path, timeout_s: float) -> int:
+    """The process that listens on a unix socket, as the kernel noted it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(socket_path))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])

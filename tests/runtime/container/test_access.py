@@ -1,22 +1,31 @@
-"""The launch script in a real shell, and what is put into a container."""
+"""What is put into a container of mode ssh or jupyter, and the folder that it sees beside the kit."""
 
 import io
-import os
-import shutil
-import signal
-import subprocess
 import tarfile
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kaalia.errors import HostError, WorkloadError
 from kaalia.model.workload import LaunchMode
-from kaalia.runtime.container.access import LAUNCH, archive
+from kaalia.runtime.container.access import account, archive, keys_of
+from kaalia.runtime.container.kit import AccessFolders
+from tests.support.builders import build_contract
+from tests.support.kits import access_in, host_key
 from tests.support.placements import build_spec
-from tests.support.waiting import wait_until
 
-SHELLS = [[path] for name in ("dash", "bash") if (path := shutil.which(name))] + [["/usr/bin/busybox", "sh"]]
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:\nbroken\n"
+SSH = build_spec(launch_mode=LaunchMode.SSH, env=(("SSH_PUBLIC_KEY", "ssh-ed25519 A\nssh-rsa B"),))
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> AccessFolders:
+    kit = tmp_path / "kit" / "1" / "sbin"
+    kit.mkdir(parents=True)
+    (kit / "init").touch()
+    (tmp_path / "kit" / "current").symlink_to("1")
+    return access_in(tmp_path, tmp_path / "kit")
 
 
 def test_args_mode_adds_nothing() -> None:
@@ -28,54 +37,67 @@ def test_access_modes_add_script_onstart_and_label() -> None:
 
     assert packed is not None
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        members = {member.name: member for member in tar.getmembers()}
-        onstart = tar.extractfile("root/onstart.sh")
-        label = tar.extractfile("root/.vast_containerlabel")
+        members = {member.name: member for member in tar}
+        onstart, launch = tar.extractfile("root/onstart.sh"), tar.extractfile(".launch")
         assert onstart is not None
-        assert label is not None
+        assert launch is not None
         assert onstart.read() == b"echo a\necho b\n"
-        assert label.read() == b"C.51\n"
+        assert b"jupyter" not in launch.read(), "images take the word for a notebook server that runs already"
     assert members[".launch"].mode == members["root/onstart.sh"].mode == 0o755
     assert members["root"].mode == 0o700
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: Path(shell[0]).name)
-def test_launch_script_runs_onstart_and_ends_promptly_when_told(shell: list[str], tmp_path: Path) -> None:
-    """As process 1 of a namespace of its own, the way a container runs it."""
-    (tmp_path / "onstart.sh").write_text("trap 'echo tidied; exit' TERM\necho started\nsleep 100 &\nwait\n")
-    (tmp_path / "launch").write_text(LAUNCH.replace("/root/", f"{tmp_path}/"))
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *shell, str(tmp_path / "launch")],
-            stdout=output,
-        )
-    wait_until("onstart to run", lambda: "started" in log.read_text(), 5)
-
-    began = time.monotonic()
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGTERM)
-
-    assert process.wait(5) == 0
-    assert time.monotonic() - began < 1
-    assert log.read_text() == "started\ntidied\n"
+@pytest.mark.parametrize(
+    ("user", "name"), [("root", "root"), ("0", "root"), ("worker", "worker"), ("1000", "worker"), ("bob", None)]
+)
+def test_an_account_is_found_by_name_and_by_number(user: str, name: str | None) -> None:
+    assert account(PASSWD, user) == name
 
 
-@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: Path(shell[0]).name)
-def test_launch_script_reaps_orphans(shell: list[str], tmp_path: Path) -> None:
-    (tmp_path / "onstart.sh").write_text(
-        "for i in 1 2 3 4 5; do (sleep 0.1 &) ; done\nsleep 0.5\nps ax -o stat,comm\necho end\n"
-    )
-    (tmp_path / "launch").write_text(LAUNCH.replace("/root/", f"{tmp_path}/"))
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *shell, str(tmp_path / "launch")],
-            stdout=output,
-        )
+def test_keys_are_the_contracts_or_those_that_an_older_marketplace_tells() -> None:
+    contract = build_contract(51, spec=SSH)
 
-    wait_until("onstart to end", lambda: "end" in log.read_text(), 5)
-    process.kill()
-    process.wait()
+    assert keys_of(contract) == ("ssh-ed25519 A", "ssh-rsa B")
+    assert keys_of(replace(contract, ssh_keys=("ssh-ed25519 C",))) == ("ssh-ed25519 C",)
+    assert keys_of(replace(contract, ssh_keys=())) == ()
 
-    assert "Z" not in {line.split()[0][0] for line in log.read_text().splitlines()[:-1]}
+
+def test_the_folder_holds_host_key_and_keys_and_comes_back_the_same(access: AccessFolders, tmp_path: Path) -> None:
+    contract = build_contract(51, spec=SSH)
+    access.write(contract, "worker")
+    folder = Path(access.kit(51).contract_folder)
+
+    assert folder == tmp_path / "access" / "C.51"
+    assert (folder / "host_key").read_bytes().startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert (folder / "host_key").stat().st_mode & 0o777 == 0o600
+    assert (folder / "authorized_keys").read_text() == "ssh-ed25519 A\nssh-rsa B\n"
+    assert (folder / "user").read_text() == "worker\n"
+
+    key = (folder / "host_key").read_bytes()
+    access.write(replace(contract, ssh_keys=("ssh-ed25519 C",)))
+
+    assert (folder / "host_key").read_bytes() == key
+    assert (folder / "authorized_keys").read_text() == "ssh-ed25519 C\n"
+    assert (folder / "user").read_text() == "worker\n", "as it was"
+    assert {path.name for path in folder.iterdir()} == {"host_key", "authorized_keys", "user"}
+
+    access.forget(51)
+    access.forget(51)
+    assert not folder.exists()
+
+
+def test_what_cannot_be_written_is_told(access: AccessFolders, tmp_path: Path) -> None:
+    (tmp_path / "access").write_text("a file in the way")
+
+    with pytest.raises(HostError) as raised:
+        access.write(build_contract(51, spec=SSH))
+
+    assert raised.value.code == "access_unwritable"
+
+
+def test_without_a_kit_nothing_starts(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadError) as raised:
+        AccessFolders(tmp_path / "kit", tmp_path / "access", host_key).kit(51)
+
+    assert raised.value.code == "kit_missing"
+    assert "build-kit" in raised.value.problem.remedy

@@ -11,11 +11,13 @@ from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.model.workload import LaunchMode, PortBinding, Protocol, VolumeMount
 from kaalia.runtime.base import Placement
+from kaalia.runtime.container.access import Kit
 from kaalia.runtime.container.spec import CAPABILITIES, container_body, fingerprint, network_body
 from tests.support.placements import MACHINE, build_placement, build_ports, build_spec
 
 ENGINE = Engine("27.0", "1.46", "overlay2", "/var/lib/docker", "2", True, False, "device_request")
 NOFILE = {"Name": "nofile", "Soft": 20000, "Hard": 20000}
+KIT = Kit("/kit/1", "/access/C.51")
 TAKEN_OUT = [
     "NVIDIA_IMEX_CHANNELS",
     "NVIDIA_MIG_CONFIG_DEVICES",
@@ -119,9 +121,16 @@ def test_args_mode_keeps_the_entrypoint_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("mode", [LaunchMode.SSH, LaunchMode.JUPYTER])
 def test_access_modes_start_the_launch_script(mode: LaunchMode) -> None:
-    body = container_body(build_placement(spec=build_spec(launch_mode=mode, args=("x",))), ENGINE, [NOFILE])
+    spec = build_spec(launch_mode=mode, args=("x",), user="worker")
+    body = container_body(build_placement(spec=spec), ENGINE, [NOFILE], KIT)
 
-    assert (body["Entrypoint"], body["Cmd"]) == (["/bin/sh", "/.launch"], [])
+    assert (body["Entrypoint"], body["Cmd"]) == (["/.kaalia/sbin/init"], [])
+    assert (body["User"], body["StopSignal"]) == ("0:0", "SIGTERM")
+    assert [(one["Source"], one["Target"], one["ReadOnly"]) for one in body["HostConfig"]["Mounts"]] == [
+        ("/kit/1", "/.kaalia", True),
+        ("/access/C.51", "/.kaalia/contract", True),
+    ]
+    assert list(body["HostConfig"]["Tmpfs"]) == ["/.kaalia/run"]
 
 
 def test_the_engine_publishes_nothing_and_gives_a_fixed_address() -> None:

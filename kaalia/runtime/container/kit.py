@@ -1,0 +1,92 @@
+"""The access kit on this machine's disk, and a folder for each contract that containers see beside it.
+
+    FOLDER/current -> 78e2cb93045bede7     what scripts/build-kit made; containers keep the one they began with
+    FOLDER/../access/C.51/                 host_key, authorized_keys, user: read-only inside, written only from here
+
+The host key follows from the machine's own key: it is the same after stop, start, recycle, and a loss of the folder.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaalia.contracts.contract import Contract
+from kaalia.errors import HostError, WorkloadError
+from kaalia.runtime.container.access import Kit, keys_of
+
+CURRENT = "current"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessFolders:
+    """`host_key`: by contract id, the private key of the contract's sshd in OpenSSH's form."""
+
+    kits: Path
+    contracts: Path
+    host_key: Callable[[int], bytes]
+
+    def kit(self, contract_id: int) -> Kit:
+        """What to mount. Raises WorkloadError `kit_missing`."""
+        try:
+            folder = (self.kits / CURRENT).resolve(strict=True)
+            if not (folder / "sbin" / "init").is_file():
+                raise FileNotFoundError(f"{folder} has no sbin/init")
+        except OSError as error:
+            raise missing(str(error)) from error
+        return Kit(str(folder), str(self._of(contract_id)))
+
+    def write(self, contract: Contract, user: str | None = None) -> None:
+        """Make the contract's folder, or bring its keys up to date. `user`: whom onstart runs as; None: as before.
+
+        Raises HostError `access_unwritable`.
+        """
+        folder = self._of(contract.contract_id)
+        try:
+            self.contracts.mkdir(mode=0o711, parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+            if not (folder / "host_key").exists():
+                _write(folder / "host_key", self.host_key(contract.contract_id), 0o600)
+            if user is not None:
+                _write(folder / "user", f"{user}\n".encode(), 0o644)
+            lines = "".join(f"{line}\n" for line in keys_of(contract))
+            _write(folder / "authorized_keys", lines.encode(), 0o644)
+        except OSError as error:
+            raise HostError(
+                "access_unwritable",
+                f"cannot write who may log in to C.{contract.contract_id} into {folder}: {error}",
+                remedy="free space on the machine's disk, and see that root may write there",
+            ) from error
+
+    def forget(self, contract_id: int) -> None:
+        """The container is gone."""
+        shutil.rmtree(self._of(contract_id), ignore_errors=True)
+
+    def _of(self, contract_id: int) -> Path:
+        return self.contracts / f"C.{contract_id}"
+
+
+def missing(evidence: str) -> WorkloadError:
+    return WorkloadError(
+        "kit_missing",
+        "cannot start in ssh or jupyter mode: the access kit is not on this machine",
+        remedy="run install.sh again on the machine, or scripts/build-kit; or rent with runtype args",
+        evidence=evidence,
+    )
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all: sshd may be reading it. Untouched when it is so already."""
+    if path.exists() and path.read_bytes() == content:
+        return
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)

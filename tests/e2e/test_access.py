@@ -1,0 +1,142 @@
+"""The access kit end to end: the real OpenSSH client in images of every kind, without anything installed in them."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.rented import destroy, process, rent, running_stack
+from tests.support.docker_engine import PrivateDocker
+from tests.support.kinds import KINDS, import_kinds, name_of
+from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login
+from tests.support.ssh import Ssh, new_key
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+SSH: dict[str, Any] = {"runtype": "ssh_direc ssh_proxy", "args": None}
+
+
+@pytest.fixture(scope="module")
+def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    import_kinds(docker_host)
+    config = {"docker": {"subnet_pool": "10.209.0.0/16"}}
+    with running_stack(docker_host, tmp_path_factory.mktemp("access"), "8xRTX_4090", config) as stack:
+        stack.list_machine()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def key(stack: Stack) -> Path:
+    """The renter's own, known to the marketplace before anything is rented."""
+    path, public = new_key(stack.folder)
+    stack.renter.run("create", "ssh-key", public)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_of_every_kind_lets_its_renter_in(stack: Stack, key: Path, kind: str, tmp_path: Path) -> None:
+    env = {"GREETING": "it's $me"}
+    instance = rent(stack, image=name_of(kind), env=env, onstart="echo onstart speaks", **SSH)
+    ssh = login(stack, key, instance)
+
+    done = ssh.run('id -u; echo "$GREETING"; cat /root/.vast_containerlabel; exit 7')
+    assert (done.stdout, done.stderr, done.returncode) == (f"0\nit's $me\nC.{instance}\n", "", 7)
+    assert ssh.run("cat", stdin="through a pipe").stdout == "through a pipe"
+    assert copies(ssh, tmp_path) == []
+    with forwarded(ssh, 22) as port:
+        assert greeting(port) == GREETING
+    assert 'GREETING="it\'s \\$me"\n' in ssh.run("cat /etc/environment").stdout
+    assert ssh.run("test -e /.launch && grep -q jupyter /.launch").returncode == 1
+    wait_until(
+        "onstart in the log", lambda: "onstart speaks" in stack.renter.run("logs", str(instance)).stdout, 20, 0.5
+    )
+    with Terminal(ssh) as terminal:
+        terminal.type("echo in${TMUX:+side}-$GREETING")
+        terminal.wait("inside-it's $me")
+        terminal.leave("touch ~/.no_auto_tmux; exit")
+    with Terminal(ssh) as terminal:
+        terminal.type("echo out${TMUX:-side}")
+        terminal.wait("outside")
+        terminal.leave()
+    if kind == "musl":
+        assert ssh.run("speak").stdout == "musl speaks\n"
+    destroy(stack, instance)
+
+
+def test_keys_come_and_go_while_it_runs(stack: Stack, key: Path, tmp_path: Path) -> None:
+    instance = rent(stack, image=name_of("busybox"), **SSH)
+    mine = login(stack, key, instance)
+    before = process(stack, instance)
+    path, public = new_key(tmp_path, "guest")
+    guest = Ssh(path, mine.port)
+    assert guest.run("true").returncode == 255
+
+    done = stack.renter.run("attach", "ssh", str(instance), str(path.with_suffix(".pub")))
+    assert done.returncode == 0, done.stderr
+    wait_until("the guest to be let in", lambda: guest.run("true").returncode == 0, 10)
+    assert public in mine.run("cat /root/.ssh/authorized_keys").stdout
+
+    listed = stack.renter_api.get(f"/api/v0/instances/{instance}/ssh/")
+    number = next(one["id"] for one in listed if one["public_key"] == public)
+    stack.renter.run("detach", "ssh", str(instance), str(number))
+    wait_until("the guest to be locked out", lambda: guest.run("true").returncode == 255, 10)
+    assert public not in mine.run("cat /root/.ssh/authorized_keys").stdout
+    assert process(stack, instance) == before
+    destroy(stack, instance)
+
+
+def test_host_keys_stay_over_stop_and_start_and_reboot(stack: Stack, key: Path) -> None:
+    instance = rent(stack, image=name_of("debian"), **SSH)
+    ssh = login(stack, key, instance)
+    (key.with_name("known_hosts")).unlink()
+    assert ssh.run("echo kept > /root/file").returncode == 0
+
+    stack.renter.run("stop", "instance", str(instance))
+    stack.wait_status(instance, "stopped")
+    stack.renter.run("start", "instance", str(instance))
+    again = login(stack, key, instance)
+
+    assert again.port == ssh.port
+    assert again.run("cat /root/file").stdout == "kept\n", "and the client took the host key for the one it knows"
+    before = process(stack, instance)
+    stack.renter.run("reboot", "instance", str(instance))
+    wait_until("the reboot", lambda: process(stack, instance) != before and process(stack, instance)[0], 30)
+    assert login(stack, key, instance).run("cat /root/file").stdout == "kept\n"
+    destroy(stack, instance)
+
+
+def test_a_user_of_the_image_is_honoured_and_another_refused(stack: Stack, key: Path) -> None:
+    instance = rent(stack, image=name_of("debian"), user="worker", onstart="id -un", **SSH)
+    worker = login(stack, key, instance, "worker")
+
+    assert worker.run("id -un; pwd").stdout.startswith("worker\n")
+    assert Ssh(key, worker.port).run("id -un").stdout == "root\n"
+    wait_until("onstart in the log", lambda: "worker" in stack.renter.run("logs", str(instance)).stdout, 20, 0.5)
+    destroy(stack, instance)
+
+    refused = rent(stack, image=name_of("debian"), user="nobody-here", **SSH)
+    wait_until("the refusal", lambda: "nobody-here" in str((stack.instance(refused) or {}).get("status_msg")), 20)
+    assert not stack.engine.has_container(f"C.{refused}"), "it is not left half made"
+    destroy(stack, refused)
+
+
+def test_the_daemon_dies_and_sessions_live(stack: Stack, key: Path) -> None:
+    instance = rent(stack, image=name_of("debian"), **SSH)
+    ssh = login(stack, key, instance)
+    with Terminal(ssh) as terminal:
+        terminal.type("echo be${X}fore")
+        terminal.wait("before")
+        stack.kill_daemon(signal.SIGKILL)
+        terminal.type("echo mean${X}while")
+        terminal.wait("meanwhile")
+        assert ssh.run("echo new").stdout == "new\n", "and others begin"
+        stack.start_daemon()
+        wait_until("the daemon", lambda: stack.local_state(instance) == "running", 30)
+        terminal.type("echo af${X}ter")
+        terminal.wait("after")
+        terminal.leave()
+    destroy(stack, instance)

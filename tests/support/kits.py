@@ -1,0 +1,23 @@
+"""The access kit of this checkout, which scripts/setup builds: in the sandbox is no network to build it with."""
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from kaalia.runtime.container.kit import AccessFolders
+
+KITS = Path(__file__).parents[2] / ".cache" / "kit"
+
+
+def access_in(folder: Path, kits: Path = KITS) -> AccessFolders:
+    """Contracts' folders below `folder`; host keys that follow from the contract's number, as the daemon's do."""
+    return AccessFolders(kits, folder / "access", host_key)
+
+
+def host_key(contract_id: int) -> bytes:
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(f"host key {contract_id}".encode())
+    return Ed25519PrivateKey.from_private_bytes(digest.finalize()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
