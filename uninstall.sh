@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Removes kaalia; the reverse of install.sh. Keeps configuration and state unless --purge, and refuses while rented
-# containers run, since nobody would end them at their agreed time. Removes no container, image or volume.
+# containers run, since nobody would end them at their agreed time. Removes no container, network, image or volume, and
+# says what is left.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,6 +10,7 @@ prefix=
 purge=no
 force=no
 running=
+engine=
 doing=uninstall
 # shellcheck source=scripts/steps.sh
 . "$here/scripts/steps.sh"
@@ -57,8 +59,13 @@ refuse_while_rented() {
     host=$(docker_host)
     # No socket: no engine, hence no container of ours that runs under one.
     [ -S "${host#unix://}" ] || return 0
-    if ! running=$(docker --host "$host" ps --quiet --filter label=io.kaalia.machine 2>&1); then
-        [ "$force" = yes ] && return 0
+    engine=$host
+    # Those of contracts: what kaalia runs beside them is nobody's rental.
+    if ! running=$(docker --host "$host" ps --quiet --filter label=io.kaalia.contract 2>&1); then
+        if [ "$force" = yes ]; then
+            printf 'note: Docker cannot be asked whether rented containers run: %s\n' "$running"
+            return 0
+        fi
         fail "Docker at $host cannot be asked whether rented containers run: $running" \
             "make docker ps work, or use --force"
     fi
@@ -70,10 +77,31 @@ refuse_while_rented() {
     printf 'note: rented containers run on: %s\n' "$(printf '%s' "$running" | tr '\n' ' ')"
 }
 
-# What still runs keeps its walls.
+# What still runs, or may, keeps its walls, its ports, its limits and its way in.
+keep_network() {
+    [ -n "$running" ] || return 1
+    [ -z "$prefix" ] || return 0
+    printf 'kept: the chains KAALIA-* of the firewall (walls, published ports, counters) and connections to relays, for %s\n' \
+        "what still runs; run uninstall.sh again when it has ended"
+}
+
 remove_walls() {
-    [ -z "$prefix" ] && [ -z "$running" ] || return 0
-    remove_firewall
+    [ -z "$prefix" ] || return 0
+    keep_network || remove_firewall
+}
+
+# Objects of kaalia's as Docker lists them, one a line; none when it does not answer.
+ours() { docker --host "$engine" "$@" --quiet --filter label=io.kaalia.machine 2>/dev/null || true; }
+
+# Docker knows where its objects are; removing them is the owner's own deed.
+tell_rest() {
+    local containers networks
+    [ -n "$engine" ] || return 0
+    containers=$(ours ps --all | wc -l)
+    networks=$(ours network ls | wc -l)
+    [ "$containers$networks" != 00 ] || return 0
+    printf 'left in Docker: %s container(s), %s network(s) of kaalia; see: docker ps --all %s\n' "$containers" "$networks" \
+        "--filter label=io.kaalia.machine, and docker network ls with the same filter"
 }
 
 # Connections to relays outlive the daemon. What still runs stays reached.
@@ -132,4 +160,5 @@ free_ports
 remove_walls
 remove_program
 remove_data
+tell_rest
 if [ "$dry_run" = yes ]; then say "dry run: nothing was changed"; else say "done"; fi

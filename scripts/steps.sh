@@ -85,7 +85,7 @@ firewall_removal() {
         END { if (flush != "") printf "*%s\n%s%s%sCOMMIT\n", table, jumps, flush, drop }'
 }
 
-# Takes the walls around tenants' networks down.
+# Takes down walls around tenants' networks, published ports and counters.
 remove_firewall() {
     local program table change
     for program in iptables ip6tables; do
@@ -93,7 +93,8 @@ remove_firewall() {
         for table in mangle filter nat raw; do
             change=$(firewall_removal "$program" "$table")
             [ -n "$change" ] || continue
-            step "$program-restore" --wait 5 --noflush <<<"$change"
+            step "$program-restore" --wait 5 --noflush <<<"$change" ||
+                say "note: table $table keeps kaalia's chains; see: $program-save -t $table"
         done
     done
 }

@@ -226,6 +226,41 @@ def test_uninstalling_is_refused_when_docker_cannot_be_asked(tmp_path: Path) -> 
     assert "permission denied" in refused.stderr
     assert (tmp_path / "root/opt/kaalia").exists()
 
+    (tmp_path / "docker.sock").unlink()
+    path = docker_that_says(tmp_path / "again", "permission denied", 1)
+    forced = uninstall_beside_docker(tmp_path, path, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "note: Docker cannot be asked whether rented containers run: permission denied" in forced.stdout
+
+
+def test_uninstalling_says_what_it_leaves_in_docker(tmp_path: Path) -> None:
+    """Containers of kaalia's own that are no rental, and stopped ones, are no reason to refuse."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    answers = (
+        'case "$*" in *"ps --quiet"*io.kaalia.contract) ;; *"ps --all --quiet"*) echo a; echo b;; *network*) echo c;; esac'
+    )
+    docker.write_text(f"#!/bin/sh\n{answers}\n")
+    docker.chmod(0o755)
+
+    done = uninstall_beside_docker(tmp_path, f"{docker.parent}:{os.environ['PATH']}")
+
+    assert done.returncode == 0, done.stderr
+    assert "left in Docker: 2 container(s), 1 network(s) of kaalia; see: docker ps --all --filter label=" in done.stdout
+
+
+@pytest.mark.parametrize(("running", "is_kept"), [("0123456789ab", True), ("", False)])
+def test_what_runs_on_keeps_its_network_and_is_told_so(tmp_path: Path, running: str, is_kept: bool) -> None:
+    """The functions alone: the whole script would touch this machine's firewall."""
+    text = (ROOT / "uninstall.sh").read_text()
+    functions = text[text.index("keep_network()") : text.index("# Objects of kaalia")]
+    steps = f"prefix=; running={running}; remove_firewall() {{ echo removed; }}\n{functions}\nremove_walls"
+
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", steps], check=True, capture_output=True, text=True)
+
+    assert ("kept: the chains KAALIA-* of the firewall" in done.stdout) is is_kept
+    assert ("removed" in done.stdout) is not is_kept
+
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("name", ["kaalia.service", "kaalia-marketplace.service", "kaalia-relay.service"])
