@@ -237,9 +237,8 @@ def test_uninstalling_says_what_it_leaves_in_docker(tmp_path: Path) -> None:
     """Containers of kaalia's own that are no rental, and stopped ones, are no reason to refuse."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    answers = (
-        'case "$*" in *"ps --quiet"*io.kaalia.contract) ;; *"ps --all --quiet"*) echo a; echo b;; *network*) echo c;; esac'
-    )
+    running, all_of_them = '*"ps --quiet"*io.kaalia.contract) ;;', '*"ps --all --quiet"*) echo a; echo b;;'
+    answers = f'case "$*" in {running} {all_of_them} *network*) echo c;; esac'
     docker.write_text(f"#!/bin/sh\n{answers}\n")
     docker.chmod(0o755)
 
