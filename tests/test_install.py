@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -284,14 +285,17 @@ def test_the_unit_prepares_what_the_firewall_needs_before_its_sandbox() -> None:
     before = [line for line in lines[: lines.index("PrivateTmp=yes")] if line.startswith("ExecStartPre=-+")]
     (modules,) = [line.split()[3:] for line in before if "/sbin/modprobe" in line]
     reach = Reach(bits_per_s=8_000_000)
-    chains = rules.walls(Family.IPV4, rules.names("7@0"), reach, "10.214.0.0/16", ["10.0.0.1"], [ENCLOSURE])
-    words = [word for chain in chains.values() for rule in chain for word in pairwise(rule)]
-    wanted = {match for flag, match in words if flag == "-m"} - {"tcp", "udp"}
+    four = rules.walls(Family.IPV4, rules.names("7@0"), reach, "10.214.0.0/16", ["10.0.0.1"], [ENCLOSURE])
+    both = replace(ENCLOSURE, subnet6="fd00::/64")
+    six = rules.walls(Family.IPV6, rules.names("7@0"), reach, "fd00::/36", ["fd01::1"], [both])
+    words = [word for chains in (four, six) for chain in chains.values() for rule in chain for word in pairwise(rule)]
+    wanted = {match for flag, match in words if flag == "-m"} - {"tcp", "udp", "icmp6"}
 
     assert "ExecStartPre=-+/usr/bin/touch /run/xtables.lock" in before
     assert {f"xt_{one}" for one in wanted} <= set(modules)
     assert {"ip_tables", "ip6_tables", "iptable_nat", "nf_conntrack", "sch_tbf"} <= set(modules)
     assert {"xt_nat", "xt_MASQUERADE"} <= set(modules), "of published ports"
+    assert {"ip6table_filter", "ip6table_mangle", "ip6table_nat"} <= set(modules)
 
 
 @pytest.mark.skipif(not is_possible(), reason="needs a network namespace: run scripts/test as root")

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kaalia.capability import network
 from kaalia.errors import HostError
-from kaalia.host import net
 from kaalia.host.links import LinkNews
 from kaalia.service import run_forever
 from kaalia.store.changes import Changes, Topic
@@ -26,12 +26,12 @@ class Addresses:
 
 
 def read() -> Addresses:
-    return Addresses(routed(), frozenset(net.local_ips()))
+    return Addresses(routed(), frozenset(network.local_ips()))
 
 
 def routed() -> str | None:
     try:
-        return net.default_address()
+        return network.routed_address()
     except HostError:
         return None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import HostError
-from kaalia.host import net
+from kaalia.host import ipv6, net
 from kaalia.model.machine import MachineReport, Network, PortRange
 from kaalia.model.reach import PortMap
 from kaalia.model.speed import MeasuredSpeed
@@ -18,7 +18,20 @@ PUBLIC_IP = "network.public_ip"
 def collect(public_ip: str | None, port_range: PortRange, root: Path, gaps: Gaps) -> Network:
     """`public_ip`: from the configuration, where it wins; else the address of the default route if it is public."""
     address = public_ip or gaps.read(PUBLIC_IP, lambda: _routed_address(root))
-    return Network(address, net.local_ips(root), port_range)
+    return Network(address, local_ips(root), port_range)
+
+
+def local_ips(root: Path = net.ROOT) -> tuple[str, ...]:
+    """By which others reach this machine: of IPv4; where its only way out is by IPv6, those first."""
+    four = net.local_ips(root)
+    return (*(str(one.address) for one in ipv6.addresses(root)), *four) if ipv6.is_only(root) else four
+
+
+def routed_address(root: Path = net.ROOT) -> str:
+    """Of the default route's interface: of IPv4, else of IPv6. Raises HostError `unreadable`."""
+    if ipv6.is_only(root) and (address := ipv6.default_address(root)):
+        return address
+    return net.default_address(root)
 
 
 def with_outside(
@@ -30,9 +43,11 @@ def with_outside(
     sent, an answer that anybody on the way could have written does not decide.
     """
     network = replace(report.network, speed=measured)
-    outer = told_address if told_address and _is_public_ipv4(told_address) else _vouched_for(found)
+    # Renters' ports are of IPv4, whatever way the machine takes to its marketplace, unless it has none.
+    version = 6 if ":" in next(iter(network.local_ips), "") else 4
+    outer = told_address if told_address and _is_public(told_address, version) else _vouched_for(found)
     missing = report.missing
-    if network.public_ip is None and outer is not None and _is_public_ipv4(outer):
+    if network.public_ip is None and outer is not None and _is_public(outer, version):
         network = replace(network, public_ip=outer)
         missing = tuple(entry for entry in missing if entry.field != PUBLIC_IP)
     if found is not None and (found.port_range, found.address) == (network.port_range, network.public_ip):
@@ -45,14 +60,13 @@ def _vouched_for(found: PortMap | None) -> str | None:
     return found.seen_address if found is not None and found.prober.startswith("https://") else None
 
 
-def _is_public_ipv4(text: str) -> bool:
-    """Renters' ports are of IPv4, whatever way the machine takes to its marketplace."""
+def _is_public(text: str, version: int) -> bool:
     address = ipaddress.ip_address(text)
-    return address.version == 4 and address.is_global
+    return address.version == version and address.is_global
 
 
 def _routed_address(root: Path) -> str:
-    address = net.default_address(root)
+    address = routed_address(root)
     if not net.is_public(address):
         raise HostError(
             "address_not_public",

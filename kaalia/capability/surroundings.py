@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from kaalia.capability import network
 from kaalia.contracts.remedies import Surroundings
 from kaalia.errors import HostError
 from kaalia.host import natpmp, net
@@ -17,7 +18,7 @@ async def read(root: Path = net.ROOT) -> Surroundings:
 
 def _local(root: Path) -> tuple[tuple[str, ...], str | None, str | None]:
     try:
-        routed_ip = net.default_address(root)
+        routed_ip = network.routed_address(root)
     except HostError:
         routed_ip = None
-    return (*net.local_ips(root), "127.0.0.1"), routed_ip, net.default_gateway(root)
+    return (*network.local_ips(root), "127.0.0.1"), routed_ip, net.default_gateway(root)

@@ -23,6 +23,7 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.host import ipv6
 from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
@@ -147,7 +148,8 @@ def _reach(config: Config, clock: Clock, changes: Changes, database: Database, a
         timedelta(hours=config.probe.every_hours),
     )
     url = None if config.probe.url == "marketplace" else config.probe.url
-    link, gate = ProberLink(url, database, config.state_dir, clock), FirewallGate(config.state_dir)
+    link = ProberLink(url, database, config.state_dir, clock, by_ipv6=ipv6.is_only)
+    gate = FirewallGate(config.state_dir)
     return [ReachService(database, changes, clock, wanted, link, answering, surroundings.read, gate)]
 
 

@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Collection, Iterable
 
+from kaalia.host import ipv6
 from kaalia.model.reach import Place
 from kaalia.model.workload import Protocol
 
@@ -29,13 +30,22 @@ _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("=i4s4s")
 """Interface, the local address, the address in the header."""
 
+_IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+"""The same by IPv6 (ipv6(7), linux/in6.h)."""
+_PKTINFO6 = struct.Struct("=16si")
+
 _KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 
 
 class Answering:
-    """Holds sockets only between `open` and `close`. Everything but `release` runs in the event loop's thread."""
+    """Holds sockets only between `open` and `close`. Everything but `release` runs in the event loop's thread.
 
-    def __init__(self) -> None:
+    `by_ipv6`: whether it is asked by that; by IPv4 then too.
+    """
+
+    def __init__(self, by_ipv6: Callable[[], bool] = ipv6.is_only) -> None:
+        self._by_ipv6 = by_ipv6
+        self._family = socket.AF_INET
         self._doors: dict[Place, socket.socket] = {}
         self._connections: set[socket.socket] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -51,6 +61,7 @@ class Answering:
         Asked twice: who looks whether a port is free, as launches do, has it for an instant.
         """
         self._loop = asyncio.get_running_loop()
+        self._family = socket.AF_INET6 if await asyncio.to_thread(self._by_ipv6) else socket.AF_INET
         if taken := await self._try(places, answer):
             await asyncio.sleep(INSTANT_S)
             taken = await self._try(taken, answer)
@@ -60,7 +71,7 @@ class Answering:
         taken = []
         loop = asyncio.get_running_loop()
         for place in places:
-            door = _bound(*place)
+            door = _bound(*place, self._family)
             if door is None:
                 taken.append(place)
                 continue
@@ -105,7 +116,7 @@ class Answering:
 
     def _receive(self, place: Place, door: socket.socket, answer: Answerer) -> None:
         with contextlib.suppress(OSError):
-            data, extras, _, peer = door.recvmsg(ANSWER_MAX_BYTES, socket.CMSG_SPACE(_PKTINFO.size))
+            data, extras, _, peer = door.recvmsg(ANSWER_MAX_BYTES, socket.CMSG_SPACE(_PKTINFO6.size))
             if (text := answer(*place, data)) is not None:
                 door.sendmsg([text], _from_same_address(extras), 0, peer)
 
@@ -138,16 +149,21 @@ class Answering:
             connection.close()
 
 
-def _bound(port: int, protocol: Protocol) -> socket.socket | None:
+def _bound(port: int, protocol: Protocol, family: socket.AddressFamily) -> socket.socket | None:
     """None: another program uses the port. Raises OSError for what is no fault of the port, such as too many files."""
-    door = socket.socket(socket.AF_INET, _KINDS[protocol])
+    door = socket.socket(family, _KINDS[protocol])
+    is_ipv6 = family is socket.AF_INET6
     try:
         door.setblocking(False)
+        if is_ipv6:
+            door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if protocol is Protocol.TCP:
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        elif is_ipv6:
+            door.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
         else:
             door.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        door.bind(("0.0.0.0", port))  # noqa: S104 renters' ports are on all addresses
+        door.bind(("::" if is_ipv6 else "0.0.0.0", port))  # noqa: S104 renters' ports are on all addresses
         if protocol is Protocol.TCP:
             door.listen(16)
     except OSError as error:
@@ -164,6 +180,8 @@ def _from_same_address(extras: list[tuple[int, int, bytes]]) -> list[tuple[int, 
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(data) >= _PKTINFO.size:
             local = _PKTINFO.unpack_from(data)[1]
             return [(level, kind, _PKTINFO.pack(0, local, bytes(4)))]
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO) and len(data) >= _PKTINFO6.size:
+            return [(level, kind, _PKTINFO6.pack(_PKTINFO6.unpack_from(data)[0], 0))]
     return []
 
 

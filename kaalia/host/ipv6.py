@@ -11,6 +11,7 @@ from pathlib import Path
 from kaalia.errors import HostError
 from kaalia.host.kernel import read_text
 from kaalia.host.net import ROOT, is_inner_bridge
+from kaalia.host.net import default_address as default_ipv4_address
 
 INTERNET = IPv6Network("2000::/3")
 _LOCAL = IPv6Network("fc00::/7")
@@ -53,6 +54,16 @@ def addresses(root: Path = ROOT) -> tuple[Address, ...]:
         and not one.flags & _UNSETTLED
         and not is_inner_bridge(one.interface, root)
     )
+
+
+def is_only(root: Path = ROOT) -> bool:
+    """The machine's way out is by IPv6 alone: it has no default route by IPv4, or no address there."""
+    if default_address(root) is None:
+        return False
+    try:
+        return not default_ipv4_address(root)
+    except HostError:
+        return True
 
 
 def default_interface(root: Path = ROOT) -> str | None:

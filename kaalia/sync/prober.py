@@ -30,11 +30,21 @@ Ask = Callable[[ProbeRequest], Awaitable[ProbeReply]]
 
 
 class ProberLink:
-    """`url`: of a prober; None: the marketplace's, once this machine is enrolled."""
+    """`url`: of a prober; None: the marketplace's, once this machine is enrolled.
+
+    `by_ipv6`: whether renters come by that. By which address the prober sees this machine matters.
+    """
 
     def __init__(
-        self, url: str | None, database: Database, state_dir: Path, clock: Clock, tls: ssl.SSLContext | None = None
+        self,
+        url: str | None,
+        database: Database,
+        state_dir: Path,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+        by_ipv6: Callable[[], bool] = bool,
     ) -> None:
+        self._by_ipv6 = by_ipv6
         self._url = url
         self._database = database
         self._state_dir = state_dir
@@ -48,26 +58,31 @@ class ProberLink:
         member = await self._database.read(enrolment.get)
         return member.url if member else None
 
+    async def _family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if await asyncio.to_thread(self._by_ipv6) else socket.AF_INET
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ask]:
         """What asks it; raises MarketplaceError or UnreachableError. Connections end with the context."""
         if self._url is not None:
-            async with _session() as session:
+            async with _session(await self._family()) as session:
                 yield _asker(session, self._url)
             return
         member = await self._database.read(enrolment.get)
         if member is None:
             raise UnreachableError("not_enrolled", "cannot probe the ports: this machine is not enrolled")
         key = await asyncio.to_thread(load_key, self._state_dir)
-        client = MarketplaceClient(member.url, member.machine_id, key, self._clock, self._tls, family=socket.AF_INET)
+        client = MarketplaceClient(
+            member.url, member.machine_id, key, self._clock, self._tls, family=await self._family()
+        )
         try:
             yield client.probe
         finally:
             await client.close()
 
 
-def _session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(family=socket.AF_INET, limit=2)
+def _session(family: socket.AddressFamily) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(family=family, limit=2)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

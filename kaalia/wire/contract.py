@@ -209,7 +209,7 @@ def _network(row: Instance) -> dict[str, Any]:
     return {
         "public_ipaddr": public_ip,
         "local_ipaddrs": " ".join(row.report.network.local_ips),
-        "ports": _ports(bindings),
+        "ports": _ports(bindings, "::" if public_ip and ":" in public_ip else "0.0.0.0"),  # noqa: S104
         "ssh_host": ssh_host,
         "ssh_port": ssh_port,
         "ssh_idx": None,
@@ -222,9 +222,9 @@ def _network(row: Instance) -> dict[str, Any]:
     }
 
 
-def _ports(bindings: tuple[PortBinding, ...]) -> dict[str, list[dict[str, str]]]:
+def _ports(bindings: tuple[PortBinding, ...], host_ip: str) -> dict[str, list[dict[str, str]]]:
     """As `docker inspect` spells them; an identity port stands under the number it was granted."""
-    return {_port_name(binding): [{"HostIp": "0.0.0.0", "HostPort": str(binding.host_port)}] for binding in bindings}  # noqa: S104
+    return {_port_name(binding): [{"HostIp": host_ip, "HostPort": str(binding.host_port)}] for binding in bindings}
 
 
 def _port_name(binding: PortBinding) -> str:

@@ -294,3 +294,14 @@ def test_behind_a_router_the_address_is_what_the_outside_sees(
     assert (found.network.proven is not None) == proven
     assert bool(found.missing) == (public_ip is None)
     assert network.with_outside(behind, None, None) == behind
+
+
+@pytest.mark.parametrize(
+    ("told", "public_ip"), [("2001:4860:4860::8888", "2001:4860:4860::8888"), ("9.9.9.9", None), ("fd00::9", None)]
+)
+def test_a_machine_with_ipv6_alone_is_told_by_that(told: str, public_ip: str | None) -> None:
+    alone = machine_report(
+        network=Network(None, ("fd00::7",), PORTS), missing=(Missing("network.public_ip", "private"),)
+    )
+
+    assert network.with_outside(alone, None, told).network.public_ip == public_ip

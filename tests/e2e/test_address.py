@@ -23,7 +23,6 @@ pytestmark = [
 ]
 
 MARKET = "11.9.0.4"
-URL = f"https://{MARKET}"
 WITHIN_S = 60.0
 CERTIFICATE = "openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=market"
 ASK = """
@@ -37,8 +36,10 @@ print(urllib.request.urlopen(request, context=trust, timeout=10).read().decode()
 class Scene:
     """`host` lies behind `home`, or on the provider's own network."""
 
-    def __init__(self, nets: Networks, folder: Path) -> None:
+    def __init__(self, nets: Networks, folder: Path, market: str = MARKET) -> None:
         self.nets, self.folder = nets, folder
+        self.market, self.spelt = market, f"[{market}]" if ":" in market else market
+        self.url = f"https://{self.spelt}"
         self.socket = folder / "kaalia.sock"
         self.trust = {"SSL_CERT_FILE": str(folder / "cert.pem")}
         self.key = ""
@@ -63,10 +64,10 @@ class Scene:
     def start(self) -> None:
         data, config = str(self.folder / "market"), self.folder / "kaalia.yaml"
         pem = ["-keyout", str(self.folder / "key.pem"), "-out", self.trust["SSL_CERT_FILE"]]
-        extension = ["-addext", f"subjectAltName=IP:{MARKET}"]
+        extension = ["-addext", f"subjectAltName=IP:{self.market}"]
         subprocess.run([*CERTIFICATE.split(), *pem, *extension], check=True, capture_output=True)
         files = ["--tls-cert", self.trust["SSL_CERT_FILE"], "--tls-key", str(self.folder / "key.pem")]
-        serve = kaalia("marketplace", "serve", "--listen", f"{MARKET}:443", "--data", data, *files)
+        serve = kaalia("marketplace", "serve", "--listen", f"{self.spelt}:443", "--data", data, *files)
         self.nets.start("market", *serve, log=self.folder / "market.log")
         wait_until("the marketplace to listen", lambda: ":443" in self.nets.run("market", "ss", "-ltn"), 30)
         made = self.nets.run(
@@ -85,7 +86,7 @@ class Scene:
             "speed": {"max_gb": 0.5},
         }
         config.write_text(json.dumps(settings))
-        enrol = kaalia("enroll", URL, "--token-file", str(token), "--config", str(config))
+        enrol = kaalia("enroll", self.url, "--token-file", str(token), "--config", str(config))
         self.nets.run("host", *enrol, env=self.trust)
         daemon = (sys.executable, "-m", "kaalia.daemon", "--config", str(config))
         self.nets.start("host", *daemon, log=self.folder / "daemon.log", env=self.trust)
@@ -100,7 +101,7 @@ class Scene:
     def told(self) -> str | None:
         """What the owner reads of the machine at the marketplace, as renters do of its offers."""
         argv = ["ip", "netns", "exec", "market", sys.executable, "-c", ASK]
-        argv += [f"{URL}/api/v0/machines/1", self.trust["SSL_CERT_FILE"]]
+        argv += [f"{self.url}/api/v0/machines/1", self.trust["SSL_CERT_FILE"]]
         done = subprocess.run(argv, input=self.key, capture_output=True, text=True, timeout=30, check=True)
         rows = json.loads(done.stdout)
         rows = rows.get("machines", rows) if isinstance(rows, dict) else rows

@@ -83,6 +83,14 @@ def test_a_router_s_word_is_lost_by_forwarding_alone(tmp_path: Path) -> None:
     assert ipv6.lost_by_forwarding(machine(tmp_path, routes=by_a_service)) is None
 
 
+def test_a_machine_without_a_way_out_by_ipv4_has_ipv6_only(tmp_path: Path) -> None:
+    assert ipv6.is_only(machine(tmp_path))
+    head = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+    write_files(tmp_path, {"proc/net/route": f"{head}lo 0002A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n"})
+    assert ipv6.is_only(tmp_path), "a LAN is no way out"
+    assert not ipv6.is_only(tmp_path / "nothing"), "neither is there by IPv6"
+
+
 def test_a_kernel_without_ipv6_has_none_of_it(tmp_path: Path) -> None:
     assert ipv6.addresses(tmp_path) == ()
     assert ipv6.default_address(tmp_path) is None

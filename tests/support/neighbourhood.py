@@ -103,7 +103,8 @@ def cable(pid: int, name: str, ours: str, theirs: Sequence[str], gateway: str, b
     for address in theirs:
         inside(pid, "ip", "address", "add", address, "dev", "eth0")
     inside(pid, "ip", "link", "set", "eth0", "up")
-    inside(pid, "ip", "route", "add", "default", "via", gateway)
+    if gateway:
+        inside(pid, "ip", "route", "add", "default", "via", gateway)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,11 @@ class NetworkIpv6:
         return await asyncio.to_thread(self._is_there) and await self.problem() is None
 
     async def problem(self) -> Problem | None:
-        """Why new contracts get no IPv6 although the machine has it; None: they do, or it has none."""
+        """Why new contracts get no IPv6 although the machine has it; None: they do, or it has none, or the owner wants
+        none and the machine does without.
+        """
         if not await asyncio.to_thread(self._is_there):
-            return None
+            return _needed() if not self._is_wanted and await asyncio.to_thread(ipv6.is_only, self._root) else None
         found = await asyncio.to_thread(self._hindrance)
         if found is None and not self._has_tried:
             try:
@@ -120,6 +122,14 @@ def addressed(body: Mapping[str, Any], where: Enclosure) -> dict[str, Any]:
     six = {"IPv6Address": where.address6}
     given = {name: {**end, "IPAMConfig": {**end["IPAMConfig"], **six}} for name, end in ends.items()}
     return {**body, "NetworkingConfig": {"EndpointsConfig": given}}
+
+
+def _needed() -> Problem:
+    return Problem(
+        "ipv6_unavailable",
+        "cannot lead ports of this machine to new contracts: its only way out is by IPv6, and network.ipv6 is off",
+        remedy="set network.ipv6: auto, or give the machine an IPv4 address and a default route",
+    )
 
 
 def _unavailable(why: str, remedy: str, evidence: str) -> Problem:

@@ -204,5 +204,11 @@ async def test_without_ip6tables_contracts_get_none_and_the_owner_is_told(
     assert problem is not None
     assert problem.code == "ipv6_unavailable"
     assert "ip6tables-restore is not on this machine" in problem.message
-    assert await NetworkIpv6(MACHINE, Reach(), is_wanted=False).subnet("172.28.97.0/28") == ""
+    unwanted = NetworkIpv6(MACHINE, Reach(), is_wanted=False)
+    assert await unwanted.subnet("172.28.97.0/28") == ""
+    assert await unwanted.problem() is None
+    ip("-6", "route", "add", "default", "via", "fd99::2", "dev", link)
+    needed = await unwanted.problem()
+    assert needed is not None
+    assert "its only way out is by IPv6" in needed.message
     assert await six.subnet("172.28.97.0/28") == PLACED[97]
