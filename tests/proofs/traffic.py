@@ -1,10 +1,10 @@
 """Every byte to and from the internet is metered once, whatever is killed, and no other byte is.
 
 A tenant sends known amounts to a host of the internet and gets known amounts from it, both by connections of its own
-and by its published port, while a host of the LAN does the same at that port. The daemon is killed in the middle, and
-somebody flushes the counters. Another tenant sends with its first breath, and is destroyed with its last byte while the
-daemon is dead. In the end what the machine counted, what the marketplace charged, what the peers sent and what their
-network cards saw must agree.
+and by its published port, by IPv4 and IPv6, while a host of the LAN does the same at that port. The daemon is killed in
+the middle, and somebody flushes the counters. Another tenant sends with its first breath, and is destroyed with its
+last byte while the daemon is dead. In the end what the machine counted, what the marketplace charged, what the peers
+sent and what their network cards saw must agree.
 """
 
 import json
@@ -27,6 +27,7 @@ from kaalia.model.traffic import Bytes
 from kaalia.units import GB
 from tests.proofs.metering import ask, at_rest
 from tests.proofs.report import Report, Say
+from tests.support import neighbourhood6 as six
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -40,6 +41,7 @@ RUSH = 30_000_000
 PORT = 7000
 INTERNET, MACHINE_ON_INTERNET = "198.51.100.7", "198.51.100.1"
 LAN, MACHINE_ON_LAN = "192.168.77.7", "192.168.77.1"
+FILTERS = ("iptables", "ip6tables")
 ETHERNET_HEADER_BYTES = 14
 NEAR = 0.01
 USD_PER_GB = {Meter.INET_UP: Decimal("0.05"), Meter.INET_DOWN: Decimal("0.02")}
@@ -72,6 +74,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
     with ExitStack() as hosts:
         internet = hosts.enter_context(host("wan0", MACHINE_ON_INTERNET, INTERNET))
         lan = hosts.enter_context(host("lan0", MACHINE_ON_LAN, LAN))
+        add_ipv6(internet, lan)
         stack, image = hosts.enter_context(scene("2xRTX_4090", extra_config={"intervals": {"resync_s": LOOK_S}}))
         prices = ("-u", str(USD_PER_GB[Meter.INET_UP]), "-d", str(USD_PER_GB[Meter.INET_DOWN]))
         stack.host.json("list", "machine", str(stack.machine_id), "--price_gpu", "0.4", *prices)
@@ -110,6 +113,10 @@ def exchange(
         ("down", street.tenant, "get", INTERNET, PORT, size()),
         ("up", street.internet, "get", MACHINE_ON_INTERNET, street.published, size()),
         ("down", street.internet, "put", MACHINE_ON_INTERNET, street.published, size()),
+        ("up", street.tenant, "put", six.INTERNET[0], PORT, size()),
+        ("down", street.tenant, "get", six.INTERNET[0], PORT, size()),
+        ("up", street.internet, "get", six.MACHINE_ON_INTERNET, street.published, size()),
+        ("lan", street.lan, "put", six.MACHINE_ON_LAN, street.published, size()),
         ("lan", street.lan, "get", MACHINE_ON_LAN, street.published, size()),
         ("lan", street.lan, "put", MACHINE_ON_LAN, street.published, size()),
     ]
@@ -152,9 +159,11 @@ def see_rate(stack: Stack, instance_id: int, street: Street, ledger: Ledger, rep
 def flush(stack: Stack, instance_id: int, street: Street, ledger: Ledger, report: Report) -> None:
     """The owner flushes the table when all is read; the counters come back, and the sums go on."""
     before = settled(stack, instance_id)
-    subprocess.run(["iptables", "-t", "mangle", "-F"], check=True)
-    wait_until("the counters to come back", lambda: "kaalia/" in rules(), 30, 0.1)
+    for program in FILTERS:
+        subprocess.run([program, "-t", "mangle", "-F"], check=True)
+    wait_until("the counters to come back", lambda: all("kaalia/" in rules(one) for one in FILTERS), 30, 0.1)
     move(ledger, report, "down", street.tenant, "get", INTERNET, PORT, SIZES[0])
+    move(ledger, report, "down", street.tenant, "get", six.INTERNET[0], PORT, SIZES[0])
     after = settled(stack, instance_id)
     report.check(
         "a flush takes nothing from the sums", after.up >= before.up and after.down > before.down, (before, after)
@@ -252,8 +261,8 @@ def local(stack: Stack, instance_id: int) -> dict[str, Any] | None:
     return json.loads(done.stdout)["traffic"] if done.returncode == 0 else None
 
 
-def rules() -> str:
-    return subprocess.run(["iptables-save", "-t", "mangle"], check=True, capture_output=True, text=True).stdout
+def rules(program: str) -> str:
+    return subprocess.run([f"{program}-save", "-t", "mangle"], check=True, capture_output=True, text=True).stdout
 
 
 def card(pid: int) -> Bytes:
@@ -262,6 +271,19 @@ def card(pid: int) -> Bytes:
     stats = json.loads(done.stdout)[0]["stats64"]
     up, down = (stats[side]["bytes"] - ETHERNET_HEADER_BYTES * stats[side]["packets"] for side in ("rx", "tx"))
     return Bytes(up, down)
+
+
+def add_ipv6(internet: int, lan: int) -> None:
+    """The host of the internet is behind the one on the machine's own link, which is none of it."""
+    for pid, link, ours, theirs in (
+        (internet, "wan0", six.MACHINE_ON_INTERNET, (f"{six.NEIGHBOUR}/64", f"{six.INTERNET[0]}/128")),
+        (lan, "lan0", six.MACHINE_ON_LAN, (f"{six.LAN}/64",)),
+    ):
+        ip("-6", "address", "add", f"{ours}/64", "dev", link, "nodad")
+        for one in theirs:
+            inside(pid, "ip", "-6", "address", "add", one, "dev", "eth0", "nodad")
+    ip("-6", "route", "add", six.INTERNET[0], "via", six.NEIGHBOUR)
+    six.settle(internet, lan)
 
 
 @contextmanager

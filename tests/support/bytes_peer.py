@@ -15,7 +15,7 @@ TIMEOUT_S = 60.0
 
 
 def serve(port: int) -> None:
-    with socket.create_server(("", port), backlog=16) as listener:
+    with socket.create_server(("::", port), family=socket.AF_INET6, backlog=16, dualstack_ipv6=True) as listener:
         print("ready", flush=True)
         while True:
             peer, _ = listener.accept()
