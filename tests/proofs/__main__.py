@@ -6,6 +6,7 @@ import sys
 import time
 
 from tests.proofs import (
+    access,
     client,
     clock,
     disk,
@@ -22,6 +23,7 @@ from tests.proofs import (
 )
 
 PROOFS = {
+    "access": access.prove,
     "offline": offline.prove,
     "restart": restart.prove,
     "client": client.prove,

@@ -90,11 +90,12 @@ def _libraries(program: str) -> tuple[str, ...]:
 
 
 def _tar(files: dict[str, tuple[bytes, int]], base: bytes = b"") -> bytes:
-    """`files` by path, behind those of `base`; folders come of themselves."""
+    """`files` by path with their folders, behind those of `base`."""
     buffer = io.BytesIO(base)
     with tarfile.open(fileobj=buffer, mode="a" if base else "w") as tar:
         if not base:
-            for folder in ("tmp", "dev", "proc", "sys", "etc", "var"):
+            parents = {str(parent).lstrip("/") for path in files for parent in Path(path).parents}
+            for folder in sorted({"tmp", "dev", "proc", "sys", "etc", "var", *parents} - {""}):
                 entry = tarfile.TarInfo(folder)
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
                 tar.addfile(entry)

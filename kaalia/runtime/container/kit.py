@@ -47,8 +47,9 @@ class AccessFolders:
             self.contracts.mkdir(mode=0o711, parents=True, exist_ok=True)
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
-            if not (folder / "host_key").exists():
-                _write(folder / "host_key", self.host_key(contract.contract_id), 0o600)
+            host_key = folder / "host_key"
+            if not (host_key.exists() and host_key.stat().st_size):  # empty: the machine lost its power right then
+                _write(host_key, self.host_key(contract.contract_id), 0o600)
             if user is not None:
                 _write(folder / "user", f"{user}\n".encode(), 0o644)
             lines = "".join(f"{line}\n" for line in keys_of(contract))
@@ -78,7 +79,10 @@ def missing(evidence: str) -> WorkloadError:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all: sshd may be reading it. Untouched when it is so already."""
+    """Whole or not at all: sshd may be reading it. Untouched when it is so already.
+
+    Not forced to the disk: all of it can be worked out again, and is, when the daemon starts.
+    """
     if path.exists() and path.read_bytes() == content:
         return
     new = path.with_name(f".{path.name}.new")
@@ -87,6 +91,4 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     new.rename(path)

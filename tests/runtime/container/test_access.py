@@ -81,6 +81,10 @@ def test_the_folder_holds_host_key_and_keys_and_comes_back_the_same(access: Acce
     assert (folder / "user").read_text() == "worker\n", "as it was"
     assert {path.name for path in folder.iterdir()} == {"host_key", "authorized_keys", "user"}
 
+    (folder / "host_key").write_bytes(b"")
+    access.write(contract)
+    assert (folder / "host_key").read_bytes(), "what a loss of power left empty is written again"
+
     access.forget(51)
     access.forget(51)
     assert not folder.exists()
