@@ -108,8 +108,11 @@ async def _probe(run: _Run, name: str, earlier: PortMap | None, local_ips: Colle
     places = reach.places(machine.port_range)
     step = reach.batch_size(len(places))
     works: bool | None = None
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
     for start in range(0, len(places), step):
         await tell(start, len(places))
+        await asyncio.sleep(max(0.0, began_s + reach.due_s(start) - loop.time()))
         works = await _patient_batch(run, places[start : start + step], where.address, works)
     again = [place for place, sight in run.sights.items() if sight.outcome is Outcome.SILENT and place not in run.held]
     if len(again) <= reach.AGAIN_MAX:

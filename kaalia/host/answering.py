@@ -16,7 +16,7 @@ from kaalia.model.reach import Place
 from kaalia.model.workload import Protocol
 
 ANSWER_MAX_BYTES = 64
-CONNECTIONS_MAX = 256
+CONNECTIONS_MAX = 512
 """Open at once; strangers may knock too."""
 CONNECTION_S = 5.0
 RELEASE_S = 1.0

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,22 @@ async def test_every_port_is_proven_and_the_map_is_stored(rig: Rig) -> None:
     assert await rig.store.read(reach.get_progress) is None
 
 
+async def test_a_large_range_is_tried_in_a_pace_that_routers_bear(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 places in batches of 10: the last one begins after 30."""
+    monkeypatch.setattr(contract_reach, "UNPACED", 0)
+    monkeypatch.setattr(contract_reach, "PLACES_PER_S", 40)
+    began_s, begun_s = time.monotonic(), []
+
+    async def look(request: ProbeRequest) -> None:
+        begun_s.extend([time.monotonic() - began_s] if request.targets else [])
+
+    rig.link.before = look
+    await rig.service().probe()
+
+    assert [second >= due for second, due in zip(begun_s, (0, 0.25, 0.5, 0.75), strict=True)] == [True] * 4
+    assert begun_s[-1] < 3
+
+
 async def test_at_most_a_quarter_of_a_small_range_is_bound_at_once(rig: Rig) -> None:
     most = 0
 
@@ -57,7 +74,7 @@ async def test_at_most_a_quarter_of_a_small_range_is_bound_at_once(rig: Rig) -> 
 
     assert 0 < most <= len(RANGE) * 2 // 4
     assert contract_reach.batch_size(2) == 2
-    assert contract_reach.batch_size(131072) == 256
+    assert contract_reach.batch_size(131072) == 512
 
 
 async def test_ports_of_contracts_are_left_alone_and_those_of_programs_named(rig: Rig) -> None:

@@ -243,3 +243,32 @@ async def test_alone_it_answers_over_http_those_whom_it_serves() -> None:
     status, text = await post(proxied, body, "8.8.4.4")
     assert (status, b"probe_forbidden" in text) == (403, True)
     await proxied.close()
+
+
+async def test_a_connection_that_answered_is_cut_and_one_that_is_only_looked_at_is_closed() -> None:
+    """Routers remember a cut one for 10 s, a closed one for 120 s. A renter's program reads an ordinary end."""
+    ends: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            data = await reader.read(probe.MESSAGE_BYTES)
+            asked = probe.read_question(NONCE, TCP, data)
+            if asked is not None:
+                writer.write(probe.answer(NONCE, SECRET, TCP, asked.port, asked.challenge))
+                data = await reader.read()
+            ends.append("closed" if not data else "more came")
+        except ConnectionResetError:
+            ends.append("cut")
+        writer.close()
+
+    server = await asyncio.start_server(serve, HERE, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        asked = await dial.dial(HERE, ProbeTarget(port, TCP), NONCE)
+        looked = await dial.dial(HERE, ProbeTarget(port, TCP, connect_only=True), NONCE)
+        async with asyncio.timeout(5):
+            while len(ends) < 2:
+                await asyncio.sleep(0.01)
+
+    assert (asked.outcome, looked.outcome) == (Outcome.ANSWERED, Outcome.CONNECTED)
+    assert ends == ["cut", "closed"]

@@ -20,7 +20,7 @@ from kaalia.client import LocalClient
 from kaalia.contracts.reach import in_short
 from kaalia.errors import KaaliaError
 from tests.proofs.report import Report, Say
-from tests.support.networks import Networks, networks
+from tests.support.networks import TIMEOUT_S, Networks, networks
 from tests.support.waiting import wait_until
 
 FIRST, LAST = 40000, 40023
@@ -36,8 +36,8 @@ Place = tuple[int, str]
 class Scene:
     """A host behind a router, a prober on the far side, and the daemon's answers."""
 
-    def __init__(self, nets: Networks, folder: Path, report: Report) -> None:
-        self.nets, self.folder, self.report = nets, folder, report
+    def __init__(self, nets: Networks, folder: Path, report: Report, ports: range = RANGE) -> None:
+        self.nets, self.folder, self.report, self.ports = nets, folder, report, ports
         self.socket = folder / "kaalia.sock"
         self.daemon: subprocess.Popen[bytes] | None = None
 
@@ -61,15 +61,15 @@ class Scene:
     def forward(self, protocols: tuple[str, ...] = ("tcp", "udp")) -> None:
         """The line that `kaalia ports` tells the owner to add."""
         for protocol in protocols:
-            rule = f"-t nat -A PREROUTING -i isp -p {protocol} --dport {FORWARDED} -j DNAT --to-destination {HOST}"
-            self.nets.iptables("home", rule)
+            matched = f"-i isp -p {protocol} --dport {self.ports[0]}:{self.ports[-1]}"
+            self.nets.iptables("home", f"-t nat -A PREROUTING {matched} -j DNAT --to-destination {HOST}")
 
     def start_daemon(self, **probe: Any) -> None:
         config = {
             "state_dir": str(self.folder / "state"),
             "socket": str(self.socket),
             "docker": {"host": f"unix://{self.folder}/none.sock"},
-            "ports": {"range": f"{FIRST}-{LAST}"},
+            "ports": {"range": f"{self.ports[0]}-{self.ports[-1]}"},
             "probe": {"url": URL, **probe},
         }
         file = self.folder / "kaalia.yaml"
@@ -85,13 +85,13 @@ class Scene:
         except KaaliaError:
             return False
 
-    def probe(self) -> dict[str, Any]:
+    def probe(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """What `kaalia ports --probe --json` prints."""
         began = time.monotonic()
         command = python("kaalia.cli.main", "ports", "--probe", "--json", "--socket", str(self.socket))
-        document: dict[str, Any] = json.loads(self.nets.run("host", *command))
+        document: dict[str, Any] = json.loads(self.nets.run("host", *command, timeout_s=timeout_s))
         self.report.counts["probes"] += 1
-        self.report.counts["ports_tried"] += 2 * len(RANGE)
+        self.report.counts["ports_tried"] += 2 * len(self.ports)
         self.report.worst("slowest_probe_s", time.monotonic() - began)
         return dict(document["found"])
 
@@ -129,9 +129,9 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
 
 
 @contextmanager
-def scene(report: Report) -> Iterator[Scene]:
+def scene(report: Report, ports: range = RANGE) -> Iterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="kaalia-") as folder, networks() as nets:
-        made = Scene(nets, Path(folder), report)
+        made = Scene(nets, Path(folder), report, ports)
         made.build()
         yield made
 

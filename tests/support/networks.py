@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+TIMEOUT_S = 120.0
+
 
 def is_possible() -> bool:
     return "KAALIA_TEST_NAMESPACES" in os.environ
@@ -47,9 +49,9 @@ class Networks:
         """A rule as on the command line, without the command."""
         self.run(name, "iptables", "-w", *rule.split())
 
-    def run(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> str:
+    def run(self, name: str, *command: str, env: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> str:
         """To its end, which must be a good one; returns what it wrote to stdout."""
-        return _run("ip", "netns", "exec", name, *command, env=env)
+        return _run("ip", "netns", "exec", name, *command, env=env, timeout_s=timeout_s)
 
     def start(
         self, name: str, *command: str, log: Path, env: Mapping[str, str] | None = None
@@ -90,9 +92,9 @@ def networks() -> Iterator[Networks]:
         made.close()
 
 
-def _run(*command: str, env: Mapping[str, str] | None = None) -> str:
+def _run(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **(env or {})}
+        command, capture_output=True, text=True, timeout=timeout_s, check=False, env={**os.environ, **(env or {})}
     )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
