@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kaalia.model.workload import LaunchMode
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.wire import signature
 from tests.support.containers import output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import rootfs
@@ -115,6 +117,22 @@ async def test_keys_change_under_a_running_container(runtime: ContainerRuntime) 
     await runtime.authorize(replace(contract, ssh_keys=("ssh-ed25519 BBBB two",)))
 
     assert "BBBB" in (await inside(runtime, 246))
+
+
+async def test_another_generation_and_a_new_container_have_the_same_host_key(
+    runtime: ContainerRuntime, tmp_path: Path
+) -> None:
+    file = tmp_path / "access" / "C.247" / "host_key"
+    found = []
+    for generation in (1, 2, 3):
+        spec = build_spec(launch_mode=LaunchMode.SSH, args=(), onstart=f"echo {generation}")
+        await runtime.create(build_placement(247, spec=spec, generation=generation))
+        found.append(signature.openssh_public(signature.load_openssh(file.read_bytes())))
+        if generation == 2:
+            await runtime.remove(247)
+            assert not file.exists()
+
+    assert len(set(found)) == 1
 
 
 async def inside(runtime: ContainerRuntime, contract_id: int) -> str:
