@@ -188,11 +188,11 @@ async def test_forwards_come_and_go_on_one_connection(world: World) -> None:
             assert await world.told() == []
             await world.want()
 
-            async def is_closed() -> bool:
-                return await world.pid() is None
+            async def is_forgotten() -> bool:
+                return await world.database.read(relays.tunnels) == {}
 
-            await until("the end", is_closed)
-            assert await world.database.read(relays.tunnels) == {}
+            await until("the end", is_forgotten)
+            assert await world.pid() is None
 
 
 async def test_a_daemon_finds_the_connection_of_an_earlier_one(world: World) -> None:
