@@ -16,6 +16,7 @@ from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, net, system
 from kaalia.host.answering import Answering
 from kaalia.log import about
+from kaalia.model.health import Condition, Severity
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
@@ -27,7 +28,7 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
-from kaalia.runtime.base import RegistryLogin, Runtime
+from kaalia.runtime.base import ANY_CONTRACT, RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
@@ -42,7 +43,7 @@ from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.service import Tasks, run_forever
-from kaalia.store import enrolment
+from kaalia.store import conditions, enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
@@ -100,6 +101,7 @@ class TenantsService:
             ipv6=six,
             access=self._access(key),
         )
+        await self._tell_kit(self._access(key))
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
@@ -153,6 +155,16 @@ class TenantsService:
         folder = self._config.volumes.dir
         fixed = folder if isinstance(folder, Path) else None
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
+
+    async def _tell_kit(self, access: AccessFolders) -> None:
+        """Whether renters can be let in by ssh, as it is at this start."""
+        found = []
+        try:
+            await asyncio.to_thread(access.kit, ANY_CONTRACT)
+        except WorkloadError as error:
+            found = [Condition(error.problem, Severity.WARN, "the daemon starts with a kit there")]
+        now = self._clock.now()
+        await self._database.transaction(lambda tx: conditions.replace(tx, "access", found, now))
 
     def _access(self, key: Ed25519PrivateKey) -> AccessFolders:
         def host_key(contract_id: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.rented import destroy, process, rent, running_stack
+from tests.e2e.rented import destroy, problem, process, rent, running_stack, status
 from tests.support.docker_engine import PrivateDocker
 from tests.support.kinds import KINDS, import_kinds, name_of
 from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login
@@ -122,6 +122,23 @@ def test_a_user_of_the_image_is_honoured_and_another_refused(stack: Stack, key: 
     wait_until("the refusal", lambda: "nobody-here" in str((stack.instance(refused) or {}).get("status_msg")), 20)
     assert not stack.engine.has_container(f"C.{refused}"), "it is not left half made"
     destroy(stack, refused)
+
+
+def test_without_a_kit_ssh_is_refused_and_the_owner_told(docker_host: PrivateDocker, tmp_path: Path) -> None:
+    config = {"docker": {"subnet_pool": "10.207.0.0/16"}, "access": {"kit_dir": str(tmp_path / "none")}}
+    with running_stack(docker_host, tmp_path, config=config, port_range="22500-22599") as bare:
+        bare.list_machine()
+        instance = rent(bare, image=name_of("busybox"), **SSH)
+        wait_until("the refusal", lambda: bare.local_state(instance) == "failed", 20)
+
+        assert problem(bare, instance).code == "kit_missing"
+        assert not bare.engine.has_container(f"C.{instance}")
+        told = status(bare)
+        assert told is not None
+        assert "kit_missing" in {one.code for one in told.warnings}
+        plain = rent(bare, image=name_of("busybox"))
+        bare.wait_status(plain, "running")
+        destroy(bare, instance, plain)
 
 
 def test_the_daemon_dies_and_sessions_live(stack: Stack, key: Path) -> None:
