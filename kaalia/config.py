@@ -136,6 +136,8 @@ class DockerConfig(Section):
     host: Annotated[str, AfterValidator(_unix_url)] = "unix:///var/run/docker.sock"
     subnet_pool: Annotated[str, AfterValidator(_subnet_pool)] = "10.214.0.0/16"
     """Contracts' bridge networks are cut from here; nothing else on the machine may use it."""
+    warm_networks: Annotated[int, Field(ge=0, le=64)] = 2
+    """Networks that stand ready, each with a process that holds it open. A launch takes a third of a second less."""
 
 
 class PortsConfig(Section):

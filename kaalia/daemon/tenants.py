@@ -1,6 +1,7 @@
 """The part of the daemon that needs to know which machine it is: the runtime and the reconciler, from enrolment on."""
 
 import asyncio
+import platform
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
@@ -23,6 +24,7 @@ from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
 from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.ledger import Ledger
+from kaalia.reconciler.sandboxes import SandboxService
 from kaalia.reconciler.selfaudit import AuditService
 from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
@@ -35,14 +37,16 @@ from kaalia.runtime.container.networks import enclosures, publications
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
+from kaalia.runtime.sandbox import pause
 from kaalia.runtime.sandbox.counters import PacketCounters
 from kaalia.runtime.sandbox.ipv6 import NetworkIpv6
 from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import CONNECTION_TABLE
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
-from kaalia.service import Tasks, run_forever
+from kaalia.service import Service, Tasks, run_forever
 from kaalia.store import conditions, enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
@@ -91,6 +95,7 @@ class TenantsService:
         walls = Walls(machine, reach, pool, partial(enclosures, self._engine, machine))
         ports = Ports(machine, pool, partial(publications, self._engine, machine))
         six = NetworkIpv6(machine, reach, is_wanted=self._config.network.ipv6 == "auto")
+        sandboxes = self._sandboxes(machine, six)
         self._runtime = runtime = ContainerRuntime(
             self._engine,
             machine,
@@ -100,6 +105,7 @@ class TenantsService:
             ports=ports,
             ipv6=six,
             access=self._access(key),
+            sandboxes=sandboxes,
         )
         await self._tell_kit(self._access(key))
         hands = self._hands(machine, limits)
@@ -133,10 +139,14 @@ class TenantsService:
             boot_id=await asyncio.to_thread(_boot_id),
             mounts=volumes.mounts,
             images=image_use,
+            networks=sandboxes,
         )
+        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch]
+        if sandboxes is not None:
+            beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks, audit_s))
         with about(machine_id=member.machine_id):
             beside = Tasks()
-            for service in (volumes, disk, watch, audit, traffic, walls_watch):
+            for service in beside_it:
                 beside.start(service.name, service.run())
             try:
                 await reconciler.run()
@@ -144,6 +154,11 @@ class TenantsService:
                 await beside.close()
                 await runtime.close()
                 walls.close()
+
+    def _sandboxes(self, machine: str, ipv6: NetworkIpv6) -> Sandboxes | None:
+        if platform.machine() not in pause.PROCESSORS:
+            return None
+        return Sandboxes(self._engine, machine, self._config.docker.warm_networks, ipv6)
 
     def _hands(self, machine: str, limits: BtrfsLimits) -> DiskVolumes:
         async def data_root() -> str:

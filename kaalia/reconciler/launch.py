@@ -19,7 +19,16 @@ from kaalia.reconciler import status
 from kaalia.reconciler.actions import Launch
 from kaalia.reconciler.image_use import ImageUse, plain_name
 from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
-from kaalia.runtime.base import BindMount, ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
+from kaalia.runtime.base import (
+    BindMount,
+    ImageFacts,
+    NetworkPool,
+    Observed,
+    Placement,
+    Progress,
+    RegistryLogin,
+    Runtime,
+)
 from kaalia.service import Tasks
 from kaalia.store.claims import Claim, ClaimKind
 
@@ -64,6 +73,8 @@ class Tools:
     starts: asyncio.Semaphore
     mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]]
     """Makes sure of the contract's volumes, and says where they are."""
+    networks: NetworkPool | None = None
+    """None: every contract's network is made when it comes."""
     images: ImageUse = field(default_factory=ImageUse)
     tasks: Tasks = field(default_factory=Tasks)
     pulling: set[int] = field(default_factory=set)
@@ -174,13 +185,25 @@ def _decision(
         creating = status.preparing(contract, row, action.gpu_uuids, WorkloadState.CREATING, tools.clock.now())
         taken = taken_ports(held, but_of=contract.contract_id) | avoid.ports
         bindings = _free_ports(tools, requests, report, taken, row.ports if row else ())
-        subnets = [one for one in held if one.kind is ClaimKind.SUBNET]
-        mine = [one.key for one in subnets if one.contract_id == contract.contract_id and one.key not in avoid.subnets]
-        others = {one.key for one in subnets} | avoid.subnets | set(tools.host_routes())
-        subnet = mine[0] if mine else ports.next_subnet(tools.settings.subnet_pool, others)
-        return Grant(replace(creating, ports=bindings, public_ipaddr=report.network.told_ip), subnet)
+        granted = replace(creating, ports=bindings, public_ipaddr=report.network.told_ip)
+        return Grant(granted, _subnet(tools, contract, held, avoid))
 
     return decide
+
+
+def _subnet(tools: Tools, contract: Contract, held: tuple[Claim, ...], avoid: _Avoid) -> str:
+    """The one that it has, else one whose network stands ready, else the first that nobody has."""
+    owners = {one.key: one.contract_id for one in held if one.kind is ClaimKind.SUBNET}
+    mine = [key for key, owner in owners.items() if owner == contract.contract_id and key not in avoid.subnets]
+    if mine:
+        return mine[0]
+    others, pool = avoid.subnets.union(owners), tools.networks
+    # A host name is given to a network when it is made.
+    ready = pool.warm - others if pool is not None and not contract.spec.hostname else frozenset()
+    if ready:
+        return min(ready)
+    making = pool.making if pool is not None else frozenset()
+    return ports.next_subnet(tools.settings.subnet_pool, {*others, *making, *tools.host_routes()})
 
 
 def _free_ports(

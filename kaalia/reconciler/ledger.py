@@ -114,6 +114,11 @@ class Ledger:
         newest = await self._database.read(lambda tx: contracts.get(tx, contract.contract_id))
         return contract.restart_count if newest is None else newest.restart_count
 
+    async def subnets(self) -> frozenset[str]:
+        """Those that contracts have."""
+        held = await self._database.read(claims.all_claims)
+        return frozenset(claim.key for claim in held if claim.kind is ClaimKind.SUBNET)
+
     async def recorded_ends(self) -> Ends:
         """For containers that the books do not know: the ends that were written down beside them."""
         return await self._database.read(ends.recorded_here)

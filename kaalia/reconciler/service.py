@@ -30,7 +30,7 @@ from kaalia.reconciler.keys import Keys
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
+from kaalia.runtime.base import ALIVE, BindMount, NetworkPool, RegistryLogin, Runtime
 from kaalia.service import Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic
@@ -73,6 +73,7 @@ class ReconcilerService:
         checkpoint: Callable[[str], None] = crash.at,
         mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]] | None = None,
         images: ImageUse | None = None,
+        networks: NetworkPool | None = None,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
@@ -92,6 +93,7 @@ class ReconcilerService:
             starts=asyncio.Semaphore(settings.parallel_starts),
             mounts=mounts or no_mounts,
             images=images or ImageUse(),
+            networks=networks,
         )
         self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()

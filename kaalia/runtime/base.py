@@ -3,7 +3,7 @@
 Every verb is idempotent: repeating it after a crash, a lost answer or a time-out is safe.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -336,6 +336,33 @@ class NetworkPorts(Protocol):
 
     async def mend(self) -> Mended:
         """Look at all ports, and lead again what does not lead to its tenant. Raises HostError."""
+        ...
+
+
+class NetworkPool(Protocol):
+    """Networks that stand ready for contracts to come. Raises WorkloadError."""
+
+    @property
+    def warm(self) -> frozenset[str]:
+        """Their subnets."""
+        ...
+
+    @property
+    def making(self) -> frozenset[str]:
+        """Subnets that are about to be theirs, and that nobody else takes."""
+        ...
+
+    async def refill(
+        self, claimed: Callable[[], Awaitable[Collection[str]]], choose: Callable[[Collection[str]], str]
+    ) -> None:
+        """Make those that are missing, and remove what contracts left. `claimed`: subnets of contracts, by the books.
+
+        `choose`: a subnet that is none of those given.
+        """
+        ...
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until there is something for `refill` to do, `timeout_s` at most."""
         ...
 
 

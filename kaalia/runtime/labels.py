@@ -23,6 +23,10 @@ _GPUS = _PREFIX + "gpus"
 _PORTS = _PREFIX + "ports"
 _END_AT = _PREFIX + "end_at"
 _ADDRESS = _PREFIX + "address"
+_SANDBOX = _PREFIX + "sandbox"
+"""On the network and the pause container of a sandbox: its subnet."""
+_HOSTNAME = _PREFIX + "hostname"
+"""On a pause container: the name that it gives to what joins it, if one is asked for."""
 _TWIN_MACHINE = _PREFIX + "twin.machine"
 _TWIN_OF = _PREFIX + "twin.of"
 """On images. A container inherits them, so they are no labels that would make it ours."""
@@ -79,6 +83,26 @@ def contract_filter(contract_id: int) -> str:
 def encode_owner(machine: str, contract_id: int) -> dict[str, str]:
     """Labels of an object that only needs an owner, such as a network."""
     return {_SCHEMA: SCHEMA, _MACHINE: machine, _CONTRACT: str(contract_id)}
+
+
+def encode_sandbox(machine: str, subnet: str, hostname: str = "") -> dict[str, str]:
+    """Labels of a sandbox, which is made before anybody knows for which contract."""
+    return {_SCHEMA: SCHEMA, _MACHINE: machine, _SANDBOX: subnet, _HOSTNAME: hostname}
+
+
+def sandbox_filter(subnet: str | None = None) -> str:
+    """The `label=` filter that selects sandboxes: all, or the one of a subnet."""
+    return _SANDBOX if subnet is None else f"{_SANDBOX}={subnet}"
+
+
+def sandbox_of(raw: Mapping[str, str] | None, machine: str) -> str | None:
+    """The subnet of the sandbox that an object of this machine is a part of; None: it is none."""
+    return raw.get(_SANDBOX) if raw and raw.get(_MACHINE) == machine else None
+
+
+def hostname_of(raw: Mapping[str, str] | None) -> str:
+    """The host name that a sandbox was made with, "" without one."""
+    return (raw or {}).get(_HOSTNAME, "")
 
 
 def encode_twin(machine: str, image_id: str) -> dict[str, str]:

@@ -53,7 +53,9 @@ def check(stack: Stack, live: list[int]) -> list[int]:
         row = stack.wait_status(instance_id, "running", 30)
         found = stack.engine.inspect(f"C.{instance_id}")
         assert not found["HostConfig"]["PortBindings"]
-        bindings = led(found["NetworkSettings"]["Networks"][f"kaalia-{instance_id}"]["IPAddress"])
+        pause = stack.engine.inspect(f"kaalia-sandbox-{instance_id}")
+        (network,) = pause["NetworkSettings"]["Networks"].values()
+        bindings = led(network["IPAddress"])
         assert bindings == row["ports"]
         assert len(bindings) == 4
         for name, (binding,) in bindings.items():

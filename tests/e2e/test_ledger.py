@@ -109,18 +109,19 @@ def test_a_stranger_on_a_rented_gpu_is_told_and_nobody_is_stopped(stack: Stack) 
 
 
 def test_a_port_that_leads_nowhere_any_more_is_told(stack: Stack) -> None:
-    """Somebody takes the container off its network by hand."""
+    """Somebody takes the pause container, and with it the tenant, off its network by hand."""
     number = rent(stack, env="-p 80:80")
     stack.wait_status(number, "running")
     tenant = process(stack, number)
-    network = f"kaalia-{number}"
-    address = stack.engine.inspect(f"C.{number}")["NetworkSettings"]["Networks"][network]["IPAddress"]
-    body = {"Container": f"C.{number}", "Force": True}
+    pause = f"kaalia-sandbox-{number}"
+    ((network, endpoint),) = stack.engine.inspect(pause)["NetworkSettings"]["Networks"].items()
+    address = endpoint["IPAddress"]
+    body = {"Container": pause, "Force": True}
 
     stack.engine.request("POST", f"/networks/{network}/disconnect", body)
     wait_until("the audit to tell", lambda: wrong(stack) == {"audit_port_taken"}, 30)
 
-    body = {"Container": f"C.{number}", "EndpointConfig": {"IPAMConfig": {"IPv4Address": address}}}
+    body = {"Container": pause, "EndpointConfig": {"IPAMConfig": {"IPv4Address": address}}}
     stack.engine.request("POST", f"/networks/{network}/connect", body)
     wait_until("the audit to be content", lambda: wrong(stack) == set(), 30)
     assert process(stack, number) == tenant

@@ -107,7 +107,8 @@ def name_server_in_the_lan() -> Iterator[None]:
 
 def home(stack: Stack, tenant: Tenant) -> Home:
     document = stack.engine.inspect(f"C.{tenant.instance_id}")
-    (network,) = document["NetworkSettings"]["Networks"].values()
+    pause = stack.engine.inspect(f"kaalia-sandbox-{tenant.instance_id}")
+    (network,) = pause["NetworkSettings"]["Networks"].values()
     addresses = (network["IPAddress"], network["Gateway"], network["GlobalIPv6Address"], network["IPv6Gateway"])
     return Home(document["State"]["Pid"], *addresses, tenant.port)
 

@@ -49,6 +49,7 @@ POINTS = {
 WAIT = "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
 NAME = r"/containers/[^/]+"
 VERBS = (
+    (LAUNCH, "POST", "/containers/[^/]+/rename"),
     (LAUNCH, "POST", "/networks/create"),
     (LAUNCH, "POST", "/containers/create"),
     (SSH, "PUT", f"{NAME}/archive"),
@@ -62,6 +63,7 @@ VERBS = (
     (REBOOT, "POST", f"{NAME}/stop"),
     (REBOOT, "POST", f"{NAME}/start"),
     (DESTROY, "DELETE", NAME),
+    (DESTROY, "POST", "/containers/[^/]+/rename"),
     (DESTROY, "DELETE", r"/networks/[^/]+"),
     (DESTROY, "GET", "/networks"),
 )

@@ -27,6 +27,12 @@ class Books:
     intents: tuple[int, ...]
 
 
+SANDBOX = "io.kaalia.sandbox"
+TAKEN, WARM = "kaalia-sandbox-", "kaalia-warm-"
+WARM_MAX = 2
+"""As many as the daemon keeps ready when the owner says nothing."""
+
+
 class Witness:
     """I1: `watch` and `check_untouched`. I2: `check_owners`, with the daemon dead. I3: `unsettled`."""
 
@@ -50,11 +56,31 @@ class Witness:
         return found
 
     def networks(self) -> dict[int, list[dict[str, Any]]]:
-        found = defaultdict(list)
-        for network in self._stack.engine.request("GET", "/networks"):
-            if contract := (network["Labels"] or {}).get("io.kaalia.contract"):
-                found[int(contract)].append(network)
+        """Those of contracts, by the names of the pause containers that hold them."""
+        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for subnet, name in self._pauses():
+            if name.startswith(TAKEN):
+                found[int(name.removeprefix(TAKEN))] += self._sandbox_networks(subnet)
         return dict(found)
+
+    def leftovers(self) -> list[str]:
+        """Networks of nobody that are not warm, or more than are to be warm."""
+        pauses = list(self._pauses())
+        warm = [subnet for subnet, name in pauses if name.startswith(WARM)]
+        used = [name for _, name in pauses if not name.startswith((WARM, TAKEN))]
+        bare = len(self._sandbox_networks()) - len(pauses)
+        words = [f"{name} is not removed" for name in used] + ([f"{bare} networks without a pause"] if bare else [])
+        return words + ([f"{len(warm)} warm networks"] if len(warm) > WARM_MAX else [])
+
+    def _pauses(self) -> Iterable[tuple[str, str]]:
+        """Subnet and name of each."""
+        filters = quote(json.dumps({"label": [SANDBOX]}))
+        for entry in self._stack.engine.request("GET", f"/containers/json?all=1&filters={filters}"):
+            yield entry["Labels"][SANDBOX], entry["Names"][0].lstrip("/")
+
+    def _sandbox_networks(self, subnet: str | None = None) -> list[dict[str, Any]]:
+        filters = quote(json.dumps({"label": [SANDBOX if subnet is None else f"{SANDBOX}={subnet}"]}))
+        return list(self._stack.engine.request("GET", f"/networks?filters={filters}"))
 
     def books(self) -> Books:
         with sqlite3.connect(f"file:{self._stack.folder / 'state' / 'state.db'}?mode=ro", uri=True) as db:
@@ -120,7 +146,7 @@ class Witness:
         """What is not yet as wished (`running` or `stopped`, by instance; all others are gone): in words."""
         containers, networks, books = self.containers(), self.networks(), self.books()
         claimed = Counter([*books.owners.values(), *(number for _, number in books.amounts)])
-        words = [f"C.{number} has an open intent" for number in set(books.intents)]
+        words = [f"C.{number} has an open intent" for number in set(books.intents)] + self.leftovers()
         for number in {*containers, *networks, *claimed} - set(wished):
             left = f"{number in containers} container, {number in networks} network, {claimed[number]} claims"
             words.append(f"C.{number} is gone but leaves {left}")

@@ -20,6 +20,7 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.runtime.base import RegistryLogin
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.store import claims, contracts, enrolment, intents, machine, workloads
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
@@ -48,7 +49,9 @@ class World:
     runtime: ContainerRuntime | None = None
 
     async def begin(self) -> None:
-        self.runtime = ContainerRuntime(self.engine, MACHINE, ports=ports_of(self.engine))
+        self.runtime = ContainerRuntime(
+            self.engine, MACHINE, ports=ports_of(self.engine), sandboxes=Sandboxes(self.engine, MACHINE)
+        )
         service = ReconcilerService(
             self.store,
             self.changes,
@@ -146,7 +149,7 @@ async def test_a_whole_life_on_docker(world: World, docker_host: PrivateDocker) 
     await world.put(contract(desired=Desired.ENDED))
     await world.until(WorkloadState.ENDED)
     assert not docker_host.has_container("C.51")
-    assert "kaalia-51" not in {network["Name"] for network in docker_host.request("GET", "/networks")}
+    assert not docker_host.has_container("kaalia-sandbox-51")
     assert await world.store.read(claims.all_claims) == ()
     assert await world.store.read(intents.open_intents) == ()
 

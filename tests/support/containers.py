@@ -13,7 +13,9 @@ from kaalia.errors import WorkloadError
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.networks import publications
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox.pauses import joined
 from kaalia.runtime.sandbox.ports import Ports
+from tests.support.docker_engine import PrivateDocker
 from tests.support.placements import MACHINE
 
 T = TypeVar("T")
@@ -22,6 +24,15 @@ T = TypeVar("T")
 def ports_of(engine: DockerEngine, machine: str = MACHINE, pool: str = "172.28.0.0/15") -> Ports:
     """The hands that publish for a runtime on this engine."""
     return Ports(machine, pool, partial(publications, engine, machine))
+
+
+def address_of(docker_host: PrivateDocker, name: str) -> str:
+    """Of a container, in its own network or in that of the sandbox which it joined."""
+    document = docker_host.inspect(name)
+    if pause_id := joined(document):
+        document = docker_host.inspect(pause_id)
+    (network,) = document["NetworkSettings"]["Networks"].values()
+    return str(network["IPAddress"])
 
 
 def ask_tcp(port: int) -> str:

@@ -177,7 +177,7 @@ class Stack:
     def _live_instances(self) -> list[int]:
         identity = signature.load_private_pem((self.folder / "state" / "identity.pem").read_bytes())
         mine = machine_filter(machine_name(self.machine_id, signature.key_id(identity)))
-        filters = quote(json.dumps({"label": [mine]}))
+        filters = quote(json.dumps({"label": [mine, "io.kaalia.contract"]}))
         found = self.engine.request("GET", f"/containers/json?all=1&filters={filters}")
         return [int(container["Labels"]["io.kaalia.contract"]) for container in found]
 

@@ -223,6 +223,10 @@ class DockerEngine:
 
         return await self._work(f"create {name}", create)
 
+    async def rename_container(self, container_id: str, name: str) -> None:
+        """Running or not. Raises `name_taken`."""
+        await self._work(f"rename to {name}", lambda client: client.rename(container_id, name))
+
     async def has_path(self, container_id: str, name: str, path: str) -> bool:
         """Something lies at this path of the container."""
 

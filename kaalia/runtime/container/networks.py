@@ -1,18 +1,14 @@
 """What the engine says of contracts' networks: their bridges and subnets, and who in them is to be reached."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kaalia.errors import WorkloadError
 from kaalia.runtime.container import reading
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.labels import machine_filter, owner, publication
-from kaalia.runtime.sandbox.ipv6 import NetworkIpv6, dual
+from kaalia.runtime.labels import machine_filter, owner, publication, sandbox_filter, sandbox_of
+from kaalia.runtime.sandbox import pauses
 from kaalia.runtime.sandbox.port_rules import Publication
 from kaalia.runtime.sandbox.rules import Enclosure
-
-log = logging.getLogger(__name__)
 
 _BRIDGE = "com.docker.network.bridge.name"
 
@@ -36,23 +32,28 @@ def _all_subnets(network: Mapping[str, Any]) -> list[str]:
     return [str(config.get("Subnet", "")) for config in ((network.get("IPAM") or {}).get("Config") or [])]
 
 
-async def make_network(engine: DockerEngine, body: dict[str, Any], ipv6: NetworkIpv6 | None) -> tuple[str, str]:
-    """Its id, and the IPv6 network that it has beside that of `body`; "": the engine refuses that. WorkloadError."""
-    (subnet,) = subnets(body)
-    six = await ipv6.subnet(subnet) if ipv6 is not None else ""
-    try:
-        return await engine.create_network(dual(body, six)), six
-    except WorkloadError as error:
-        if not six or error.code in {"network_exists", "engine_unavailable"}:
-            raise
-        log.warning("network %s gets no IPv6: %s", body["Name"], error.problem.message)
-    return await engine.create_network(body), ""
-
-
 async def enclosures(engine: DockerEngine, machine: str) -> tuple[Enclosure, ...]:
     """The networks of this machine's contracts, as they exist now. Raises WorkloadError."""
-    found = [enclosure(network, machine) for network in await engine.networks([machine_filter(machine)])]
-    return tuple(one for one in found if one is not None)
+    entries = await engine.containers(machine_filter(machine), sandbox_filter())
+    return await _enclosures(engine, machine, entries)
+
+
+async def _enclosures(
+    engine: DockerEngine, machine: str, entries: Iterable[Mapping[str, Any]]
+) -> tuple[Enclosure, ...]:
+    networks = await engine.networks([machine_filter(machine)])
+    found = [enclosure(network, machine) for network in networks]
+    return (*(one for one in found if one is not None), *in_sandboxes(networks, entries, machine))
+
+
+def in_sandboxes(
+    networks: Iterable[Mapping[str, Any]], entries: Iterable[Mapping[str, Any]], machine: str
+) -> Iterator[Enclosure]:
+    """The networks of sandboxes that contracts have; those of nobody are left out."""
+    held = {sandbox_of(one.get("Labels"), machine): one for one in networks}
+    for pause in pauses.read_all(entries, machine):
+        if pause.contract_id is not None and (network := held.get(pause.subnet)) is not None:
+            yield Enclosure(pause.contract_id, bridge_name(str(network["Id"])), pause.subnet, subnet6(network))
 
 
 def enclosure(network: Mapping[str, Any], machine: str) -> Enclosure | None:
@@ -69,10 +70,12 @@ async def publications(engine: DockerEngine, machine: str) -> tuple[Publication,
 
     One that was renamed keeps its network and its ports; a copy, which has the labels too, has neither.
     """
-    walled = {one.contract_id: one for one in await enclosures(engine, machine)}
+    entries = await engine.containers(machine_filter(machine))
+    walled = {one.contract_id: one for one in await _enclosures(engine, machine, entries)}
+    homes = pauses.homes(entries, machine)
     found = []
-    for entry in await engine.containers(machine_filter(machine)):
+    for entry in entries:
         wanted = publication(entry.get("Labels"), machine)
-        if wanted is not None and wanted[0] in walled and reading.has_network_of(entry, wanted[0]):
+        if wanted is not None and wanted[0] in walled and reading.has_network_of(entry, wanted[0], homes):
             found.append(Publication(walled[wanted[0]], *wanted[1:]))
     return tuple(found)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from kaalia.errors import Problem, WorkloadError
@@ -10,6 +11,7 @@ from kaalia.model.workload import Protocol
 from kaalia.runtime.base import Observed, ObservedState, Present, SetApart
 from kaalia.runtime.container.spec import container_name, network_name
 from kaalia.runtime.labels import Labels, decode, owner
+from kaalia.runtime.sandbox.pauses import Pause, joined, taken_name
 
 Place = tuple[int, Protocol]
 """A port of this machine."""
@@ -40,17 +42,21 @@ def renamed(entry: Mapping[str, Any], contract_id: int) -> WorkloadError:
     )
 
 
-def set_apart(entry: Mapping[str, Any], machine: str, problem: Problem) -> SetApart:
+def set_apart(
+    entry: Mapping[str, Any], machine: str, problem: Problem, homes: Mapping[str, int] = MappingProxyType({})
+) -> SetApart:
     names = _names(entry)
     named = {int(name[2:]) for name in names if _OWN_NAME.fullmatch(name)}
     labelled = owner(entry.get("Labels"), machine)
     container_id = str(entry["Id"])
-    whose = named | {labelled} if labelled and has_network_of(entry, labelled) else named
+    whose = named | {labelled} if labelled and has_network_of(entry, labelled, homes) else named
     return SetApart(next(iter(names), container_id[:12]), container_id, frozenset(whose), problem)
 
 
-def has_network_of(entry: Mapping[str, Any], contract_id: int) -> bool:
-    """A workload keeps its network when it is renamed; a copy of it has another one."""
+def has_network_of(entry: Mapping[str, Any], contract_id: int, homes: Mapping[str, int]) -> bool:
+    """A workload keeps its network when it is renamed; a copy of it has another one. `homes`: `pauses.homes`."""
+    if (pause_id := joined(entry)) is not None:
+        return pause_id == taken_name(contract_id) or homes.get(pause_id) == contract_id
     return bool((entry.get("HostConfig") or {}).get("NetworkMode") == network_name(contract_id))
 
 
@@ -63,19 +69,18 @@ def line_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
     Each start makes a new network endpoint; the status text holds exit code and age.
     """
-    networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
-    endpoints = ",".join(str(network.get("EndpointID", "")) for network in networks)
-    return str(entry["State"]), str(entry["Status"]), endpoints
+    return str(entry["State"]), str(entry["Status"]), ",".join(_of_networks(entry, "EndpointID"))
 
 
-def present(entry: Mapping[str, Any], labels: Labels, leading: frozenset[Place]) -> Present:
-    """A container's line of the list. `leading`: ports that the firewall leads to its address.
+def present(entry: Mapping[str, Any], labels: Labels, leading: frozenset[Place], pause: Pause | None) -> Present:
+    """A container's line of the list. `leading`: ports that the firewall leads to its address. `pause`: it joined it.
 
     Of a container whose ports Docker publishes, the line has those that it does, not those it was asked.
     """
     lines = [port for port in entry.get("Ports") or [] if port.get("PublicPort") and port["Type"] in tuple(Protocol)]
     state, published = ObservedState(entry["State"]), {(int(one["PublicPort"]), Protocol(one["Type"])) for one in lines}
-    if labels.address and state is ObservedState.RUNNING and labels.address in _addresses(entry):
+    addresses = [pause.address] if pause is not None and pause.is_running else _of_networks(entry, "IPAddress")
+    if labels.address and state is ObservedState.RUNNING and labels.address in addresses:
         published |= leading
     return Present(
         contract_id=labels.contract_id,
@@ -88,9 +93,9 @@ def present(entry: Mapping[str, Any], labels: Labels, leading: frozenset[Place])
     )
 
 
-def _addresses(entry: Mapping[str, Any]) -> list[str]:
+def _of_networks(entry: Mapping[str, Any], field: str) -> list[str]:
     networks = ((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()
-    return [str(network.get("IPAddress", "")) for network in networks]
+    return [str(network.get(field, "")) for network in networks]
 
 
 def observed(document: Mapping[str, Any], labels: Labels) -> Observed:

@@ -4,15 +4,14 @@ Touches only containers and networks whose labels carry this machine's id, and n
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kaalia.clock import Clock, SystemClock
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.ports import address_in
-from kaalia.errors import HostError, WorkloadError
+from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.base import (
     ANY_CONTRACT,
@@ -23,38 +22,30 @@ from kaalia.runtime.base import (
     Present,
     Progress,
     RegistryLogin,
-    SetApart,
     Started,
 )
 from kaalia.runtime.container import reading
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.furnish import Furnisher
+from kaalia.runtime.container.homes import Homes
 from kaalia.runtime.container.images import INACTIVITY_S, Images, normalise
 from kaalia.runtime.container.inside import Twins, volume_paths
+from kaalia.runtime.container.inventory import inventory
 from kaalia.runtime.container.kit import AccessFolders
-from kaalia.runtime.container.networks import bridge_name, enclosure, make_network, subnets
-from kaalia.runtime.container.spec import container_body, container_name, labels_of, network_body
-from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner
+from kaalia.runtime.container.looks import Looks
+from kaalia.runtime.container.spec import container_body, container_name, labels_of
+from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner, sandbox_filter
+from kaalia.runtime.sandbox import pauses
 from kaalia.runtime.sandbox.ipv6 import NetworkIpv6, addressed
 from kaalia.runtime.sandbox.port_rules import Publication
 from kaalia.runtime.sandbox.ports import Ports
-from kaalia.runtime.sandbox.rules import Enclosure
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.qgroups import SETTLE_S, BtrfsLimits
 
-_NETWORK_RETRIES_S = (0.1, 0.3, 1.0, 2.0)
-"""Waits while the engine still detaches a removed container from its network."""
 _REMOVAL_CHECKS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits while another removal of the same container is under way."""
 _MAX_TAIL_LINES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A workload as last inspected, and the line of the list that it was inspected for."""
-
-    line: tuple[str, str, str]
-    observed: Observed
 
 
 class ContainerRuntime:
@@ -72,20 +63,24 @@ class ContainerRuntime:
         ports: Ports | None = None,
         ipv6: NetworkIpv6 | None = None,
         access: AccessFolders | None = None,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
-        """`walls`, `ports`, `ipv6`: without them, as where nothing is ever started, networks are open, ports closed."""
+        """`walls`, `ports`, `ipv6`: without them, as where nothing is ever started, networks are open, ports closed.
+
+        `sandboxes`: hold the networks of what is created; without them each container has a network of its own.
+        """
         self._engine = engine
         self._machine = machine
         self._images = Images(engine, clock or SystemClock(), pull_inactivity_s)
         self._limits = limits or BtrfsLimits()
         self._walls = walls
         self._ports = ports
-        self._ipv6 = ipv6
         self._furnisher = Furnisher(engine, access)
+        self._homes = Homes(engine, machine, sandboxes, ipv6)
+        self._looks = Looks(engine, machine)
         self.twins = Twins(engine, machine)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
-        self._seen: dict[str, _Seen] = {}
 
     async def close(self) -> None:
         """Let go of what goes on in the background; the workloads run on."""
@@ -111,16 +106,21 @@ class ContainerRuntime:
     async def create(self, placement: Placement) -> str:
         """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
         kit = await self._furnisher.kit(placement.contract)
-        body = container_body(placement, self._facts or await self.engine(), self._ulimits, kit)
+        engine = self._facts or await self.engine()
+        body = container_body(placement, engine, self._ulimits, kit, self._homes.joins(placement))
         body["Image"] = normalise(body["Image"])
         image = await self._engine.image(body["Image"])
         paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
-        container_id = await self._adopt(placement, paths)
-        body = addressed(body, where := await self._ensure_network(placement))
-        if container_id is not None:
+        adopted = await self._adopt(placement, paths)
+        where = await self._homes.ensure(placement, adopted)
+        if self._homes.joins(placement) is None:
+            body = addressed(body, where.subnet6)
+        if self._walls is not None:
+            self._walls.expect(where)
+        if adopted is not None:
             if self._ports is not None:
                 self._ports.forget(placement.contract.contract_id)  # Docker publishes those of an older kaalia
-            return container_id
+            return str(adopted["Id"])
         if self._quota_root is not None:
             await self._limits.settle(self._quota_root, SETTLE_S)
         if image is None or not paths:
@@ -141,12 +141,13 @@ class ContainerRuntime:
             adopted = await self._adopt(placement, paths) if error.code == "name_taken" else None
             if adopted is None:
                 raise
-            return adopted
+            return str(adopted["Id"])
         await self._furnisher.furnish(container_id, placement, paths)
         return container_id
 
     async def start(self, contract_id: int) -> Started:
         document, _ = await self._own(contract_id)
+        await self._homes.open(contract_id, document)
         await self._stand(contract_id, is_running=bool(document["State"].get("Running")))
         doing = [self._engine.start(document["Id"], container_name(contract_id))]
         is_begun, *_ = await _side_by_side(*doing, *([self._ports.settle()] if self._ports is not None else []))
@@ -169,10 +170,8 @@ class ContainerRuntime:
         found = await self._find(contract_id)
         if found is not None:
             await self._remove_container(contract_id, found[0])
-        if self._ports is not None:
-            await self._ports.withdraw(contract_id)
-        for network in await self._own_networks(contract_id):
-            await self._remove_network(network)
+        withdrawing = [self._ports.withdraw(contract_id)] if self._ports is not None else []
+        await _side_by_side(*withdrawing, self._homes.leave(contract_id))
         if self._walls is not None:
             self._walls.forget(contract_id)
         await self._furnisher.forget(contract_id)
@@ -181,40 +180,12 @@ class ContainerRuntime:
         await self._furnisher.authorize(contract)
 
     async def observe(self) -> Found:
-        """One call for the list; details are asked for, all at once, only where a line of the list is new."""
-        mine, apart = await self._listed()
-        looked = await asyncio.gather(*(self._look(*one) for one in mine))
-        self._seen = {one.observed.container_id: one for one in looked if isinstance(one, _Seen)}
-        apart += [one for one in looked if isinstance(one, SetApart)]
-        return Found(tuple(one.observed for one in self._seen.values()), tuple(apart))
+        return await self._looks.all()
 
     async def inventory(self) -> tuple[Present, ...]:
-        """Every container and network of this machine, from two lists. Raises WorkloadError.
-
-        Of a container that cannot be read no more is known than that it is there.
-        """
-        networks = await self._engine.networks([machine_filter(self._machine)])
-        mine, apart = await self._listed()
-        leading = await self._leading(labels for _, labels in mine)
-        found = {number: Present(number, one.container_id) for one in apart for number in one.contract_ids}
-        found |= {one.contract_id: reading.present(entry, one, leading[one.contract_id]) for entry, one in mine}
-        for network in networks:
-            contract_id = owner(network.get("Labels"), self._machine)
-            if contract_id is not None:
-                known = found.get(contract_id, Present(contract_id))
-                found[contract_id] = replace(known, subnets=(*known.subnets, *subnets(network)))
-        return tuple(found.values())
-
-    async def _leading(self, mine: Iterable[Labels]) -> Mapping[int, frozenset[reading.Place]]:
-        """The ports that the firewall leads to each contract; what cannot be read is told by the watch over it."""
-        promised = {one.contract_id: frozenset((port.host_port, port.protocol) for port in one.ports) for one in mine}
-        if self._ports is None:
-            return dict.fromkeys(promised, frozenset())
-        try:
-            published = await self._ports.published()
-        except HostError:
-            return promised
-        return {number: published.get(number, frozenset()) for number in promised}
+        """Every container and network of this machine. Raises WorkloadError."""
+        published = None if self._ports is None else self._ports.published
+        return await inventory(self._engine, self._machine, self._looks, published)
 
     async def inspect(self, contract_id: int) -> Observed | None:
         found = await self._find(contract_id)
@@ -230,50 +201,31 @@ class ContainerRuntime:
         return text.decode(errors="replace")
 
     async def events(self) -> AsyncIterator[int]:
-        async for event in self._engine.events(machine_filter(self._machine)):
-            if event is None:
-                self._facts = None
-                if self._walls is not None:
-                    self._walls.alarm()  # an engine that starts writes its own firewall rules anew
-                yield ANY_CONTRACT
-            elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine):
-                yield contract_id
+        try:
+            async for event in self._engine.events(machine_filter(self._machine)):
+                if event is None:
+                    self._facts = None
+                    self._looks.hearing(True)
+                    if self._walls is not None:
+                        self._walls.alarm()  # an engine that starts writes its own firewall rules anew
+                    yield ANY_CONTRACT
+                elif contract_id := owner((event.get("Actor") or {}).get("Attributes"), self._machine):
+                    self._looks.heard(str(event["Actor"].get("ID", "")))
+                    yield contract_id
+        finally:
+            self._looks.hearing(False)
 
     # Containers
 
-    async def _listed(self) -> tuple[list[tuple[dict[str, Any], Labels]], list[SetApart]]:
-        """The lines of all that names this machine: those that can be read, with their labels, and the others."""
-        mine: list[tuple[dict[str, Any], Labels]] = []
-        apart: list[SetApart] = []
-        for entry in await self._engine.containers(machine_filter(self._machine)):
-            try:
-                if labels := reading.read_labels(entry, self._machine):
-                    mine.append((entry, labels))
-            except WorkloadError as error:
-                apart.append(reading.set_apart(entry, self._machine, error.problem))
-        return mine, apart
-
-    async def _look(self, entry: dict[str, Any], labels: Labels) -> _Seen | SetApart | None:
-        """The details for a line of the list, as known if the line is; None: it is gone meanwhile.
-
-        A container that the engine lists and refuses to describe, as with a broken layer, holds nobody else up.
-        """
-        container_id, line = str(entry["Id"]), reading.line_of(entry)
-        known = self._seen.get(container_id)
-        if known is not None and known.line == line:
-            return known
-        try:
-            document = await self._engine.inspect_container(container_id)
-        except WorkloadError as error:
-            if error.code == "engine_unavailable":
-                raise
-            return reading.set_apart(entry, self._machine, error.problem)
-        return None if document is None else _Seen(line, reading.observed(document, labels))
-
     async def _prove_absent(self, contract_id: int) -> None:
         """No container has the contract's name; is it there under another one? Then raises WorkloadError."""
-        for entry in await self._engine.containers(machine_filter(self._machine), contract_filter(contract_id)):
-            if reading.has_network_of(entry, contract_id):
+        copies = await self._engine.containers(machine_filter(self._machine), contract_filter(contract_id))
+        if not copies:
+            return
+        entries = await self._engine.containers(machine_filter(self._machine), sandbox_filter())
+        homes = pauses.homes(entries, self._machine)
+        for entry in copies:
+            if reading.has_network_of(entry, contract_id, homes):
                 raise reading.renamed(entry, contract_id)
 
     async def _find(self, contract_id: int) -> tuple[dict[str, Any], Labels] | None:
@@ -294,8 +246,8 @@ class ContainerRuntime:
             )
         return found
 
-    async def _adopt(self, placement: Placement, paths: tuple[str, ...]) -> str | None:
-        """The id of the container that is already this placement; None when the name is free for it."""
+    async def _adopt(self, placement: Placement, paths: tuple[str, ...]) -> dict[str, Any] | None:
+        """The inspection of the container that is already this placement; None when the name is free for it."""
         contract_id = placement.contract.contract_id
         name, wanted = container_name(contract_id), labels_of(placement)
         document = await self._engine.inspect_container(name)
@@ -322,7 +274,7 @@ class ContainerRuntime:
             if not was_started:
                 # A crash may have come between create and this; after a start the files are the renter's.
                 await self._furnisher.furnish(container_id, placement, paths)
-            return container_id
+            return document
         if found.generation == wanted.generation and was_started:
             raise WorkloadError(
                 "grants_changed",
@@ -348,42 +300,6 @@ class ContainerRuntime:
                 return
             except WorkloadError as error:
                 if error.code != "engine_conflict" or wait_s is None:
-                    raise
-                await asyncio.sleep(wait_s)
-
-    # Networks
-
-    async def _own_networks(self, contract_id: int) -> list[dict[str, Any]]:
-        networks = await self._engine.networks([machine_filter(self._machine), contract_filter(contract_id)])
-        return [network for network in networks if owner(network.get("Labels"), self._machine) == contract_id]
-
-    async def _ensure_network(self, placement: Placement) -> Enclosure:
-        """The contract's network exists exactly once and has the granted subnet."""
-        body = network_body(placement)
-        try:
-            network_id, six = await make_network(self._engine, body, self._ipv6)
-        except WorkloadError as error:
-            existing = await self._own_networks(placement.contract.contract_id)
-            if error.code not in {"network_exists", "subnet_taken"} or not existing:
-                raise
-            known = enclosure(existing[0], self._machine)
-            if len(existing) == 1 and known is not None and known.subnet == placement.subnet:
-                return known
-            for network in existing:
-                await self._remove_network(network)
-            network_id, six = await make_network(self._engine, body, self._ipv6)
-        made = Enclosure(placement.contract.contract_id, bridge_name(network_id), placement.subnet, six)
-        if self._walls is not None:
-            self._walls.expect(made)
-        return made
-
-    async def _remove_network(self, network: Mapping[str, Any]) -> None:
-        for wait_s in (*_NETWORK_RETRIES_S, None):
-            try:
-                await self._engine.remove_network(str(network["Id"]), str(network["Name"]))
-                return
-            except WorkloadError as error:
-                if error.code != "network_busy" or wait_s is None:
                     raise
                 await asyncio.sleep(wait_s)
 

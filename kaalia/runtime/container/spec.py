@@ -109,9 +109,16 @@ def network_body(placement: Placement) -> dict[str, Any]:
 
 
 def container_body(
-    placement: Placement, engine: Engine, ulimits: Sequence[Mapping[str, Any]], kit: Kit | None = None
+    placement: Placement,
+    engine: Engine,
+    ulimits: Sequence[Mapping[str, Any]],
+    kit: Kit | None = None,
+    sandbox: str | None = None,
 ) -> dict[str, Any]:
-    """Body of POST /containers/create. `kit`: None in mode args. Raises WorkloadError for what cannot be given."""
+    """Body of POST /containers/create. `kit`: None in mode args. Raises WorkloadError for what cannot be given.
+
+    `sandbox`: the container whose network it joins, and with that the network's address and host name.
+    """
     spec = placement.contract.spec
     _refuse_unsupported(placement, engine)
     body: dict[str, Any] = {
@@ -124,7 +131,11 @@ def container_body(
         "NetworkingConfig": {"EndpointsConfig": {network_name(placement.contract.contract_id): _endpoint(placement)}},
         **_command(spec),
     }
-    if spec.hostname:
+    if sandbox is not None:
+        # The engine refuses these beside another container's network.
+        del body["ExposedPorts"], body["NetworkingConfig"]
+        body["HostConfig"]["NetworkMode"] = f"container:{sandbox}"
+    elif spec.hostname:
         body["Hostname"] = spec.hostname
     return body
 

@@ -5,13 +5,15 @@ and ports need there. Where it has none, nothing is touched. A network keeps for
 """
 
 import asyncio
+import logging
+import typing
 from collections.abc import Mapping
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any
 
-from kaalia.contracts.ports import ipv6_pool, ipv6_subnet
-from kaalia.errors import HostError, Problem
+from kaalia.contracts.ports import ipv6_address_in, ipv6_pool, ipv6_subnet
+from kaalia.errors import HostError, Problem, WorkloadError
 from kaalia.host import ipv6, netfilter
 from kaalia.host.net import ROOT
 from kaalia.host.netfilter import Change, Family
@@ -20,6 +22,8 @@ from kaalia.runtime.sandbox import port_rules, rules
 from kaalia.runtime.sandbox.layer import Chains
 from kaalia.runtime.sandbox.port_rules import Publication
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
+
+log = logging.getLogger(__name__)
 
 _TRIED = PortBinding(1, 1, 1, Protocol.TCP)
 
@@ -105,6 +109,25 @@ class NetworkIpv6:
         await netfilter.apply(Family.IPV6, changes)
 
 
+class MakesNetworks(typing.Protocol):
+    """Of a container engine. Raises WorkloadError."""
+
+    async def create_network(self, body: dict[str, Any]) -> str: ...
+
+
+async def make_network(engine: MakesNetworks, body: dict[str, Any], family: NetworkIpv6 | None) -> tuple[str, str]:
+    """Its id, and the IPv6 network that it has beside that of `body`; "": the engine refuses that. WorkloadError."""
+    (config,) = body["IPAM"]["Config"]
+    six = await family.subnet(str(config["Subnet"])) if family is not None else ""
+    try:
+        return await engine.create_network(dual(body, six)), six
+    except WorkloadError as error:
+        if not six or error.code in {"network_exists", "engine_unavailable"}:
+            raise
+        log.warning("network %s gets no IPv6: %s", body["Name"], error.problem.message)
+    return await engine.create_network(body), ""
+
+
 def dual(body: Mapping[str, Any], subnet6: str) -> dict[str, Any]:
     """A network's create body with this IPv6 network beside its own; as it is without one."""
     if not subnet6:
@@ -114,12 +137,12 @@ def dual(body: Mapping[str, Any], subnet6: str) -> dict[str, Any]:
     return {**body, "EnableIPv6": True, "IPAM": ipam}
 
 
-def addressed(body: Mapping[str, Any], where: Enclosure) -> dict[str, Any]:
-    """A container's create body with its address in the IPv6 network that its network has."""
-    if not where.subnet6:
+def addressed(body: Mapping[str, Any], subnet6: str) -> dict[str, Any]:
+    """A container's create body with its address in the IPv6 network that its network has, if it has one."""
+    if not subnet6:
         return dict(body)
     ends = body["NetworkingConfig"]["EndpointsConfig"]
-    six = {"IPv6Address": where.address6}
+    six = {"IPv6Address": ipv6_address_in(subnet6)}
     given = {name: {**end, "IPAMConfig": {**end["IPAMConfig"], **six}} for name, end in ends.items()}
     return {**body, "NetworkingConfig": {"EndpointsConfig": given}}
 

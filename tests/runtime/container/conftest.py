@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from tests.support.containers import ports_of
 from tests.support.kits import access_in
 from tests.support.placements import MACHINE
@@ -14,6 +15,12 @@ from tests.support.placements import MACHINE
 
 @pytest_asyncio.fixture
 async def runtime(docker_engine: DockerEngine, tmp_path: Path) -> AsyncIterator[ContainerRuntime]:
-    made = ContainerRuntime(docker_engine, MACHINE, ports=ports_of(docker_engine), access=access_in(tmp_path))
+    made = ContainerRuntime(
+        docker_engine,
+        MACHINE,
+        ports=ports_of(docker_engine),
+        access=access_in(tmp_path),
+        sandboxes=Sandboxes(docker_engine, MACHINE),
+    )
     yield made
     await made.close()

@@ -64,11 +64,14 @@ async def test_observe_is_complete_and_asks_details_once(
     for contract_id in (71, 72, 73):
         await runtime.create(build_placement(contract_id))
     await runtime.start(71)
+    events = runtime.events()
+    assert await anext(events) == ANY_CONTRACT
     monkeypatch.setattr(docker_engine, "inspect_container", counted)
 
     first = await runtime.observe()
     assert len(asked) == 3
     second = await runtime.observe()
+    await events.aclose()  # type: ignore[attr-defined]
 
     assert {(seen.contract_id, seen.state) for seen in first.workloads} == {
         (71, ObservedState.RUNNING),
@@ -79,14 +82,21 @@ async def test_observe_is_complete_and_asks_details_once(
     assert len(asked) <= 4, "only a status text that turned a second older may be asked again"
 
 
-async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRuntime) -> None:
+@pytest.mark.parametrize("hears", [False, True])
+async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRuntime, *, hears: bool) -> None:
     await runtime.create(build_placement(74))
     await runtime.start(74)
+    events = runtime.events()
+    if hears:
+        assert await anext(events) == ANY_CONTRACT
     (before,) = (await runtime.observe()).workloads
 
     await runtime.stop(74, 0)
     await runtime.start(74)
+    if hears:
+        assert [await anext(events), await anext(events)] == [74, 74], "it ended, and it started"
     (after,) = (await runtime.observe()).workloads
+    await events.aclose()  # type: ignore[attr-defined]
 
     assert after.state is before.state
     assert after.pid != before.pid

@@ -20,6 +20,7 @@ from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.sandbox.ipv6 import NetworkIpv6
 from kaalia.runtime.sandbox.ports import Ports
 from kaalia.runtime.sandbox.rules import Reach, names
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from tests.support.containers import answered, ask_tcp, ports_of
 from tests.support.docker_engine import PrivateDocker
@@ -58,13 +59,14 @@ def ports(docker_engine: DockerEngine) -> Ports:
 @pytest_asyncio.fixture
 async def hands(docker_engine: DockerEngine, walls: Walls, ports: Ports) -> AsyncIterator[ContainerRuntime]:
     six = NetworkIpv6(MACHINE, Reach())
-    made = ContainerRuntime(docker_engine, MACHINE, walls=walls, ports=ports, ipv6=six)
+    sandboxes = Sandboxes(docker_engine, MACHINE, ipv6=six)
+    made = ContainerRuntime(docker_engine, MACHINE, walls=walls, ports=ports, ipv6=six, sandboxes=sandboxes)
     yield made
     await made.close()
 
 
 def addresses(docker_host: PrivateDocker, number: int) -> tuple[str, str]:
-    (network,) = docker_host.inspect(f"C.{number}")["NetworkSettings"]["Networks"].values()
+    (network,) = docker_host.inspect(f"kaalia-sandbox-{number}")["NetworkSettings"]["Networks"].values()
     return str(network["IPAddress"]), str(network["GlobalIPv6Address"])
 
 

@@ -13,9 +13,10 @@ from kaalia.model.workload import LaunchMode, PortBinding, Protocol
 from kaalia.runtime.base import Found, ObservedState, Present, Started
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.units import MIB
 from tests.support import btrfs
-from tests.support.containers import answered, ask_tcp, ask_udp, output, refused
+from tests.support.containers import address_of, answered, ask_tcp, ask_udp, output, refused
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import DEMO_IMAGE
 from tests.support.placements import MACHINE, build_placement, build_ports, build_spec
@@ -172,7 +173,7 @@ async def test_equal_container_is_adopted_after_a_restart_of_the_daemon(
     before = (await runtime.start(60)).observed
 
     engine = DockerEngine(docker_host.socket)
-    restarted = ContainerRuntime(engine, MACHINE)
+    restarted = ContainerRuntime(engine, MACHINE, sandboxes=Sandboxes(engine, MACHINE))
     second = await restarted.create(placement)
     seen = await restarted.observe()
     await restarted.close()
@@ -239,13 +240,13 @@ async def test_foreign_container_is_never_touched(
 
 
 async def test_foreign_network_is_never_touched(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
-    docker_host.request("POST", "/networks/create", {"Name": "kaalia-64"})
+    docker_host.request("POST", "/networks/create", {"Name": "kaalia-net-172.28.64.0"})
 
     error = await refused(runtime.create(build_placement(64)))
     await runtime.remove(64)
 
     assert error.code == "network_exists"
-    assert "kaalia-64" in {network["Name"] for network in docker_host.request("GET", "/networks")}
+    assert "kaalia-net-172.28.64.0" in {network["Name"] for network in docker_host.request("GET", "/networks")}
 
 
 async def test_network_with_another_subnet_is_replaced(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
@@ -254,9 +255,8 @@ async def test_network_with_another_subnet_is_replaced(runtime: ContainerRuntime
 
     running = (await runtime.start(65)).observed
 
-    address = docker_host.inspect("C.65")["NetworkSettings"]["Networks"]["kaalia-65"]["IPAddress"]
     assert running.state is ObservedState.RUNNING
-    assert address.startswith("172.28.66.")
+    assert address_of(docker_host, "C.65") == "172.28.66.2"
 
 
 async def test_taken_port_is_named_and_another_one_can_be_given(runtime: ContainerRuntime) -> None:
@@ -307,7 +307,7 @@ async def test_many_creates_of_one_contract_make_one_container(
     assert len(ids) == 1
     assert problems <= {"name_taken", "network_exists", "subnet_taken"}
     assert await runtime.create(replace(placement)) in ids
-    assert [network["Name"] for network in docker_host.request("GET", "/networks")].count("kaalia-77") == 1
+    assert [one["Name"] for one in docker_host.request("GET", "/networks")].count("kaalia-net-172.28.77.0") == 1
 
 
 async def test_the_inventory_is_what_the_engine_has_and_publishes(

@@ -17,6 +17,7 @@ from kaalia.runtime.container.networks import enclosures
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.sandbox import rules
 from kaalia.runtime.sandbox.rules import Reach
+from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from tests.support.containers import answered, ask_tcp, output, ports_of
 from tests.support.docker_engine import PrivateDocker
@@ -36,7 +37,13 @@ def walls(docker_engine: DockerEngine) -> Iterator[Walls]:
 
 @pytest_asyncio.fixture
 async def walled(docker_engine: DockerEngine, walls: Walls) -> AsyncIterator[ContainerRuntime]:
-    made = ContainerRuntime(docker_engine, MACHINE, walls=walls, ports=ports_of(docker_engine))
+    made = ContainerRuntime(
+        docker_engine,
+        MACHINE,
+        walls=walls,
+        ports=ports_of(docker_engine),
+        sandboxes=Sandboxes(docker_engine, MACHINE),
+    )
     yield made
     await made.close()
 
@@ -92,7 +99,13 @@ async def test_a_tenant_starts_again_behind_walls_that_were_flushed(
     await netfilter.apply(Family.IPV4, [netfilter.Change("mangle", commands=[("-F",)])])
     walls = Walls(MACHINE, Reach(), "172.28.0.0/16", partial(enclosures, docker_engine, MACHINE))
 
-    again = ContainerRuntime(docker_engine, MACHINE, walls=walls, ports=ports_of(docker_engine))
+    again = ContainerRuntime(
+        docker_engine,
+        MACHINE,
+        walls=walls,
+        ports=ports_of(docker_engine),
+        sandboxes=Sandboxes(docker_engine, MACHINE),
+    )
     await again.start(64)
     await again.close()
 
