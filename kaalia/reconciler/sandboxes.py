@@ -12,6 +12,8 @@ from kaalia.service import run_forever
 LOOK_S = 60.0
 SETTLE_S = 1.0
 """After one was taken or left: making and removing networks would slow the very launch or removal down."""
+RETRY_S = 5.0
+"""While the engine does not answer."""
 
 
 class SandboxService:
@@ -42,6 +44,8 @@ class SandboxService:
         except WorkloadError as error:
             if error.code != "engine_unavailable":
                 raise
+            await asyncio.sleep(RETRY_S)
+            return
         await self._pool.changed(self._look_s)
         await asyncio.sleep(SETTLE_S)
 

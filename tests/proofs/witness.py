@@ -28,8 +28,8 @@ class Books:
 
 
 SANDBOX = "io.kaalia.sandbox"
-TAKEN, WARM = "kaalia-sandbox-", "kaalia-warm-"
-WARM_MAX = 2
+TAKEN, READY = "kaalia-sandbox-", "kaalia-warm-"
+WARM = 2
 """As many as the daemon keeps ready when the owner says nothing."""
 
 
@@ -64,13 +64,13 @@ class Witness:
         return dict(found)
 
     def leftovers(self) -> list[str]:
-        """Networks of nobody that are not warm, or more than are to be warm."""
+        """Networks of nobody: those that are not warm, and more or fewer than are to be warm."""
         pauses = list(self._pauses())
-        warm = [subnet for subnet, name in pauses if name.startswith(WARM)]
-        used = [name for _, name in pauses if not name.startswith((WARM, TAKEN))]
+        warm = [subnet for subnet, name in pauses if name.startswith(READY)]
+        used = [name for _, name in pauses if not name.startswith((READY, TAKEN))]
         bare = len(self._sandbox_networks()) - len(pauses)
         words = [f"{name} is not removed" for name in used] + ([f"{bare} networks without a pause"] if bare else [])
-        return words + ([f"{len(warm)} warm networks"] if len(warm) > WARM_MAX else [])
+        return words + ([f"{len(warm)} warm networks"] if len(warm) != WARM else [])
 
     def _pauses(self) -> Iterable[tuple[str, str]]:
         """Subnet and name of each."""

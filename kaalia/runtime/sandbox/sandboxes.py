@@ -112,7 +112,8 @@ class Sandboxes:
         found = await self._engine.inspect_container(taken_name(contract_id))
         if found is not None and sandbox_of(found["Config"].get("Labels"), self._machine) is not None:
             await self._engine.rename_container(str(found["Id"]), pauses.used_name(str(found["Id"])))
-            self._changed.set()
+        # Also when it is set aside already: whoever asked for that may not have heard of it.
+        self._changed.set()
 
     # Of nobody
 
