@@ -104,6 +104,12 @@ tell_rest() {
         "--filter label=io.kaalia.machine, and docker network ls with the same filter"
 }
 
+# With those of stopped contracts their data could not be started any more.
+remove_networks() {
+    [ -z "$prefix" ] && [ -z "$running" ] && [ -n "$engine" ] || return 0
+    remove_sandboxes "$engine"
+}
+
 # Connections to relays outlive the daemon. What still runs stays reached.
 close_tunnels() {
     local control
@@ -158,6 +164,7 @@ stop_units
 close_tunnels
 free_ports
 remove_walls
+remove_networks
 remove_program
 remove_data
 tell_rest

@@ -98,3 +98,14 @@ remove_firewall() {
         done
     done
 }
+
+# Networks of nobody on a Docker Engine, each with a container that holds it open. While there is a contract's container,
+# running or not, all stay.
+remove_sandboxes() {
+    local host=$1 found
+    [ -z "$(docker --host "$host" ps --all --quiet --filter label=io.kaalia.contract)" ] || return 0
+    mapfile -t found < <(docker --host "$host" ps --all --quiet --filter label=io.kaalia.sandbox)
+    [ ${#found[@]} -eq 0 ] || step docker --host "$host" rm --force "${found[@]}"
+    mapfile -t found < <(docker --host "$host" network ls --quiet --filter label=io.kaalia.sandbox)
+    [ ${#found[@]} -eq 0 ] || step docker --host "$host" network rm "${found[@]}"
+}

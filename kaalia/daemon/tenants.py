@@ -143,7 +143,7 @@ class TenantsService:
         )
         beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch]
         if sandboxes is not None:
-            beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks, audit_s))
+            beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks))
         with about(machine_id=member.machine_id):
             beside = Tasks()
             for service in beside_it:

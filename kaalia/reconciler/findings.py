@@ -133,6 +133,9 @@ def _things(one: Present) -> list[Thing]:
 
 def _ports(view: View) -> Iterable[Condition]:
     for one in view.quiet():
+        if one.is_cut_off:
+            yield _cut_off(f"C.{one.contract_id}")
+            continue
         lost = one.promised - one.published if one.state is ObservedState.RUNNING else frozenset()
         name, ports = f"C.{one.contract_id}", _ports_said(lost)
         if lost:
@@ -144,6 +147,15 @@ def _ports(view: View) -> Iterable[Condition]:
                 evidence=f"promised {_ports_said(one.promised)}; published {_ports_said(one.published) or 'none'}",
             )
             yield Condition(problem, Severity.CRITICAL, "every promised port leads to the container", name)
+
+
+def _cut_off(name: str) -> Condition:
+    problem = Problem(
+        "audit_network_lost",
+        f"cannot reach {name}, nor can it reach anything: somebody ended the container that holds its network",
+        remedy="let its renter reboot the instance, which opens the network again; leave such containers alone",
+    )
+    return Condition(problem, Severity.CRITICAL, "the instance runs in its network", name)
 
 
 def _overcommitted(view: View) -> Iterable[Condition]:

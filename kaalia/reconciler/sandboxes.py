@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from kaalia.contracts.ports import next_subnet
 from kaalia.errors import WorkloadError
@@ -9,15 +10,21 @@ from kaalia.reconciler.ledger import Ledger
 from kaalia.runtime.base import NetworkPool
 from kaalia.service import run_forever
 
-LOOK_S = 60.0
-SETTLE_S = 1.0
-"""After one was taken or left: making and removing networks would slow the very launch or removal down."""
-RETRY_S = 5.0
-"""While the engine does not answer."""
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds."""
+
+    look_s: float = 60.0
+    """Between two looks when nothing happens."""
+    settle_s: float = 1.0
+    """After one was taken or left: making and removing networks would slow the very launch or removal down."""
+    retry_s: float = 5.0
+    """While the engine does not answer."""
 
 
 class SandboxService:
-    """`routes`: networks that the machine routes, as CIDR. `look_s`: between two looks when nothing happens."""
+    """`routes`: networks that the machine routes, as CIDR."""
 
     name = "sandboxes"
 
@@ -27,13 +34,13 @@ class SandboxService:
         ledger: Ledger,
         subnet_pool: str,
         routes: Callable[[], Collection[str]],
-        look_s: float = LOOK_S,
+        waits: Waits = Waits(),
     ) -> None:
         self._pool = pool
         self._ledger = ledger
         self._subnet_pool = subnet_pool
         self._routes = routes
-        self._look_s = look_s
+        self._waits = waits
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
@@ -44,10 +51,10 @@ class SandboxService:
         except WorkloadError as error:
             if error.code != "engine_unavailable":
                 raise
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._waits.retry_s)
             return
-        await self._pool.changed(self._look_s)
-        await asyncio.sleep(SETTLE_S)
+        await self._pool.changed(self._waits.look_s)
+        await asyncio.sleep(self._waits.settle_s)
 
     def _choose(self, taken: Collection[str]) -> str:
         return next_subnet(self._subnet_pool, {*taken, *self._routes()})

@@ -106,6 +106,8 @@ class Present:
     published: frozenset[tuple[int, PortProtocol]] = frozenset()
     """Host ports that lead to it now; none while it does not run."""
     subnets: tuple[str, ...] = ()
+    is_cut_off: bool = False
+    """It runs, and what holds its network does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,3 +126,19 @@ def test_a_port_that_leads_nowhere_any_more_is_told(stack: Stack) -> None:
     wait_until("the audit to be content", lambda: wrong(stack) == set(), 30)
     assert process(stack, number) == tenant
     destroy(stack, number)
+
+
+def test_a_network_that_somebody_ended_is_told_and_a_reboot_opens_it(stack: Stack) -> None:
+    number = rent(stack, env="-p 80:80")
+    stack.wait_status(number, "running")
+    tenant = process(stack, number)
+
+    stack.engine.request("POST", f"/containers/kaalia-sandbox-{number}/kill")
+    wait_until("the audit to tell", lambda: wrong(stack) == {"audit_network_lost"}, 30)
+    assert process(stack, number) == tenant
+
+    stack.renter_api.call("PUT", f"/api/v0/instances/reboot/{number}/", {})
+    wait_until("the audit to be content", lambda: wrong(stack) == set(), 30)
+    stack.wait_status(number, "running")
+    assert process(stack, number) != tenant
+    destroy(stack, number)

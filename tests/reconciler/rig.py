@@ -17,7 +17,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
-from kaalia.runtime.base import BindMount, ImageFacts, RegistryLogin
+from kaalia.runtime.base import BindMount, ImageFacts, NetworkPool, RegistryLogin
 from kaalia.store import amounts, claims, contracts, enrolment, intents, machine, outbox, workloads
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim
@@ -51,6 +51,8 @@ class Rig:
     revision: int = 0
     lease_time: LeaseTime | None = None
     """What contracts go by; None: the clock."""
+    networks: NetworkPool | None = None
+    """Networks that stand ready."""
     service: ReconcilerService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class Rig:
             randbelow=Random(7).randrange,
             checkpoint=self._checkpoint,
             mounts=self._mounts,
+            networks=self.networks,
         )
 
     async def restart(self, booted_days_ago: float | None = None) -> None:

@@ -90,6 +90,7 @@ def present(entry: Mapping[str, Any], labels: Labels, leading: frozenset[Place],
         gpu_uuids=labels.gpu_uuids,
         promised=frozenset((port.host_port, port.protocol) for port in labels.ports),
         published=frozenset(published),
+        is_cut_off=pause is not None and not pause.is_running and state is ObservedState.RUNNING,
     )
 
 

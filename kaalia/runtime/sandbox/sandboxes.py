@@ -135,18 +135,20 @@ class Sandboxes:
         networks = await self._engine.networks([machine_filter(self._machine), sandbox_filter()])
         # Asked last: who takes one claims it before, so what is taken by then stands there.
         owned = frozenset(await claimed())
-        needed = {one for one in map(pauses.joined, entries) if one is not None}
-        kept = owned | await self._sweep(entries, needed, owned)
+        kept = owned | await self._sweep(entries, owned)
         for network in networks:
             if sandbox_of(network.get("Labels"), self._machine) not in kept:
                 await remove_network(self._engine, network)
         while len(self.warm) < self._wanted:
             await self._add(claimed, choose)
 
-    async def _sweep(
-        self, entries: Collection[Mapping[str, Any]], needed: Collection[str], owned: Collection[str]
-    ) -> frozenset[str]:
-        """Remove the pauses that nobody needs; the subnets of the others."""
+    async def _sweep(self, entries: Collection[Mapping[str, Any]], owned: Collection[str]) -> frozenset[str]:
+        """Remove the pauses that nobody needs; the subnets of the others.
+
+        One that ended under a running workload is left: started, it would have a network that the workload is not in.
+        """
+        needed = {where: entry for entry in entries if (where := pauses.joined(entry)) is not None}
+        busy = {where for where, entry in needed.items() if entry.get("State") == "running"}
         warm: set[str] = set()
         kept: set[str] = set()
         for one in pauses.read_all(entries, self._machine):
@@ -155,7 +157,7 @@ class Sandboxes:
             if not is_needed and not is_ready:
                 await self._engine.remove_container(one.pause_id, one.use)
                 continue
-            if not one.is_running:
+            if not one.is_running and one.pause_id not in busy:
                 await self._engine.start(one.pause_id, one.use)
             kept.add(one.subnet)
             if not is_needed:

@@ -1,6 +1,8 @@
 """Sandboxes on a real Docker Engine: who takes which, what stays, and what is swept."""
 
+import subprocess
 from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.support.placements import MACHINE, build_placement, build_spec
 
 pytestmark = pytest.mark.docker
 
+ROOT = Path(__file__).parents[3]
 POOL = "172.28.0.0/24"
 FIRST, SECOND, THIRD = "172.28.0.0/28", "172.28.0.16/28", "172.28.0.32/28"
 
@@ -214,3 +217,19 @@ async def test_what_is_not_ones_own_is_refused(sandboxes: Sandboxes, docker_host
         await sandboxes.hold(51, FIRST)
 
     assert raised.value.code == {"a stranger's": "name_taken", "another contract's": "subnet_taken"}[whose]
+
+
+async def test_uninstalling_removes_all_unless_a_contract_has_data_here(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, docker_host: PrivateDocker
+) -> None:
+    runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
+    await runtime.create(build_placement(51, subnet=THIRD))
+    steps = f". {ROOT}/scripts/steps.sh; dry_run=no; remove_sandboxes {docker_host.docker_host}"
+
+    subprocess.run(["bash", "-euc", steps], check=True)
+    assert len(pauses(docker_host)) == 3
+    await runtime.remove(51)
+    subprocess.run(["bash", "-euc", steps], check=True)
+
+    assert (pauses(docker_host), networks(docker_host)) == ({}, set())
+    await runtime.close()
