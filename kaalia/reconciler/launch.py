@@ -19,16 +19,8 @@ from kaalia.reconciler import status
 from kaalia.reconciler.actions import Launch
 from kaalia.reconciler.image_use import ImageUse, plain_name
 from kaalia.reconciler.ledger import Grant, Ledger, taken_ports
-from kaalia.runtime.base import (
-    BindMount,
-    ImageFacts,
-    NetworkPool,
-    Observed,
-    Placement,
-    Progress,
-    RegistryLogin,
-    Runtime,
-)
+from kaalia.runtime.base import BindMount, ImageFacts, Observed, Placement, Progress, RegistryLogin, Runtime
+from kaalia.runtime.networking import NetworkPool
 from kaalia.service import Tasks
 from kaalia.store.claims import Claim, ClaimKind
 

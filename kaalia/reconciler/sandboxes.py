@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kaalia.contracts.ports import next_subnet
 from kaalia.errors import WorkloadError
 from kaalia.reconciler.ledger import Ledger
-from kaalia.runtime.base import NetworkPool
+from kaalia.runtime.networking import NetworkPool
 from kaalia.service import run_forever
 
 

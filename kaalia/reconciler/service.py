@@ -30,7 +30,8 @@ from kaalia.reconciler.keys import Keys
 from kaalia.reconciler.launch import Settings, Tools, no_mounts
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
-from kaalia.runtime.base import ALIVE, BindMount, NetworkPool, RegistryLogin, Runtime
+from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
+from kaalia.runtime.networking import NetworkPool
 from kaalia.service import Tasks, run_forever
 from kaalia.store import changes as bells
 from kaalia.store.changes import Changes, Topic

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from kaalia.clock import Clock
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
-from kaalia.runtime.base import NetworkPorts, NetworkWalls, SecondFamily
+from kaalia.runtime.networking import NetworkPorts, NetworkWalls, SecondFamily
 from kaalia.service import run_forever
 from kaalia.store import conditions
 from kaalia.store.database import Database

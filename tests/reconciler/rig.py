@@ -17,7 +17,8 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import PortRequest, Protocol, WorkloadState, WorkloadStatus
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.service import ReconcilerService
-from kaalia.runtime.base import BindMount, ImageFacts, NetworkPool, RegistryLogin
+from kaalia.runtime.base import BindMount, ImageFacts, RegistryLogin
+from kaalia.runtime.networking import NetworkPool
 from kaalia.store import amounts, claims, contracts, enrolment, intents, machine, outbox, workloads
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim

@@ -7,7 +7,7 @@ import pytest
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.reconciler.walls_watch import WallsWatch
-from kaalia.runtime.base import Mended
+from kaalia.runtime.networking import Mended
 from kaalia.store import conditions
 from kaalia.store.database import Database
 from tests.support.clock import FakeClock

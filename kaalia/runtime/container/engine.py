@@ -22,7 +22,7 @@ from docker.auth import encode_header
 from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
 from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
-from kaalia.runtime.container.faults import classify, stalled, unavailable
+from kaalia.runtime.container.faults import classify, refusal, stalled, unavailable
 from kaalia.runtime.container.stream import Stream, peer_pid
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ class DockerEngine:
         def load(client: APIClient) -> None:
             for document in client.load_image(tar, quiet=True):  # type: ignore[no-untyped-call]
                 if "errorDetail" in document or "error" in document:
-                    raise classify("load an image", _refusal(document))
+                    raise classify("load an image", refusal(document))
 
         await self._work("load an image", load)
 
@@ -173,7 +173,7 @@ class DockerEngine:
                     stream.open(doing, "POST", self._path("/images/create"), {"fromImage": reference}, headers)
                     for document in stream.documents():
                         if "errorDetail" in document or "error" in document:
-                            raise classify(doing, _refusal(document))
+                            raise classify(doing, refusal(document))
                         on_document(document)
                 except TimeoutError as error:
                     raise stalled(doing, silence_s, str(error)) from error
@@ -398,7 +398,3 @@ class DockerEngine:
             self._clients.clear()
         for client in clients:
             client.close()
-
-
-def _refusal(document: Document) -> str:
-    return str((document.get("errorDetail") or {}).get("message") or document.get("error"))

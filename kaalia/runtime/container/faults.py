@@ -4,7 +4,9 @@ Order matters: the first pattern that matches decides. The texts are those of Do
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kaalia.errors import Problem, WorkloadError
 
@@ -229,3 +231,8 @@ def stalled(doing: str, inactivity_s: float, text: str) -> WorkloadError:
         remedy="check the registry and the machine's internet connection; layers that arrived are kept",
         evidence=text,
     )
+
+
+def refusal(document: Mapping[str, Any]) -> str:
+    """The words of a line of progress that tells an error."""
+    return str((document.get("errorDetail") or {}).get("message") or document.get("error"))

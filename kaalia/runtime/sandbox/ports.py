@@ -13,7 +13,7 @@ from kaalia.errors import HostError, WorkloadError
 from kaalia.host import localnet, net, netfilter
 from kaalia.host.netfilter import Family, Saved
 from kaalia.model.workload import Protocol
-from kaalia.runtime.base import Mended
+from kaalia.runtime.networking import Mended
 from kaalia.runtime.sandbox import port_rules, rules
 from kaalia.runtime.sandbox.known import Known
 from kaalia.runtime.sandbox.layer import Chains, Layer, Place

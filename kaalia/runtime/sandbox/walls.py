@@ -13,7 +13,7 @@ from kaalia.contracts.ports import ipv6_pool
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import ipv6, net, netfilter, shaping
 from kaalia.host.netfilter import Family
-from kaalia.runtime.base import Mended
+from kaalia.runtime.networking import Mended
 from kaalia.runtime.sandbox import rules
 from kaalia.runtime.sandbox.known import Known
 from kaalia.runtime.sandbox.layer import Chains, Layer, Place
