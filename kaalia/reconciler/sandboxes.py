@@ -17,6 +17,8 @@ class Waits:
 
     look_s: float = 60.0
     """Between two looks when nothing happens."""
+    first_s: float = 5.0
+    """Between the first two: what a daemon that died had asked the engine for may come late."""
     settle_s: float = 1.0
     """After one was taken or left: making and removing networks would slow the very launch or removal down."""
     retry_s: float = 5.0
@@ -41,6 +43,7 @@ class SandboxService:
         self._subnet_pool = subnet_pool
         self._routes = routes
         self._waits = waits
+        self._wait_s = waits.first_s
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
@@ -53,7 +56,8 @@ class SandboxService:
                 raise
             await asyncio.sleep(self._waits.retry_s)
             return
-        await self._pool.changed(self._waits.look_s)
+        await self._pool.changed(self._wait_s)
+        self._wait_s = self._waits.look_s
         await asyncio.sleep(self._waits.settle_s)
 
     def _choose(self, taken: Collection[str]) -> str:

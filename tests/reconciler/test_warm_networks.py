@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from kaalia.errors import WorkloadError
 from kaalia.reconciler.launch import DEFAULT_SUBNET_POOL
 from kaalia.reconciler.ledger import Ledger
 from kaalia.reconciler.sandboxes import SandboxService, Waits
 from kaalia.service import Tasks
+from kaalia.store import claims
+from kaalia.store.claims import ClaimKind
 from tests.reconciler.rig import Rig, contract
+from tests.support.builders import build_report
 
 WAITS = Waits(look_s=60, settle_s=0.01, retry_s=0.01)
 FIRST, SECOND, THIRD = "10.214.0.0/28", "10.214.0.16/28", "10.214.0.32/28"
@@ -42,7 +46,8 @@ class Pool:
 
 
 async def subnets(rig: Rig) -> dict[int, str]:
-    return {one.contract_id: one.key for one in await rig.claims() if one.kind == "subnet"}
+    held = await rig.store.read(claims.all_claims)
+    return {one.contract_id: one.key for one in held if one.kind is ClaimKind.SUBNET}
 
 
 async def test_a_launch_takes_a_network_that_stands_ready(rig: Rig) -> None:
@@ -57,7 +62,9 @@ async def test_a_launch_takes_a_network_that_stands_ready(rig: Rig) -> None:
 async def test_no_two_contracts_take_the_same_and_the_next_one_gets_a_new_one(rig: Rig) -> None:
     rig.networks = Pool(warm=frozenset({SECOND}), making=frozenset({FIRST}))
     rig.boot()
-    await rig.put(*(replace(one, spec=replace(one.spec, disk_bytes=1)) for one in (contract(51), contract(52))))
+    await rig.prepare(build_report(rig.clock.now(), gpus=2))
+    both = [contract(number, end_at=rig.clock.now() + timedelta(days=1)) for number in (51, 52)]
+    await rig.put(*(replace(one, spec=replace(one.spec, disk_bytes=1)) for one in both))
     await rig.settle()
 
     assert sorted((await subnets(rig)).values()) == [SECOND, THIRD], "the first is about to be somebody's"
