@@ -3,7 +3,7 @@
     network `kaalia-net-SUBNET` ◀── pause container, called
         `kaalia-warm-SUBNET`      ready for any contract
         `kaalia-sandbox-CONTRACT` a contract's
-        `kaalia-used-ID`          to be removed
+        `kaalia-used-CONTRACT-ID` to be removed
 
 The name says whose it is: the engine changes it in one stroke, while labels last as they were made.
 """
@@ -37,6 +37,9 @@ class Pause:
     pause_id: str
     use: Use
     contract_id: int | None
+    """Whose it is."""
+    was_of: int | None
+    """Whose it was, to be removed."""
     subnet: str
     hostname: str
     network_id: str
@@ -54,8 +57,8 @@ def warm_name(subnet: str) -> str:
     return f"{_WARM}{_short(subnet)}"
 
 
-def used_name(pause_id: str) -> str:
-    return f"{_USED}{pause_id[:12]}"
+def used_name(contract_id: int, pause_id: str) -> str:
+    return f"{_USED}{contract_id}-{pause_id[:12]}"
 
 
 def net_name(subnet: str) -> str:
@@ -73,12 +76,13 @@ def read(entry: Mapping[str, Any], machine: str) -> Pause | None:
     subnet = sandbox_of(entry.get("Labels"), machine)
     if subnet is None:
         return None
-    use, contract_id = _use(entry)
+    use, contract_id, was_of = _use(entry)
     endpoint: Mapping[str, Any] = next(iter(((entry.get("NetworkSettings") or {}).get("Networks") or {}).values()), {})
     return Pause(
         pause_id=str(entry["Id"]),
         use=use,
         contract_id=contract_id,
+        was_of=was_of,
         subnet=subnet,
         hostname=hostname_of(entry.get("Labels")),
         network_id=str(endpoint.get("NetworkID") or ""),
@@ -102,13 +106,16 @@ def homes(entries: Iterable[Mapping[str, Any]], machine: str) -> dict[str, int]:
     return {one.pause_id: one.contract_id for one in read_all(entries, machine) if one.contract_id is not None}
 
 
-def _use(entry: Mapping[str, Any]) -> tuple[Use, int | None]:
+def _use(entry: Mapping[str, Any]) -> tuple[Use, int | None, int | None]:
+    """What it is for, whose it is, and whose it was. A name that kaalia did not give: to be removed."""
     for name in (str(one).lstrip("/") for one in entry.get("Names") or []):
         if name.startswith(_TAKEN) and name[len(_TAKEN) :].isdigit():
-            return Use.TAKEN, int(name[len(_TAKEN) :])
+            return Use.TAKEN, int(name[len(_TAKEN) :]), None
         if name.startswith(_WARM):
-            return Use.WARM, None
-    return Use.USED, None
+            return Use.WARM, None, None
+        if (owner := name.removeprefix(_USED).partition("-")[0]).isdigit():
+            return Use.USED, None, int(owner)
+    return Use.USED, None, None
 
 
 def network_body(machine: str, subnet: str) -> dict[str, Any]:

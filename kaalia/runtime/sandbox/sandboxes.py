@@ -70,6 +70,7 @@ class Sandboxes:
         self._changed = asyncio.Event()
         self.warm: frozenset[str] = frozenset()
         """Subnets of those that stand ready."""
+        self._foreign: set[str] = set()
         self.making: frozenset[str] = frozenset()
         """Subnets that are about to be one's of these. Read from the store's thread too."""
 
@@ -85,10 +86,11 @@ class Sandboxes:
         for one in await self._pauses(subnet):
             if one.contract_id not in (None, contract_id):
                 raise _subnet_taken(contract_id, subnet, one)
-            if one.hostname == hostname and (fit is None or one.use is Use.TAKEN):
-                fit = one
-            elif one.hostname != hostname:
+            is_strange = one.use is Use.USED and one.was_of != contract_id
+            if one.hostname != hostname or is_strange:
                 await self._engine.remove_container(one.pause_id, one.use)
+            elif fit is None or one.use is Use.TAKEN:
+                fit = one
         if fit is None:
             return await self._named(contract_id, lambda name: self._make(name, subnet, hostname))
         return await self._take(contract_id, fit)
@@ -111,7 +113,7 @@ class Sandboxes:
         """Its container is gone: the sandbox is nobody's, to be removed in time. Absent is success."""
         found = await self._engine.inspect_container(taken_name(contract_id))
         if found is not None and sandbox_of(found["Config"].get("Labels"), self._machine) is not None:
-            await self._engine.rename_container(str(found["Id"]), pauses.used_name(str(found["Id"])))
+            await self._engine.rename_container(str(found["Id"]), pauses.used_name(contract_id, str(found["Id"])))
         # Also when it is set aside already: whoever asked for that may not have heard of it.
         self._changed.set()
 
@@ -169,7 +171,7 @@ class Sandboxes:
         self, claimed: Callable[[], Awaitable[Collection[str]]], choose: Callable[[Collection[str]], str]
     ) -> None:
         """One more. Told before the books are asked, so that no launch claims the same subnet in between."""
-        avoid: set[str] = set()
+        avoid = set(self._foreign)
         try:
             while True:
                 subnet = choose({*avoid, *self.warm, *await claimed()})
@@ -179,6 +181,10 @@ class Sandboxes:
                 avoid.add(subnet)
             await self._make(pauses.warm_name(subnet), subnet, "")
             self.warm |= {subnet}
+        except WorkloadError as error:
+            if error.code in {"subnet_taken", "network_exists", "name_taken"}:
+                self._foreign.add(subnet)  # of somebody else, without a route: not tried again
+            raise
         finally:
             self.making = frozenset()
 

@@ -135,6 +135,30 @@ async def test_a_newer_generation_keeps_its_place(
     await runtime.close()
 
 
+async def test_nobody_gets_a_sandbox_that_was_another_s(sandboxes: Sandboxes, docker_host: PrivateDocker) -> None:
+    await sandboxes.hold(51, FIRST)
+    before = docker_host.inspect("kaalia-sandbox-51")["Id"]
+    await sandboxes.leave(51)
+
+    await sandboxes.hold(52, FIRST)
+
+    assert docker_host.inspect("kaalia-sandbox-52")["Id"] != before
+    assert before not in {one["Id"] for one in docker_host.request("GET", "/containers/json?all=1")}
+
+
+async def test_a_network_of_somebody_else_is_not_tried_twice(
+    docker_engine: DockerEngine, claims: Claims, docker_host: PrivateDocker
+) -> None:
+    sandboxes = Sandboxes(docker_engine, MACHINE, warm=1)
+    docker_host.request("POST", "/networks/create", {"Name": "kaalia-net-172.28.0.0"})
+
+    error = await refused(refill(sandboxes, claims))
+    await refill(sandboxes, claims)
+
+    assert error.code == "network_exists"
+    assert sandboxes.warm == {SECOND}
+
+
 async def test_a_crash_leaves_nothing_for_long(
     sandboxes: Sandboxes, claims: Claims, docker_engine: DockerEngine, docker_host: PrivateDocker
 ) -> None:
