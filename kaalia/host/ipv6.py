@@ -89,14 +89,16 @@ def routed_networks(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def lan_networks(root: Path = ROOT) -> tuple[str, ...]:
-    """The networks of the internet's addresses that this machine is on: its neighbours there are the LAN."""
+    """The networks of the internet's addresses that this machine is on: its neighbours there are the LAN.
+
+    Those on bridges of the owner's own containers and VMs too. Contracts' networks have local addresses.
+    """
     found = (
         one.network
         for one in _routes(root)
         if not one.flags & _ROUTE_GATEWAY
         and 16 <= one.network.prefixlen < 128
         and one.network.subnet_of(INTERNET)
-        and not is_inner_bridge(one.interface, root)
     )
     return tuple(sorted({str(one) for one in found}))
 

@@ -75,6 +75,16 @@ def test_the_lan_is_what_needs_no_router(tmp_path: Path) -> None:
     assert ipv6.lan_networks(machine(tmp_path)) == ("2a02:810:30c0:a00::/64",)
 
 
+def test_the_owner_s_own_containers_are_of_the_lan(tmp_path: Path) -> None:
+    """Docker's `fixed-cidr-v6`, or libvirt with a routed network: a bridge that nothing outside is joined to."""
+    theirs = f"2a02081030c00b000000000000000000 40 {NONE} 00 {NONE} 00000100 00000001 00000000 00000001     br-1\n"
+
+    assert ipv6.lan_networks(machine(tmp_path, routes=ROUTES + theirs)) == (
+        "2a02:810:30c0:a00::/64",
+        "2a02:810:30c0:b00::/64",
+    )
+
+
 def test_a_router_s_word_is_lost_by_forwarding_alone(tmp_path: Path) -> None:
     assert ipv6.lost_by_forwarding(machine(tmp_path)) == "eth0"
     assert ipv6.lost_by_forwarding(machine(tmp_path, forwarding="1")) is None
