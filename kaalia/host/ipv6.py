@@ -96,9 +96,7 @@ def lan_networks(root: Path = ROOT) -> tuple[str, ...]:
     found = (
         one.network
         for one in _routes(root)
-        if not one.flags & _ROUTE_GATEWAY
-        and 16 <= one.network.prefixlen < 128
-        and one.network.subnet_of(INTERNET)
+        if not one.flags & _ROUTE_GATEWAY and 16 <= one.network.prefixlen < 128 and one.network.subnet_of(INTERNET)
     )
     return tuple(sorted({str(one) for one in found}))
 
