@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.errors import Problem
-from kaalia.units import GB, format_bytes
+from kaalia.units import GB, MIB, format_bytes
 
 MARGIN_PERCENT = 10
 MARGIN_MIN_BYTES = GB
 """Above its size an instance is warned, above size and margin it is stopped. Sizes are measured once a minute at best,
 and file systems and archives need room for a moment: who is at 101 % gets a word first, and time to clean up. The
 margin is lent by the machine's owner: a tenth, so that the disk's own reserve (LOW_WATER) outlasts a few of them."""
+ENGINE_FILE_BYTES = MIB
+"""For each of /etc/hosts, /etc/resolv.conf and /etc/hostname, which the engine keeps outside of every size."""
 LOW_WATER_PERCENT = 10
 LOW_WATER_MIN_BYTES = 20 * GB
 LOW_WATER_MAX_BYTES = 200 * GB
@@ -34,10 +36,14 @@ class Overrun:
     promised_bytes: int
     counts_holes: bool = False
     """The size counts holes in files, which take no room: it really holds this or less."""
+    engine_file: str = ""
+    """Not its size: this file of the engine's, which no size holds, was filled. It stands until the next generation."""
 
     @property
     def is_exceeded(self) -> bool:
         """Past the margin: it may not run. Not by a size that may be mostly holes."""
+        if self.engine_file:
+            return self.size_bytes > self.promised_bytes
         return not self.counts_holes and self.size_bytes > limit_bytes(self.promised_bytes)
 
     @property
@@ -55,6 +61,14 @@ class Overrun:
 
     @property
     def problem(self) -> Problem:
+        if self.engine_file:
+            return Problem(
+                "engine_file_filled",
+                f"cannot run C.{self.contract_id}: it filled {self.engine_file} with {format_bytes(self.size_bytes)}, "
+                f"{format_bytes(self.promised_bytes)} are allowed",
+                remedy="that file was emptied, its data are kept: recycle it to begin anew, or destroy it",
+                evidence=f"measured {self.size_bytes} bytes of blocks, allowed {self.promised_bytes}",
+            )
         return Problem(
             "disk_limit_exceeded",
             f"cannot run C.{self.contract_id}: it holds {format_bytes(self.size_bytes)}, "

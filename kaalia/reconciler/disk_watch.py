@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from kaalia.clock import Clock
-from kaalia.contracts.disk import HeldImage, Overrun, evictable, low_water_bytes
+from kaalia.contracts.disk import ENGINE_FILE_BYTES, HeldImage, Overrun, evictable, low_water_bytes
 from kaalia.errors import HostError, Problem, WorkloadError
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import Engine
@@ -93,7 +93,10 @@ class DiskWatch:
         unsure = await self._hands.limits.check(MEND_S)
         try:
             report = await self._database.read(machine.get_report)
-            await self._watch_sizes(report.engine if report else None, unsure)
+            engine = report.engine if report else None
+            if engine is not None:
+                await self._watch_engine_files(engine.data_root)
+            await self._watch_sizes(engine, unsure)
         except (WorkloadError, HostError) as error:
             log.warning("disk: sizes are not measured: %s", error)
         try:
@@ -147,10 +150,33 @@ class DiskWatch:
             return None
         return Overrun(contract_id, rented.generation, allocated, rented.disk_bytes)
 
-    async def _put(self, found: tuple[Overrun, ...]) -> None:
-        is_news = await self._database.read(lambda tx: disk.overruns(tx) != {one.contract_id: one for one in found})
-        if not is_news:
+    async def _watch_engine_files(self, data_root: str) -> None:
+        """Also where sizes are enforced: no quota is on these files. Raises WorkloadError."""
+        before = await self._database.read(_rented)
+        grown = await self._hands.engine.empty_grown(data_root, ENGINE_FILE_BYTES)
+        if not grown:
             return
+        after, known = await self._database.read(lambda tx: (_rented(tx), disk.overruns(tx)))
+        for contract_id, file in grown.items():
+            log.warning("disk: C.%d filled %s with %d bytes: emptied", contract_id, file.name, file.size_bytes)
+            if (rented := before.get(contract_id)) is not None and rented == after.get(contract_id):
+                over = Overrun(
+                    contract_id, rented.generation, file.size_bytes, ENGINE_FILE_BYTES, engine_file=file.name
+                )
+                known = {**known, contract_id: over}
+        await self._put(tuple(known.values()))
+
+    async def _put(self, measured: tuple[Overrun, ...]) -> None:
+        known, rented = await self._database.read(lambda tx: (disk.overruns(tx), _rented(tx)))
+        new = {one.contract_id: one for one in measured if not one.engine_file}
+        # Who filled a file of the engine's did so: that the file was emptied changes nothing.
+        filled = {one.contract_id: one for one in (*known.values(), *measured) if one.engine_file}
+        for one in filled.values():
+            if (current := rented.get(one.contract_id)) is not None and current.generation == one.generation:
+                new[one.contract_id] = one
+        if new == known:
+            return
+        found = tuple(new.values())
         for one in found:
             log.warning(
                 "disk: C.%d holds %d bytes, %d were rented", one.contract_id, one.size_bytes, one.promised_bytes
@@ -269,6 +295,8 @@ def _unsure(one: LimitsUnsure) -> Condition:
 def _over(one: Overrun) -> Condition:
     severity = Severity.CRITICAL if one.is_exceeded else Severity.WARN
     clears = "it is measured at its rented size or below, or is gone"
+    if one.engine_file:
+        clears = "it is recycled, or is gone"
     if one.is_exceeded:
         return Condition(one.problem, severity, clears, scope=f"C.{one.contract_id}")
     problem = Problem(

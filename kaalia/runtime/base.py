@@ -238,6 +238,14 @@ class Runtime(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class GrownFile:
+    """A file of the engine's own that a container has filled. `name`: inside the container."""
+
+    name: str
+    size_bytes: int
+
+
 class EngineDisk(Protocol):
     """What fills the engine's disk. Raises WorkloadError."""
 
@@ -251,6 +259,13 @@ class EngineDisk(Protocol):
 
     async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
         """Of what it has written, what takes room: files with holes say more. None: that cannot be told."""
+        ...
+
+    async def empty_grown(self, data_root: str, limit_bytes: int) -> dict[int, GrownFile]:
+        """Empty files of the engine's own that contracts' containers made larger; the largest, by contract id.
+
+        `data_root`: the engine's. Containers that do not run count too.
+        """
         ...
 
     async def images(self) -> tuple[EngineImage, ...]: ...

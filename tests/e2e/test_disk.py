@@ -92,6 +92,25 @@ def test_an_instance_that_nothing_limits_is_warned_and_then_stopped(plain: Stack
     wait_until("nothing to be wrong", lambda: not {one for one in codes(plain) if one.startswith("disk_")}, 60)
 
 
+def test_who_fills_a_file_of_the_engine_s_is_stopped_and_the_file_emptied(plain: Stack) -> None:
+    filler = rent(plain, args=["sh", "-c", "fallocate -l 50000000 /etc/hosts && echo written; sleep 9999"])
+    plain.wait_status(filler, "running")
+    wait_until("the file", lambda: "written" in plain.renter.run("logs", str(filler)).stdout, 30)
+    hosts = Path(plain.engine.inspect(f"C.{filler}")["HostsPath"])
+    assert hosts.stat().st_blocks * 512 >= 50_000_000, "it lies on the machine's disk"
+
+    look_now(plain)
+
+    assert "it filled /etc/hosts" in plain.wait_status(filler, "stopped")["status_msg"]
+    assert problem(plain, filler).code == "engine_file_filled"
+    assert hosts.stat().st_size == 0
+    look_now(plain)
+    assert problem(plain, filler).code == "engine_file_filled", "it stands"
+
+    destroy(plain, filler)
+    wait_until("the file to go", lambda: not hosts.exists(), 60)
+
+
 @pytest.fixture(scope="module")
 def tight(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A machine whose disk is always too full for its owner's taste."""

@@ -13,7 +13,7 @@ from kaalia.model.machine import Engine
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.disk_watch import MEASURE_MIN_S, DiskWatch, Hands
 from kaalia.reconciler.image_use import ImageUse
-from kaalia.runtime.base import LimitsUnsure
+from kaalia.runtime.base import GrownFile, LimitsUnsure
 from kaalia.store import conditions, contracts, disk, images, machine, workloads
 from kaalia.store.database import Database, Transaction
 from kaalia.store.images import PulledImage
@@ -94,6 +94,28 @@ async def test_who_holds_more_than_was_rented_is_written_down_and_told(watched: 
     await watched.look()
     assert await watched.overruns() == {}
     assert await watched.told() == {}
+
+
+@pytest.mark.parametrize("engine", [ENGINE, UNENFORCED], ids=["sizes are enforced", "sizes are measured"])
+async def test_who_fills_a_file_of_the_engine_s_is_stopped_until_it_is_recycled(
+    watched: Watched, engine: Engine
+) -> None:
+    await watched.report(engine)
+    made = await watched.rent(51)
+    await watched.rent(52)
+    watched.disk.grown = {51: GrownFile("/etc/hosts", 50 * GB), 52: GrownFile("/etc/hosts", 4096)}
+
+    for _ in range(2):
+        await watched.look()
+        (over,) = (await watched.store.read(disk.overruns)).values()
+        assert (over.contract_id, over.is_exceeded, over.problem.code) == (51, True, "engine_file_filled")
+        assert "/etc/hosts" in over.problem.message
+        assert await watched.told() == {("engine_file_filled", "C.51"): Severity.CRITICAL}
+
+    again = replace(made, generation=made.generation + 1)
+    await watched.store.transaction(lambda tx: contracts.upsert(tx, again, watched.clock.now()))
+    await watched.look()
+    assert (await watched.overruns(), await watched.told()) == ({}, {})
 
 
 async def test_holes_in_files_are_not_held_against_anybody(watched: Watched) -> None:

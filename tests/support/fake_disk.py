@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from kaalia.errors import WorkloadError
 from kaalia.reconciler.disk_watch import Space
-from kaalia.runtime.base import EngineImage, EngineUsage, LimitsUnsure
+from kaalia.runtime.base import EngineImage, EngineUsage, GrownFile, LimitsUnsure
 from kaalia.units import GB
 
 
@@ -27,6 +27,8 @@ class FakeDisk:
     """Contract id -> how much of that are holes in files."""
     opaque: set[int] = field(default_factory=set)
     """Contracts whose holes cannot be told."""
+    grown: dict[int, GrownFile] = field(default_factory=dict)
+    """Contract id -> the file of the engine's that its container has filled."""
     unsure: tuple[LimitsUnsure, ...] = ()
     is_down: bool = False
     is_too_slow: bool = False
@@ -68,6 +70,13 @@ class FakeDisk:
     async def allocated(self, contract_id: int, written_bytes: int) -> int | None:
         self._answer()
         return None if contract_id in self.opaque else written_bytes - self.holes.get(contract_id, 0)
+
+    async def empty_grown(self, data_root: str, limit_bytes: int) -> dict[int, GrownFile]:
+        self._answer()
+        assert data_root
+        found = {number: one for number, one in self.grown.items() if one.size_bytes > limit_bytes}
+        self.grown = {number: one for number, one in self.grown.items() if number not in found}
+        return found
 
     async def images(self) -> tuple[EngineImage, ...]:
         self._answer()

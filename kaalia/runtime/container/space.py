@@ -9,8 +9,9 @@ from typing import Any
 
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block
-from kaalia.runtime.base import EngineImage, EngineUsage
+from kaalia.runtime.base import EngineImage, EngineUsage, GrownFile
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.engine_files import empty_grown
 from kaalia.runtime.container.inside import Twins
 from kaalia.runtime.container.spec import container_name
 from kaalia.runtime.labels import machine_filter, owner, twin_of
@@ -66,6 +67,18 @@ class EngineSpace:
             return None  # such as btrfs, whose subvolume also holds the image
         allocated = await block.allocated_bytes(layer, _COUNT_S) + await _nameless_allocated(document)
         return min(written_bytes, allocated)
+
+    async def empty_grown(self, data_root: str, limit_bytes: int) -> dict[int, GrownFile]:
+        found = {}
+        for entry in await self._engine.containers(machine_filter(self._machine)):
+            contract_id = owner(entry.get("Labels"), self._machine)
+            if contract_id is None:
+                continue
+            document = await self._engine.inspect_container(str(entry["Id"])) or {}
+            grown = await asyncio.to_thread(empty_grown, document, data_root, limit_bytes)
+            if grown is not None:
+                found[contract_id] = grown
+        return found
 
     async def _nameless(self, contract_id: int) -> int:
         return await _nameless_allocated(await self._document(contract_id))
