@@ -133,14 +133,14 @@ def destroy(stack: Stack, instance_id: int) -> float:
     return took
 
 
-def rest(engine: EngineApi) -> None:
+def rest(engine: EngineApi, warm: int = WARM) -> None:
     """Until networks are ready again and used ones are gone: that is to slow nobody's turn down."""
 
     def is_ready() -> bool:
         names = [one["Names"][0] for one in engine.request("GET", "/containers/json?all=1")]
-        return len(names) == WARM and all(name.startswith("/kaalia-warm-") for name in names)
+        return len(names) == warm and all(name.startswith("/kaalia-warm-") for name in names)
 
-    wait_until("warm networks alone", is_ready, 60, 0.1)
+    wait_until("warm networks alone", is_ready, 300, 0.1)
 
 
 def told(stack: Stack, line: str) -> None:
@@ -203,15 +203,21 @@ def flags(found: dict[str, Any]) -> Iterator[str]:
 
 
 def at_once(count: int) -> dict[str, Any]:
-    """As many rentals as the machine has GPUs, one after another as fast as they are accepted; then `docker run`s."""
-    with scene(gpus=f"{count}xRTX_4090", disk_bytes=(count + 10) * GIB) as (stack, image):
+    """As many rentals as the machine has GPUs, one after another as fast as they are accepted; then `docker run`s.
+
+    As many networks stand ready, of which the daemon keeps two unless it is told otherwise.
+    """
+    config = {"docker": {"warm_networks": count}}
+    with scene(gpus=f"{count}xRTX_4090", disk_bytes=(count + 10) * GIB, extra_config=config) as (stack, image):
         stack.list_machine()
+        rest(stack.engine, count)
         started = time.perf_counter()
         ids = [rent_one(stack, image) for _ in range(count)]
         wait_until("all to run", lambda: all(is_told(stack, one) for one in ids), 300, 0.02)
         kaalia_s = time.perf_counter() - started
         every = [{**stack.engine.inspect(f"C.{one}"), "Ports": {}} for one in ids]
         stack.remove_workloads()
+        rest(stack.engine, count)
         started = time.perf_counter()
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(lambda one: docker(stack.engine, "run", "-d", *flags(one), image, *SLEEP), every))
