@@ -158,7 +158,8 @@ class TenantsService:
     def _sandboxes(self, machine: str, ipv6: NetworkIpv6) -> Sandboxes | None:
         if platform.machine() not in pause.PROCESSORS:
             return None
-        return Sandboxes(self._engine, machine, self._config.docker.warm_networks, ipv6)
+        docker = self._config.docker
+        return Sandboxes(self._engine, machine, docker.warm_networks, ipv6, docker.subnet_pool)
 
     def _hands(self, machine: str, limits: BtrfsLimits) -> DiskVolumes:
         async def data_root() -> str:

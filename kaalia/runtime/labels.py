@@ -96,8 +96,12 @@ def sandbox_filter(subnet: str | None = None) -> str:
 
 
 def sandbox_of(raw: Mapping[str, str] | None, machine: str) -> str | None:
-    """The subnet of the sandbox that an object of this machine is a part of; None: it is none."""
-    return raw.get(_SANDBOX) if raw and raw.get(_MACHINE) == machine else None
+    """The subnet of the sandbox that an object of this machine is a part of; None: it is none.
+
+    A workload inherits the labels of its image, which may say anything, and always has its contract's.
+    """
+    is_ours = raw is not None and raw.get(_MACHINE) == machine and _CONTRACT not in raw
+    return (raw.get(_SANDBOX) or None) if raw is not None and is_ours else None
 
 
 def hostname_of(raw: Mapping[str, str] | None) -> str:

@@ -9,7 +9,7 @@ from kaalia.runtime.container import reading
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.looks import Looks
 from kaalia.runtime.container.networks import in_sandboxes, subnets
-from kaalia.runtime.labels import Labels, machine_filter, owner, sandbox_filter
+from kaalia.runtime.labels import Labels, machine_filter, owner
 from kaalia.runtime.sandbox import pauses
 
 Published = Callable[[], Awaitable[Mapping[int, frozenset[reading.Place]]]]
@@ -23,7 +23,7 @@ async def inventory(
     `published`: the ports that the firewall leads to each contract; None: to nobody. Raises WorkloadError.
     """
     networks = await engine.networks([machine_filter(machine)])
-    entries = await engine.containers(machine_filter(machine), sandbox_filter())
+    entries = await engine.containers(machine_filter(machine))
     taken = {one.contract_id: one for one in pauses.read_all(entries, machine)}
     mine, apart = await looks.listed()
     leading = await _leading((labels for _, labels in mine), published)

@@ -1,11 +1,11 @@
 """What the engine says of contracts' networks: their bridges and subnets, and who in them is to be reached."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kaalia.runtime.container import reading
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.labels import machine_filter, owner, publication, sandbox_filter, sandbox_of
+from kaalia.runtime.labels import machine_filter, owner, publication, sandbox_of
 from kaalia.runtime.sandbox import pauses
 from kaalia.runtime.sandbox.port_rules import Publication
 from kaalia.runtime.sandbox.rules import Enclosure
@@ -34,12 +34,12 @@ def _all_subnets(network: Mapping[str, Any]) -> list[str]:
 
 async def enclosures(engine: DockerEngine, machine: str) -> tuple[Enclosure, ...]:
     """The networks of this machine's contracts, as they exist now. Raises WorkloadError."""
-    entries = await engine.containers(machine_filter(machine), sandbox_filter())
+    entries = await engine.containers(machine_filter(machine))
     return await _enclosures(engine, machine, entries)
 
 
 async def _enclosures(
-    engine: DockerEngine, machine: str, entries: Iterable[Mapping[str, Any]]
+    engine: DockerEngine, machine: str, entries: Collection[Mapping[str, Any]]
 ) -> tuple[Enclosure, ...]:
     networks = await engine.networks([machine_filter(machine)])
     found = [enclosure(network, machine) for network in networks]
@@ -47,13 +47,21 @@ async def _enclosures(
 
 
 def in_sandboxes(
-    networks: Iterable[Mapping[str, Any]], entries: Iterable[Mapping[str, Any]], machine: str
-) -> Iterator[Enclosure]:
-    """The networks of sandboxes that contracts have; those of nobody are left out."""
+    networks: Iterable[Mapping[str, Any]], entries: Collection[Mapping[str, Any]], machine: str
+) -> list[Enclosure]:
+    """The networks of sandboxes that somebody has; those of nobody are left out.
+
+    `entries`: all containers. Who is in one stays behind its walls, whatever its name says; what a contract has by name
+    comes last.
+    """
     held = {sandbox_of(one.get("Labels"), machine): one for one in networks}
-    for pause in pauses.read_all(entries, machine):
-        if pause.contract_id is not None and (network := held.get(pause.subnet)) is not None:
-            yield Enclosure(pause.contract_id, bridge_name(str(network["Id"])), pause.subnet, subnet6(network))
+    inside = {pauses.joined(entry): owner(entry.get("Labels"), machine) for entry in entries}
+    found: list[Enclosure] = []
+    for pause in sorted(pauses.read_all(entries, machine), key=lambda one: one.contract_id is not None):
+        whose, network = pause.contract_id or inside.get(pause.pause_id), held.get(pause.subnet)
+        if whose is not None and network is not None:
+            found.append(Enclosure(whose, bridge_name(str(network["Id"])), pause.subnet, subnet6(network)))
+    return found
 
 
 def enclosure(network: Mapping[str, Any], machine: str) -> Enclosure | None:

@@ -170,6 +170,8 @@ class ContainerRuntime:
         found = await self._find(contract_id)
         if found is not None:
             await self._remove_container(contract_id, found[0])
+        else:
+            await self._prove_absent(contract_id)  # under another name it would be left in a network without walls
         withdrawing = [self._ports.withdraw(contract_id)] if self._ports is not None else []
         await _side_by_side(*withdrawing, self._homes.leave(contract_id))
         if self._walls is not None:

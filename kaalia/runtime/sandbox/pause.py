@@ -28,14 +28,16 @@ PROCESSORS = frozenset(_PROGRAMS)
 """As `platform.machine` has them. On others each container holds its own network, as without sandboxes."""
 _BASE, _HEAD_BYTES = 0x400000, 64 + 56
 PATH = "/pause"
+REPOSITORY = "kaalia.invalid/pause"
+"""Of a registry that cannot exist (RFC 2606): no pull can move the tag to another image."""
 _CREATED = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
 class PauseImage:
-    """`tar`: for the engine's load; it then knows the image by `image_id` and `tag`."""
+    """`tar`: for the engine's load; it then knows the image by `tag`. `layer`: the id of its one layer."""
 
-    image_id: str
+    layer: str
     tag: str
     tar: bytes
 
@@ -53,20 +55,21 @@ def program(processor: str) -> bytes:
 def image(processor: str) -> PauseImage:
     """Raises KeyError for a processor that has none here."""
     layer = _tar({PATH.lstrip("/"): program(processor)}, 0o755)
+    layer_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     config = {
         "architecture": _PROGRAMS[processor][1],
         "os": "linux",
         "created": _CREATED,
         "config": {"Entrypoint": [PATH]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer_id]},
         "history": [{"created": _CREATED, "created_by": "kaalia"}],
     }
     content = json.dumps(config, sort_keys=True).encode()
     digest = hashlib.sha256(content).hexdigest()
-    tag = f"kaalia/pause:{digest[:12]}"
+    tag = f"{REPOSITORY}:{digest[:12]}"
     manifest = json.dumps([{"Config": f"{digest}.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
     files = {f"{digest}.json": content, "layer.tar": layer, "manifest.json": manifest}
-    return PauseImage(f"sha256:{digest}", tag, _tar(files, 0o644))
+    return PauseImage(layer_id, tag, _tar(files, 0o644))
 
 
 def _tar(files: Mapping[str, bytes], mode: int) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 from kaalia.contracts.ports import address_in
 from kaalia.runtime.labels import encode_sandbox, hostname_of, sandbox_of
 from kaalia.runtime.sandbox.ipv6 import addressed
+from kaalia.runtime.sandbox.pause import PATH
 
 _WARM, _TAKEN, _USED, _NET = "kaalia-warm-", "kaalia-sandbox-", "kaalia-used-", "kaalia-net-"
 _JOINS = "container:"
@@ -138,6 +139,8 @@ def pause_body(machine: str, image: str, subnet: str, subnet6: str, hostname: st
     network = net_name(subnet)
     body: dict[str, Any] = {
         "Image": image,
+        "Entrypoint": [PATH],
+        "Cmd": [],
         "Labels": encode_sandbox(machine, subnet, hostname),
         "StopSignal": "SIGKILL",
         "User": "65534:65534",

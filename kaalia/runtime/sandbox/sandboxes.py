@@ -5,10 +5,11 @@ engine longer than all the rest of a removal. What a crash leaves is found by it
 """
 
 import asyncio
+import ipaddress
 import logging
 import platform
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -42,6 +43,17 @@ class SandboxEngine(Protocol):
     async def remove_network(self, network_id: str, name: str) -> None: ...
 
 
+@contextmanager
+def _noted(what: str) -> Iterator[None]:
+    """One object that the engine does not give up, or does not start, holds up no other."""
+    try:
+        yield
+    except WorkloadError as error:
+        if error.code == "engine_unavailable":
+            raise
+        log.warning("sandboxes: %s: %s", what, error)
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """`subnet6`: its IPv6 network, "" without one."""
@@ -59,12 +71,14 @@ class Sandboxes:
         machine: str,
         warm: int = 0,
         ipv6: NetworkIpv6 | None = None,
+        pool: str = "0.0.0.0/0",
         processor: str = platform.machine(),
     ) -> None:
         self._engine = engine
         self._machine = machine
         self._wanted = warm
         self._ipv6 = ipv6
+        self._pool = ipaddress.IPv4Network(pool)
         self._processor = processor
         self._image: pause.PauseImage | None = None
         self._changed = asyncio.Event()
@@ -137,35 +151,54 @@ class Sandboxes:
         networks = await self._engine.networks([machine_filter(self._machine), sandbox_filter()])
         # Asked last: who takes one claims it before, so what is taken by then stands there.
         owned = frozenset(await claimed())
-        kept = owned | await self._sweep(entries, owned)
+        kept = owned | await self._sweep(entries, owned, claimed)
         for network in networks:
-            if sandbox_of(network.get("Labels"), self._machine) not in kept:
-                await remove_network(self._engine, network)
+            subnet = sandbox_of(network.get("Labels"), self._machine)
+            if subnet is not None and subnet not in kept and subnet not in await claimed():
+                with _noted(f"network {network['Name']} stays for now"):
+                    await remove_network(self._engine, network)
         while len(self.warm) < self._wanted:
             await self._add(claimed, choose)
 
-    async def _sweep(self, entries: Collection[Mapping[str, Any]], owned: Collection[str]) -> frozenset[str]:
+    async def _sweep(
+        self,
+        entries: Collection[Mapping[str, Any]],
+        owned: Collection[str],
+        claimed: Callable[[], Awaitable[Collection[str]]],
+    ) -> frozenset[str]:
         """Remove the pauses that nobody needs; the subnets of the others.
 
         One that ended under a running workload is left: started, it would have a network that the workload is not in.
         """
         needed = {where: entry for entry in entries if (where := pauses.joined(entry)) is not None}
         busy = {where for where, entry in needed.items() if entry.get("State") == "running"}
-        warm: set[str] = set()
+        ready: set[str] = set()
         kept: set[str] = set()
         for one in pauses.read_all(entries, self._machine):
             is_needed = one.subnet in owned or one.pause_id in needed or taken_name(one.contract_id or 0) in needed
-            is_ready = one.use is Use.WARM and one.is_running and len(warm) < self._wanted
-            if not is_needed and not is_ready:
-                await self._engine.remove_container(one.pause_id, one.use)
-                continue
-            if not one.is_running and one.pause_id not in busy:
-                await self._engine.start(one.pause_id, one.use)
+            if not is_needed and len(ready) < self._wanted and await self._is_ready(one):
+                ready.add(one.subnet)
+            elif not is_needed:
+                # Nobody takes it from now on; who took it before has claimed it by now.
+                self.warm -= {one.subnet}
+                if one.subnet not in await claimed():
+                    with _noted(f"container {one.pause_id[:12]} stays for now"):
+                        await self._engine.remove_container(one.pause_id, one.use)
+                    continue
+            elif not one.is_running and one.pause_id not in busy:
+                with _noted(f"the network of contract {one.contract_id} is not opened yet"):
+                    await self._engine.start(one.pause_id, one.use)
             kept.add(one.subnet)
-            if not is_needed:
-                warm.add(one.subnet)
-        self.warm = frozenset(warm)
+        self.warm = frozenset(ready)
         return frozenset(kept)
+
+    async def _is_ready(self, one: Pause) -> bool:
+        """As it would be made today: the owner may have changed the pool since, and the machine its IPv6."""
+        if one.use is not Use.WARM or not one.is_running or one.hostname:
+            return False
+        if not ipaddress.IPv4Network(one.subnet).subnet_of(self._pool):
+            return False
+        return one.subnet6 == (await self._ipv6.subnet(one.subnet) if self._ipv6 is not None else "")
 
     async def _add(
         self, claimed: Callable[[], Awaitable[Collection[str]]], choose: Callable[[Collection[str]], str]
@@ -213,22 +246,39 @@ class Sandboxes:
         return await work(name)
 
     async def _make(self, name: str, subnet: str, hostname: str) -> Network:
-        image = await self._ready_image()
-        if existing := await self._networks(subnet):  # left by a crash
-            made = _read(existing[0])
-        else:
-            body = pauses.network_body(self._machine, subnet)
-            made = Network(*await make_network(self._engine, body, self._ipv6))
-        body = pauses.pause_body(self._machine, image.tag, subnet, made.subnet6, hostname)
+        image_id = await self._ready_image()
+        made = await self._ready_network(subnet)
+        body = pauses.pause_body(self._machine, image_id, subnet, made.subnet6, hostname)
         await self._engine.start(await self._engine.create_container(name, body), name)
         return made
 
-    async def _ready_image(self) -> pause.PauseImage:
-        made = self._image or pause.image(self._processor)
-        if await self._engine.image(made.tag) is None:
+    async def _ready_network(self, subnet: str) -> Network:
+        """Made now, or left by a crash, or by a request whose answer got lost."""
+        if existing := await self._networks(subnet):
+            return _read(existing[0])
+        try:
+            body = pauses.network_body(self._machine, subnet)
+            return Network(*await make_network(self._engine, body, self._ipv6))
+        except WorkloadError as error:
+            is_late = error.code in {"network_exists", "subnet_taken"}
+            if not (is_late and (existing := await self._networks(subnet))):
+                raise
+            return _read(existing[0])
+
+    async def _ready_image(self) -> str:
+        """Its id: what a tag leads to may have changed between the look and the use."""
+        made = self._image = self._image or pause.image(self._processor)
+        found = await self._engine.image(made.tag)
+        if found is None or not _is_pause(found, made):
             await self._engine.load_image(made.tar)
-        self._image = made
-        return made
+            found = await self._engine.image(made.tag)
+        if found is None or not _is_pause(found, made):
+            raise WorkloadError(
+                "pause_image_strange",
+                f"cannot use image {made.tag}: it is not the one that kaalia loads",
+                remedy=f"docker image rm {made.tag}, and see who made it",
+            )
+        return str(found["Id"])
 
     async def _pauses(self, subnet: str) -> list[Pause]:
         entries = await self._engine.containers(machine_filter(self._machine), sandbox_filter(subnet))
@@ -244,6 +294,11 @@ class Sandboxes:
                 f"cannot use {name}: a container of this name exists that kaalia did not make for this machine",
                 remedy=f"remove it or rename it: docker rename {name} {name}-old",
             )
+
+
+def _is_pause(found: Mapping[str, Any], made: pause.PauseImage) -> bool:
+    """Ids differ between image stores; a layer's does not."""
+    return list((found.get("RootFS") or {}).get("Layers") or []) == [made.layer]
 
 
 def _read(network: Mapping[str, Any]) -> Network:

@@ -1,9 +1,11 @@
 """Sandboxes on a real Docker Engine: who takes which, what stays, and what is swept."""
 
+import platform
 import subprocess
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -11,10 +13,13 @@ import pytest_asyncio
 from kaalia.contracts.ports import next_subnet
 from kaalia.errors import WorkloadError
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.networks import enclosures
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.sandbox import pause
 from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from tests.support.containers import output, refused
 from tests.support.docker_engine import PrivateDocker
+from tests.support.images import DEMO_IMAGE
 from tests.support.placements import MACHINE, build_placement, build_spec
 
 pytestmark = pytest.mark.docker
@@ -256,4 +261,124 @@ async def test_uninstalling_removes_all_unless_a_contract_has_data_here(
     subprocess.run(["bash", "-euc", steps], check=True)
 
     assert (pauses(docker_host), networks(docker_host)) == ({}, set())
+    await runtime.close()
+
+
+@pytest.mark.parametrize("subnet", [FIRST, "172.28.0.240/28", ""])
+async def test_a_label_of_an_image_makes_no_pause_of_a_workload(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, claims: Claims, docker_host: PrivateDocker, subnet: str
+) -> None:
+    """Docker gives the labels of its image to a container."""
+    made = docker_host.request("POST", "/containers/create", {"Image": build_spec().image})["Id"]
+    change = quote(f'LABEL io.kaalia.sandbox="{subnet}"')
+    docker_host.request("POST", f"/commit?container={made}&repo=kaalia-test/labelled&tag=1&changes={change}")
+    docker_host.request("DELETE", f"/containers/{made}")
+    runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
+    claims.subnets |= {FIRST, THIRD}
+    await runtime.create(build_placement(51, spec=build_spec(image="kaalia-test/labelled:1"), subnet=THIRD))
+
+    await refill(sandboxes, claims)
+    await runtime.start(51)
+    pid = docker_host.inspect("C.51")["State"]["Pid"]
+    await refill(sandboxes, claims)
+    assert docker_host.inspect("C.51")["State"]["Pid"] == pid, "a tenant that runs is not removed"
+    await runtime.stop(51, 0)
+    await refill(sandboxes, claims)
+
+    assert docker_host.inspect("C.51")["State"]["Status"] == "exited", "one that was stopped is not started"
+    assert [one.contract_id for one in (await runtime.observe()).workloads] == [51]
+    await runtime.close()
+
+
+async def test_an_image_under_the_name_of_the_pause_is_not_used(
+    docker_engine: DockerEngine, claims: Claims, docker_host: PrivateDocker
+) -> None:
+    tag = pause.image(platform.machine()).tag
+    repository, _, version = tag.rpartition(":")
+    docker_host.request("POST", f"/images/{DEMO_IMAGE}/tag?repo={repository}&tag={version}")
+    sandboxes = Sandboxes(docker_engine, MACHINE, warm=1)
+
+    await refill(sandboxes, claims)
+
+    assert docker_host.inspect("kaalia-warm-172.28.0.0")["Path"] == "/pause"
+    assert docker_host.request("GET", f"/images/{tag}/json")["Size"] < 1000
+
+
+async def test_one_that_is_taken_while_others_are_swept_stays(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, claims: Claims, docker_host: PrivateDocker
+) -> None:
+    docker_host.request("POST", "/containers/kaalia-warm-172.28.0.0/stop?t=0")
+    again = Sandboxes(docker_engine, MACHINE, warm=1)
+
+    async def claimed() -> Collection[str]:
+        if claims.asked == 1:
+            claims.subnets.add(FIRST)
+            await again.hold(51, FIRST)
+        return await claims.read()
+
+    claims.asked = 0
+    await again.refill(claimed, lambda taken: next_subnet(POOL, taken))
+
+    assert pauses(docker_host) == {"kaalia-sandbox-51": "running", "kaalia-warm-172.28.0.16": "running"}
+    assert networks(docker_host) == {"kaalia-net-172.28.0.0", "kaalia-net-172.28.0.16"}
+
+
+async def test_networks_of_an_earlier_pool_are_not_given_to_anybody(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, claims: Claims, docker_host: PrivateDocker
+) -> None:
+    again = Sandboxes(docker_engine, MACHINE, warm=1, pool="172.28.1.0/24")
+
+    await again.refill(claims.read, lambda taken: next_subnet("172.28.1.0/24", taken))
+
+    assert again.warm == {"172.28.1.0/28"}
+    assert networks(docker_host) == {"kaalia-net-172.28.1.0"}
+
+
+async def test_one_that_cannot_be_removed_holds_up_no_other(
+    sandboxes: Sandboxes, claims: Claims, docker_host: PrivateDocker
+) -> None:
+    await sandboxes.hold(51, FIRST)
+    await sandboxes.leave(51)
+    await sandboxes.hold(52, THIRD)
+    await sandboxes.leave(52)
+    body = {"Image": DEMO_IMAGE, "Cmd": ["sleep", "99"], "HostConfig": {"NetworkMode": "kaalia-net-172.28.0.0"}}
+    docker_host.request("POST", "/containers/create?name=owners", body)
+    docker_host.request("POST", "/containers/owners/start")
+
+    # The machine still routes the first.
+    await sandboxes.refill(claims.read, lambda taken: next_subnet(POOL, {*taken, FIRST}))
+
+    assert sandboxes.warm == {SECOND, THIRD}
+    assert networks(docker_host) == {f"kaalia-net-172.28.0.{number}" for number in (0, 16, 32)}
+    assert "kaalia-net-172.28.0.0" in docker_host.inspect("owners")["NetworkSettings"]["Networks"]
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+async def test_whoever_is_in_a_network_stays_behind_walls(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, docker_host: PrivateDocker, *, is_left: bool
+) -> None:
+    runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
+    await runtime.create(build_placement(51, subnet=FIRST))
+    await runtime.start(51)
+
+    if is_left:
+        await sandboxes.leave(51)
+    else:
+        docker_host.request("POST", "/containers/kaalia-sandbox-51/rename?name=strange")
+
+    assert [(one.contract_id, one.subnet) for one in await enclosures(docker_engine, MACHINE)] == [(51, FIRST)]
+    await runtime.close()
+
+
+async def test_a_workload_under_another_name_keeps_its_sandbox(
+    docker_engine: DockerEngine, sandboxes: Sandboxes, docker_host: PrivateDocker
+) -> None:
+    runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
+    await runtime.create(build_placement(51, subnet=FIRST))
+    docker_host.request("POST", "/containers/C.51/rename?name=mine")
+
+    error = await refused(runtime.remove(51))
+
+    assert error.code == "labels_unreadable"
+    assert "kaalia-sandbox-51" in pauses(docker_host)
     await runtime.close()
