@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -19,11 +20,21 @@
 #define CONNECTIONS_MAX 512
 #define BACKLOG 128
 #define RETRY_S 2
+/* Each connection has an sshd of its own, which knows nothing of the others: what MaxStartups 30:30:100 does is done
+ * here, or strangers who never log in would fill the container's memory and processes. Whoever is younger than GRACE_S
+ * may still be logging in: sshd's LoginGraceTime, its random 4 s, and a slow start. */
+#define GRACE_S 40
+#define REFUSING_FROM 30
+#define REFUSING_ALL 100
+#define REFUSED_AT_FIRST 77 /* of 256 */
 
 static volatile sig_atomic_t ending;
 static volatile sig_atomic_t passed_on;
 static pid_t onstart;
-static pid_t connections[CONNECTIONS_MAX];
+static struct connection {
+    pid_t child; /* 0: free */
+    time_t began_s;
+} connections[CONNECTIONS_MAX];
 static const int heard[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
 #define HEARD (sizeof heard / sizeof heard[0])
 
@@ -66,8 +77,8 @@ static int bury(int flags)
     pid_t dead;
     while ((dead = waitpid(-1, NULL, flags)) > 0)
         for (int at = 0; at < CONNECTIONS_MAX; at++)
-            if (connections[at] == dead)
-                connections[at] = 0;
+            if (connections[at].child == dead)
+                connections[at].child = 0;
     return dead == -1 && errno == ECHILD ? -1 : 0;
 }
 
@@ -90,16 +101,46 @@ static int listening(void)
     return -1;
 }
 
+/* Since the machine's start, which no change of its clock moves. */
+static time_t now_s(void)
+{
+    struct timespec now = {0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
+/* How many connections are young enough that nobody may have logged in by them. */
+static int logging_in(time_t at_s)
+{
+    int count = 0;
+    for (int at = 0; at < CONNECTIONS_MAX; at++)
+        count += connections[at].child != 0 && at_s - connections[at].began_s < GRACE_S;
+    return count;
+}
+
+/* At random, the likelier the more there are, so that a renter who tries again comes through. `dice`: 0 to 255. */
+static int is_refused(int count, unsigned char dice)
+{
+    if (count < REFUSING_FROM)
+        return 0;
+    int rising = (256 - REFUSED_AT_FIRST) * (count - REFUSING_FROM) / (REFUSING_ALL - REFUSING_FROM);
+    return dice < REFUSED_AT_FIRST + rising;
+}
+
+/* Takes those who wait, but no more than a queue full at a time: there are others to bury, and signals. */
 static void serve(int listener)
 {
-    for (int at = 0; at < CONNECTIONS_MAX; at++) {
-        if (connections[at] != 0)
-            continue;
-        int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    for (int at = 0, taken = 0; at < CONNECTIONS_MAX && taken < BACKLOG; at++, taken++) {
+        while (at < CONNECTIONS_MAX && connections[at].child != 0)
+            at++;
+        int connection = at < CONNECTIONS_MAX ? accept4(listener, NULL, NULL, SOCK_CLOEXEC) : -1;
         if (connection < 0)
             return;
-        pid_t child = spawn(SBIN "connect", connection);
-        connections[at] = child > 0 ? child : 0;
+        unsigned char dice = 0;
+        getrandom(&dice, sizeof dice, GRND_NONBLOCK);
+        pid_t child = is_refused(logging_in(now_s()), dice) ? 0 : spawn(SBIN "connect", connection);
+        if (child > 0)
+            connections[at] = (struct connection){.child = child, .began_s = now_s()};
         close(connection);
     }
 }
@@ -133,7 +174,7 @@ int main(void)
         }
         int is_full = 1;
         for (int at = 0; at < CONNECTIONS_MAX && is_full; at++)
-            is_full = connections[at] != 0;
+            is_full = connections[at].child != 0;
         struct pollfd look = {.fd = is_full ? -1 : listener, .events = POLLIN};
         struct timespec soon = {.tv_sec = RETRY_S};
         int ready = ppoll(&look, 1, listener < 0 ? &soon : NULL, &open);

@@ -1,6 +1,7 @@
 """The access kit end to end: the real OpenSSH client in images of every kind, without anything installed in them."""
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from tests.e2e.rented import destroy, problem, process, rent, running_stack, status
 from tests.support.docker_engine import PrivateDocker
 from tests.support.kinds import KINDS, import_kinds, name_of
-from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login
+from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login, strangers
 from tests.support.ssh import Ssh, new_key
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -86,6 +87,74 @@ def test_keys_come_and_go_while_it_runs(stack: Stack, key: Path, tmp_path: Path)
     wait_until("the guest to be locked out", lambda: guest.run("true").returncode == 255, 10)
     assert public not in mine.run("cat /root/.ssh/authorized_keys").stdout
     assert process(stack, instance) == before
+    destroy(stack, instance)
+
+
+def test_a_flood_of_strangers_leaves_room_for_others(stack: Stack, key: Path) -> None:
+    instance = rent(stack, image=name_of("busybox"), **SSH)
+    ssh = login(stack, key, instance)
+    with Terminal(ssh) as terminal:
+        terminal.type("echo be${X}fore")
+        terminal.wait("before")
+        with strangers(ssh.port, 200) as served:
+            assert 30 <= served <= 100
+            terminal.type("echo still${X}here")
+            terminal.wait("stillhere")
+            wait_until("the renter to be let in", lambda: ssh.run("true").returncode == 0, 60)
+        wait_until("the renter to be let in at once", lambda: ssh.run("true").returncode == 0, 5)
+        terminal.leave()
+    destroy(stack, instance)
+
+
+def test_a_detached_key_is_refused_whatever_the_disk(stack: Stack, key: Path, tmp_path: Path) -> None:
+    instance = rent(stack, image=name_of("busybox"), **SSH)
+    mine = login(stack, key, instance)
+    path, public = new_key(tmp_path, "guest")
+    guest = Ssh(path, mine.port)
+    own, own_public = new_key(tmp_path, "own")
+    assert mine.run("cat >> /root/.ssh/authorized_keys", stdin=f"{own_public}\n").returncode == 0
+
+    def switch(word: str, number: str) -> None:
+        done = stack.renter.run(word, "ssh", str(instance), number)
+        assert done.returncode == 0, done.stderr
+
+    def attach() -> str:
+        switch("attach", str(path.with_suffix(".pub")))
+        wait_until("the guest to be let in", lambda: guest.run("true").returncode == 0, 10)
+        listed = stack.renter_api.get(f"/api/v0/instances/{instance}/ssh/")
+        return str(next(one["id"] for one in listed if one["public_key"] == public))
+
+    def refused() -> None:
+        wait_until("the guest to be locked out", lambda: guest.run("true").returncode == 255, 10)
+        assert mine.run("true").returncode == 0
+        assert Ssh(own, mine.port).run("true").returncode == 0, "what the renter has written there holds"
+
+    def shell(script: str) -> None:
+        """As the machine's root, in the container's mounts."""
+        pid, _ = process(stack, instance)
+        busybox = "/.kaalia/sbin/busybox"
+        command = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", "--root", "--wd=/", f"--target={pid}", busybox, "sh", "-c"]
+        subprocess.run([*command, f"bb={busybox}; {script}"], check=True)
+
+    number = attach()
+    keys = "/root/.ssh/authorized_keys"
+    shell(f"$bb cp {keys} /.kaalia/run/kept; $bb mount -t tmpfs -o size=8k,mode=700 tmpfs /root/.ssh")
+    shell(f"$bb cp /.kaalia/run/kept {keys}; $bb dd if=/dev/zero of=/root/.ssh/filler bs=4k 2>&1 || true")
+    switch("detach", number)
+    refused()
+    assert public not in mine.run(f"cat {keys}").stdout, "a removal needs no room"
+    switch("detach", attach())
+    refused()
+
+    shell("$bb rm /root/.ssh/filler")
+    number = attach()
+    assert public in mine.run(f"cat {keys}").stdout
+    shell("$bb mount -t tmpfs -o remount,ro tmpfs /root/.ssh")
+    switch("detach", number)
+    refused()
+    shell("$bb mount -t tmpfs -o remount,rw tmpfs /root/.ssh")
+    refused()
+    assert public not in mine.run(f"cat {keys}").stdout, "mended when it can be written again"
     destroy(stack, instance)
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.support.ssh import Ssh
@@ -68,6 +68,20 @@ def greeting(port: int) -> bytes:
         return connection.recv(len(GREETING))
 
 
+@contextmanager
+def strangers(port: int, count: int) -> Iterator[int]:
+    """`count` connections that never log in, held open: how many of them an sshd greets. The others were closed."""
+    with ExitStack() as held:
+        waiting = [held.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(count)]
+        served, until_s = 0, time.monotonic() + 30
+        while waiting and time.monotonic() < until_s:
+            ready, _, _ = select.select(waiting, [], [], 1)
+            waiting = [one for one in waiting if one not in ready]
+            served += sum(_is_greeted(one) for one in ready)
+        assert not waiting, f"{len(waiting)} connections were neither served nor closed"
+        yield served
+
+
 class Terminal:
     """`ssh HOST` at a terminal of its own, as a person has it."""
 
@@ -113,6 +127,13 @@ def _read(fd: int) -> str:
         return os.read(fd, 65536).decode(errors="replace")
     except OSError:
         raise TimeoutError("the session ended") from None
+
+
+def _is_greeted(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(len(GREETING)) == GREETING
+    except ConnectionError:
+        return False
 
 
 def _listens(port: int) -> bool:
