@@ -134,10 +134,10 @@ class Witness:
     # I3
 
     def waiting(self, wished: Mapping[int, str]) -> set[int]:
-        """Stopped containers that are to run again, while another one runs with the GPUs that are built into them."""
+        """Containers that are to run, while another one runs with the GPUs that are built into them."""
         containers = self.containers()
         used = {uuid for one in containers.values() if one["State"]["Status"] in ALIVE for uuid in _gpus(one)}
-        stopped = [number for number, one in containers.items() if one["State"]["Status"] == "exited"]
+        stopped = [number for number, one in containers.items() if one["State"]["Status"] in ("exited", "created")]
         return {
             number for number in stopped if wished.get(number) == "running" and used & set(_gpus(containers[number]))
         }
