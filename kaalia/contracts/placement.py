@@ -78,8 +78,11 @@ class Held:
 
     @property
     def too_large(self) -> Overrun | None:
-        """What is known of its size, if that is too large and of this generation."""
-        is_current = self.overrun is not None and self.overrun.generation == self.contract.generation
+        """What is known of its size, if that is too large and of what is there to stay."""
+        row = self.workload
+        is_there = row is not None and row.answered >= self.contract.generation
+        stays = row.generation if row is not None and is_there else self.contract.generation
+        is_current = self.overrun is not None and self.overrun.generation == stays
         return self.overrun if is_current else None
 
     @property
@@ -199,14 +202,15 @@ def _must_stop(one: Held, lease: Standing) -> Wish | None:
         return Wish(contract, Want.STOP, reason="stopped")
     if one.too_large is not None and one.too_large.is_exceeded:
         problem = one.too_large.problem
-        return Wish(contract, Want.STOP, reason=f"{problem.message}. {problem.remedy}", problem=problem)
+        words = (f"{problem.message}. {problem.remedy}", _not_made(one))
+        return Wish(contract, Want.STOP, reason="; ".join(filter(None, words)), problem=problem)
     return None
 
 
 def _has_given_up(one: Held) -> bool:
     """It did not come up, and nobody has asked for another try: it needs no GPUs, so that nobody yields to it."""
     status, contract = one.workload, one.contract
-    if status is None or status.state is not WorkloadState.FAILED or status.generation < contract.generation:
+    if status is None or status.state is not WorkloadState.FAILED or status.answered < contract.generation:
         return False
     return status.restarts_done >= contract.restart_count
 
@@ -229,18 +233,25 @@ def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
     """The arbiter's word as a wish. Only losing to a rank stops anything: a GPU that is not seen is waited for."""
     contract = one.contract
     if verdict.runs:
-        warnings = (one.too_large.warning if one.too_large else "", _address_warning(one, machine))
+        warnings = (_not_made(one), one.too_large.warning if one.too_large else "", _address_warning(one, machine))
         return Wish(contract, Want.RUN, verdict.gpu_uuids or (), warning="; ".join(filter(None, warnings)))
     if verdict.beaten_by is None or arbitration.is_firm(contract.kind):
         return Wish(contract, Want.WAIT, reason=f"scheduling: {verdict.reason}")
     return Wish(contract, Want.YIELD, reason=_LOST_TO[verdict.beaten_by])
 
 
+def _not_made(one: Held) -> str:
+    """That the newer generation which was asked for could not be made."""
+    row = one.workload
+    is_known = row is not None and row.not_made is not None and row.not_made.generation == one.contract.generation
+    return row.not_made.warning if row is not None and row.not_made is not None and is_known else ""
+
+
 def _address_warning(one: Held, machine: Machine) -> str:
     """The variables of a process that runs cannot be changed, nor those that its next start gets."""
     now = machine.report.network.public_ip if machine.report else None
     made, contract = one.workload, one.contract
-    told = made.public_ipaddr if made is not None and made.generation == contract.generation else None
+    told = made.public_ipaddr if made is not None and made.answered == contract.generation else None
     if now is None or told in (None, now):
         return ""
     return f"this machine's address is {now} now; PUBLIC_IPADDR inside stays {told} until it is recycled"
@@ -368,5 +379,5 @@ def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Prob
 def _made_with(one: Held) -> tuple[str, ...]:
     """The GPUs that are built into its present container."""
     status = one.workload
-    is_current = status is not None and one.is_present and status.generation == one.contract.generation
+    is_current = status is not None and one.is_present and status.answered == one.contract.generation
     return status.gpu_uuids if status and is_current else ()

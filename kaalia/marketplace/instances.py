@@ -69,9 +69,9 @@ async def set_state(context: Context, caller: Caller, instance_ids: Collection[i
         for row in found:
             contract = document.decode(Contract, row.document)
             if desired is Desired.RUNNING:
-                _check_not_expired("start", contract, now)
+                check_not_expired("start", contract, now)
             changed = replace(contract, desired=desired)
-            status = _status(row)
+            status = status_of(row)
             if desired is Desired.RUNNING and status is not None and status.state in _ENDED_BY_ITSELF:
                 changed = _restarted(changed, status)
             if changed != contract:
@@ -97,7 +97,7 @@ async def reboot(context: Context, caller: Caller, instance_id: int) -> None:
     async with context.engine.begin() as tx:
         row = await owned(tx, caller, instance_id)
         contract = document.decode(Contract, row.document)
-        _check_not_expired("reboot", contract, now)
+        check_not_expired("reboot", contract, now)
         if contract.desired is not Desired.RUNNING:
             message = f"cannot reboot instance {instance_id}: it is stopped"
             raise ApiError(400, "not_running", message, remedy=f"Start it: `vastai start instance {instance_id}`")
@@ -154,14 +154,16 @@ async def _end(tx: AsyncConnection, row: Row, now: datetime) -> None:
     await change(tx, row, replace(document.decode(Contract, row.document), desired=Desired.ENDED), now)
 
 
-def _check_not_expired(verb: str, contract: Contract, now: datetime) -> None:
+def check_not_expired(verb: str, contract: Contract, now: datetime) -> None:
+    """Raises ApiError 400 `contract_expired`."""
     if is_expired(contract, now):
         ended = f"{contract.end_at:%Y-%m-%d %H:%M} UTC"
         message = f"cannot {verb} instance {contract.contract_id}: its contract expired at {ended}"
         raise ApiError(400, "contract_expired", message, remedy="Copy the data and rent another offer")
 
 
-def _status(row: Row) -> WorkloadStatus | None:
+def status_of(row: Row) -> WorkloadStatus | None:
+    """The machine's newest word on a contract."""
     return None if row.status is None else document.decode(WorkloadStatus, row.status)
 
 
@@ -226,7 +228,7 @@ def _instance(
     agreed = contract.price_usd_per_hour
     return wire.Instance(
         contract=contract,
-        status=_status(row),
+        status=status_of(row),
         request=json.loads(row.request),
         label=row.label,
         template_id=row.template_id,

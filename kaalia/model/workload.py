@@ -95,6 +95,20 @@ class WorkloadState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NotMade:
+    """A newer generation that the machine could not make: the workload that is there goes on, and `problem` says why."""
+
+    generation: int
+    problem: Problem
+
+    @property
+    def warning(self) -> str:
+        """For the renter, of what goes on."""
+        text = f"{self.problem.message} [{self.problem.code}], so it was not made anew"
+        return f"{text}; {self.problem.remedy}" if self.problem.remedy else text
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadStatus:
     """How the workload of one contract generation is doing: the daemon's word, sent to the marketplace."""
 
@@ -115,3 +129,9 @@ class WorkloadStatus:
     problem: Problem | None = None
     public_ipaddr: str | None = None
     """Its variable PUBLIC_IPADDR, for life. None: it has none, or an older kaalia made it."""
+    not_made: NotMade | None = None
+
+    @property
+    def answered(self) -> int:
+        """The newest generation that the machine has dealt with: it made it, or could not."""
+        return max(self.generation, self.not_made.generation if self.not_made else 0)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from kaalia.contracts.contract import Contract
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadStatus
+from kaalia.runtime.base import Observed
 
 
 class Frees(StrEnum):
@@ -65,12 +66,20 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Pull the image of a newer generation, then remove the container of the older one. Network and GPUs stay."""
+
+    contract: Contract
+    gpu_uuids: tuple[str, ...]
+    before: Observed
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove container and network. `successor`: the generation that takes its place; None: the contract is over."""
+    """Remove container and network: the contract is over."""
 
     contract_id: int
     generation: int
-    successor: Contract | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +97,4 @@ class Lose:
     generation: int
 
 
-Action = Nothing | Record | Launch | Start | Restart | Stop | Remove | Clear | Lose
+Action = Nothing | Record | Launch | Start | Restart | Stop | Renew | Remove | Clear | Lose

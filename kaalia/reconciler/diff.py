@@ -3,7 +3,8 @@
 Rules that hold everywhere:
 - Nothing is done on `UNKNOWN`: not knowing is not absence.
 - A running workload is stopped or removed only when the wish is STOP, YIELD or END, or a newer generation takes its
-  place. A stop that was begun is carried through, whatever is wished by now: the engine may yet end the process.
+  place, whose image is here by then; one that cannot be made leaves the older one alone. A stop that was begun is
+  carried through, whatever is wished by now: the engine may yet end the process.
 - A container that is gone is never made again in silence: its data are gone too.
 - A process that ended by itself stays ended until the renter asks; one that the machine ended is started again.
 """
@@ -27,6 +28,7 @@ from kaalia.reconciler.actions import (
     Nothing,
     Record,
     Remove,
+    Renew,
     Restart,
     Start,
     Stop,
@@ -176,7 +178,7 @@ def _stop(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now
         case ObservedState.CREATED | ObservedState.EXITED:
             return _stay_stopped(contract, row, observed, wish.reason, now, wish.problem)
         case ObservedState.DEAD:
-            return _dead(contract, row, now)
+            return _dead(contract, row, observed, now)
         case ObservedState.REMOVING:
             return _NOTHING
 
@@ -205,8 +207,7 @@ def _stay_stopped(
     is_told = row and row.state is WorkloadState.STOPPED and row.problem == problem and row.status_msg == reason
     if is_told and not is_unanswered:
         return _NOTHING
-    generation = max(contract.generation, observed.generation)
-    stopped = status.stopped(contract.contract_id, generation, row, observed, reason, now)
+    stopped = status.stopped(contract.contract_id, observed.generation, row, observed, reason, now)
     answered = contract.restart_count if problem is not None else stopped.restarts_done
     return Record(replace(stopped, problem=problem, restarts_done=answered), Frees.GPUS)
 
@@ -222,7 +223,11 @@ def _run(
     if observed is None:
         return _run_absent(wish, row)
     if observed.generation < contract.generation and observed.state is not ObservedState.REMOVING:
-        return Remove(contract.contract_id, observed.generation, successor=contract)
+        if row is None or row.not_made is None or row.not_made.generation < contract.generation:
+            return Renew(contract, wish.gpu_uuids, observed)
+        # The newer one could not be made: what is there goes on as the contract's.
+        contract = replace(contract, generation=observed.generation)
+        wish = replace(wish, contract=contract)
     match observed.state:
         case ObservedState.RUNNING if _is_stop_begun(row):
             return _carry_through(observed)
@@ -298,7 +303,7 @@ def _note(contract: Contract, row: WorkloadStatus | None, observed: Observed, no
             is_told = row and row.problem and row.problem.code == "workload_paused"
             return _NOTHING if is_told else Record(status.paused(contract, row, observed, now))
         case ObservedState.DEAD:
-            return _dead(contract, row, now)
+            return _dead(contract, row, observed, now)
         case _:
             return _NOTHING
 
@@ -319,10 +324,10 @@ def _adopted(contract: Contract, row: WorkloadStatus | None, observed: Observed,
     return found if row else replace(found, restarts_done=contract.restart_count)
 
 
-def _dead(contract: Contract, row: WorkloadStatus | None, now: datetime) -> Action:
+def _dead(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> Action:
     if row and row.state is WorkloadState.FAILED:
         return _NOTHING
-    return Record(status.dead(contract.contract_id, contract.generation, row, now), Frees.GPUS)
+    return Record(status.dead(contract.contract_id, observed.generation, row, now), Frees.GPUS)
 
 
 def _is_told(row: WorkloadStatus, observed: Observed) -> bool:

@@ -19,11 +19,13 @@ from kaalia.reconciler.actions import (
     Nothing,
     Record,
     Remove,
+    Renew,
     Restart,
     Start,
     Stop,
 )
 from kaalia.reconciler.launch import Tools, launch, start_now
+from kaalia.reconciler.renew import leave_older, renew
 from kaalia.runtime.base import ALIVE, Observed, ObservedState
 
 
@@ -47,6 +49,8 @@ async def execute(
             return await _restart(tools, action, row, sight)
         case Stop():
             return await _stop(tools, action, row)
+        case Renew():
+            return await renew(tools, action, row)
         case Remove():
             return await _remove(tools, action, row)
         case Clear() | Lose():
@@ -54,10 +58,12 @@ async def execute(
 
 
 async def fail(
-    tools: Tools, action: Launch | Start | Restart, row: WorkloadStatus | None, problem: Problem
+    tools: Tools, action: Launch | Start | Restart | Renew, row: WorkloadStatus | None, problem: Problem
 ) -> Observed | None:
     """Give up on a launch or start. A container that never ran goes; one that holds the renter's data stays."""
     contract = action.contract
+    if isinstance(action, Renew):
+        return await leave_older(tools, action, row, problem)
     contract_id, generation = contract.contract_id, contract.generation
     failed = status.failed(contract_id, generation, row, problem, tools.clock.now())
     failed = replace(failed, restarts_done=contract.restart_count)
@@ -75,12 +81,15 @@ async def fail(
 
 def trying_again(
     tools: Tools,
-    action: Launch | Start | Restart,
+    action: Launch | Start | Restart | Renew,
     row: WorkloadStatus | None,
     sight: Observed | None,
     wait_s: float,
 ) -> WorkloadStatus:
     """What is told of a launch or start that did not work and waits for another try."""
+    if isinstance(action, Renew):
+        words = f"loading {action.contract.spec.image}: next attempt in {wait_s:.0f} s"
+        return status.renewing(action.contract, row, action.before, action.gpu_uuids, tools.clock.now(), words)
     state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
     waiting = status.preparing(action.contract, row, action.gpu_uuids, state, tools.clock.now(), sight)
     return replace(waiting, status_msg=f"{waiting.status_msg}: next attempt in {wait_s:.0f} s")
@@ -143,13 +152,7 @@ async def _remove(tools: Tools, action: Remove, row: WorkloadStatus | None) -> O
     tools.checkpoint("remove.done")
     await _prove_gone(tools, action.contract_id)
     now = tools.clock.now()
-    if action.successor is None:
-        await tools.ledger.settle(status.ended(*ids, row, now), Frees.ALL)
-    else:
-        # Ports and GPUs stay claimed: the successor is launched with them in the next turn.
-        gpu_uuids = row.gpu_uuids if row else ()
-        fresh = status.preparing(action.successor, row, gpu_uuids, WorkloadState.CREATING, now)
-        await tools.ledger.settle(fresh)
+    await tools.ledger.settle(status.ended(*ids, row, now), Frees.ALL)
     tools.checkpoint("remove.recorded")
     return None
 

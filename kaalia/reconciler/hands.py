@@ -8,7 +8,7 @@ from kaalia.contracts.placement import Want, Wish
 from kaalia.errors import KaaliaError, WorkloadError
 from kaalia.log import about
 from kaalia.model.workload import WorkloadStatus
-from kaalia.reconciler.actions import Action, Launch, Record, Restart, Start
+from kaalia.reconciler.actions import Action, Launch, Record, Renew, Restart, Start
 from kaalia.reconciler.execute import execute, fail, trying_again
 from kaalia.reconciler.launch import Tools
 from kaalia.reconciler.ledger import Books
@@ -51,7 +51,7 @@ class Hands:
 
     def granted(self) -> dict[str, int]:
         """GPUs by UUID that actions in flight are about to claim, and for which contract."""
-        starting = (Launch, Start, Restart)
+        starting = (Launch, Start, Restart, Renew)
         actions = self._in_flight.items()
         return {uuid: number for number, one in actions if isinstance(one, starting) for uuid in one.gpu_uuids}
 
@@ -70,7 +70,7 @@ class Hands:
     def interrupt(self, wish: Wish) -> None:
         """A pull is not worth finishing when its contract shall not run, or not like this."""
         action = self._in_flight[wish.contract.contract_id]
-        is_outdated = isinstance(action, Launch) and action.contract.generation != wish.contract.generation
+        is_outdated = isinstance(action, Launch | Renew) and action.contract.generation != wish.contract.generation
         is_unwanted = wish.want in (Want.STOP, Want.YIELD, Want.END) or is_outdated
         if is_unwanted and wish.contract.contract_id in self._tools.pulling:
             self._actions.cancel(wish.contract.contract_id)
@@ -118,7 +118,7 @@ class Hands:
             self._look_again()
             return
         try:
-            if isinstance(action, Launch | Start | Restart):
+            if isinstance(action, Launch | Start | Restart | Renew):
                 if self._retries.is_hopeless(contract_id, action, error):
                     log.warning("reconciler: contract %d: %s", contract_id, error)
                     await fail(self._tools, action, row, error.problem)

@@ -106,19 +106,34 @@ async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repo
 
 async def _image(tools: Tools, action: Launch, row: WorkloadStatus | None) -> ImageFacts:
     """The image, from this machine when anyone may have it. For a private one the registry decides, every time."""
-    spec, contract_id = action.contract.spec, action.contract.contract_id
-    present = None if spec.needs_registry_login else await tools.runtime.image(spec.image)
-    if present is not None and not await tools.ledger.is_private(spec.image, present.image_id):
+    contract = action.contract
+    if (present := await _present(tools, contract, row)) is not None:
         return present
-    pulling = status.preparing(action.contract, row, action.gpu_uuids, WorkloadState.PULLING, tools.clock.now())
+    pulling = status.preparing(contract, row, action.gpu_uuids, WorkloadState.PULLING, tools.clock.now())
     await tools.ledger.intend("pull", pulling, action.gpu_uuids)
     tools.checkpoint("pull.intended")
-    tools.pulling.add(contract_id)
+    return await pull(tools, contract, pulling)
+
+
+async def _present(tools: Tools, contract: Contract, row: WorkloadStatus | None) -> ImageFacts | None:
+    """The image that is here, if it will do: a later generation wants a fresh one, which `renew` has pulled before."""
+    spec = contract.spec
+    if contract.generation > 1:
+        is_renewed = row is not None and row.generation == contract.generation and row.state is WorkloadState.CREATING
+        return await tools.runtime.image(spec.image) if is_renewed else None
+    present = None if spec.needs_registry_login else await tools.runtime.image(spec.image)
+    is_public = present is not None and not await tools.ledger.is_private(spec.image, present.image_id)
+    return present if is_public else None
+
+
+async def pull(tools: Tools, contract: Contract, pulling: WorkloadStatus) -> ImageFacts:
+    """Pull, telling how it goes in the words of `pulling`. May be cancelled. Raises WorkloadError."""
+    tools.pulling.add(contract.contract_id)
     try:
-        return await _pull(tools, action.contract, _progress(tools, pulling))
+        return await _pull(tools, contract, _progress(tools, pulling))
     finally:
-        tools.pulling.discard(contract_id)
-        tools.tasks.cancel(_progress_key(contract_id))
+        tools.pulling.discard(contract.contract_id)
+        tools.tasks.cancel(_progress_key(contract.contract_id))
 
 
 async def _pull(tools: Tools, contract: Contract, progress: Progress) -> ImageFacts:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kaalia.errors import KaaliaError, UnreachableError
-from kaalia.reconciler.actions import Action, Launch, Restart, Start
+from kaalia.reconciler.actions import Action, Launch, Renew, Restart, Start
 
 TRANSIENT = frozenset(
     {
@@ -67,9 +67,9 @@ class Retries:
 
     def is_hopeless(self, contract_id: int, action: Action, error: KaaliaError) -> bool:
         """A launch or start that another try would not help, or that had them all."""
-        if not isinstance(action, Launch | Start | Restart):
+        if not isinstance(action, Launch | Start | Restart | Renew):
             return False
-        if error.code in MACHINE and not isinstance(action, Launch):
+        if error.code in MACHINE and not isinstance(action, Launch | Renew):
             return False
         is_transient = isinstance(error, UnreachableError) or error.code in TRANSIENT | MACHINE
         return not is_transient or self._attempts(contract_id, action) >= len(RETRY_S)

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from kaalia.contracts.contract import Contract
 from kaalia.errors import Problem
-from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.runtime.base import Observed, ObservedState
+from kaalia.model.workload import NotMade, WorkloadState, WorkloadStatus
+from kaalia.runtime.base import ALIVE, Observed, ObservedState
 
 WARNING = "; warning: "
 """Between the words of a workload that runs and what its renter should know of it."""
@@ -22,7 +22,8 @@ def blank(contract_id: int, generation: int, row: WorkloadStatus | None, now: da
     kept = replace(row, generation=generation, as_of=now, status_msg="", problem=None)
     if row.generation == generation:
         return kept
-    return replace(kept, container_id=None, started_at=None, finished_at=None, exit_code=None, public_ipaddr=None)
+    kept = replace(kept, container_id=None, started_at=None, finished_at=None, exit_code=None, public_ipaddr=None)
+    return replace(kept, not_made=None)
 
 
 def waiting(contract: Contract, row: WorkloadStatus | None, reason: str, now: datetime) -> WorkloadStatus:
@@ -55,6 +56,35 @@ def preparing(
     }
     text = words.get(state, f"starting {contract.spec.image}/{contract.spec.launch_mode}")
     return replace(base, state=state, status_msg=text, gpu_uuids=gpu_uuids, exit_code=None, finished_at=None)
+
+
+def renewing(
+    contract: Contract,
+    row: WorkloadStatus | None,
+    observed: Observed,
+    gpu_uuids: tuple[str, ...],
+    now: datetime,
+    line: str = "",
+) -> WorkloadStatus:
+    """On the way to a newer generation: RUNNING while the older one runs, else PULLING. Its facts stay till it goes."""
+    older = replace(contract, generation=observed.generation)
+    words = line or f"loading {contract.spec.image}"
+    if observed.state in ALIVE:
+        known = seen(older, row, observed, now) if observed.state is ObservedState.RUNNING or row is None else row
+        return replace(known, status_msg=words, as_of=now)
+    return replace(preparing(older, row, gpu_uuids, WorkloadState.PULLING, now, observed), status_msg=words)
+
+
+def not_made(
+    contract: Contract, row: WorkloadStatus | None, observed: Observed, problem: Problem, now: datetime
+) -> WorkloadStatus:
+    """The newer generation is given up. What ran runs on; what did not is told why, until its renter asks again."""
+    older, told = replace(contract, generation=observed.generation), NotMade(contract.generation, problem)
+    if observed.state in ALIVE:
+        known = seen(older, row, observed, now) if observed.state is ObservedState.RUNNING or row is None else row
+        return replace(known, status_msg=running_words(contract, told.warning), as_of=now, not_made=told)
+    given_up = _facts(failed(contract.contract_id, observed.generation, row, problem, now), observed)
+    return replace(given_up, restarts_done=contract.restart_count, not_made=told)
 
 
 def seen(contract: Contract, row: WorkloadStatus | None, observed: Observed, now: datetime) -> WorkloadStatus:

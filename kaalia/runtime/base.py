@@ -207,6 +207,10 @@ class Runtime(Protocol):
         """SIGTERM, then SIGKILL after the grace. Not running or absent is success."""
         ...
 
+    async def discard(self, contract_id: int) -> None:
+        """Remove the container alone: its network and its ports wait for the next one. Absent is success."""
+        ...
+
     async def remove(self, contract_id: int) -> None:
         """Remove container and network. Absent is success."""
         ...

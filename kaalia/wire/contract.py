@@ -107,9 +107,16 @@ _ACTUAL = {
     WorkloadState.UNKNOWN: "unknown",
 }
 """Pollers are told that `exited` never becomes `running` by itself: so REJECTED and FAILED end their waiting."""
-_HOLDS_THE_MACHINE = ("created", "loading", "running", "rebooting", "stopping", "exited", "unknown")
+_HOLDS_THE_MACHINE = ("created", "loading", "running", "rebooting", "recycling", "stopping", "exited", "unknown")
 _NEVER_CAME_UP = (WorkloadState.REJECTED, WorkloadState.FAILED)
 _IN_A_REBOOT = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.STOPPING, WorkloadState.STOPPED)
+
+
+_IN_A_RECYCLE = (
+    *(WorkloadState.RUNNING, WorkloadState.STOPPING, WorkloadState.REMOVING, WorkloadState.PULLING),
+    *(WorkloadState.EXITED, WorkloadState.FAILED, WorkloadState.REJECTED),
+)
+"""Not what waits for its GPUs, or for an engine that does not answer."""
 
 
 def _actual(contract: Contract, status: WorkloadStatus | None, wants_to_run: bool) -> str | None:
@@ -118,6 +125,8 @@ def _actual(contract: Contract, status: WorkloadStatus | None, wants_to_run: boo
     if status.state is WorkloadState.WAITING:
         # A container that ran before waits for its GPUs; one that never ran is still being provisioned.
         return None if status.started_at is None and status.container_id is None else "stopped"
+    if wants_to_run and status.answered < contract.generation and status.state in _IN_A_RECYCLE:
+        return "recycling"
     if wants_to_run and status.restarts_done < contract.restart_count and status.state in _IN_A_REBOOT:
         return "rebooting"
     return _ACTUAL[status.state]

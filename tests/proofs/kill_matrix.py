@@ -34,7 +34,7 @@ SETTLE_EVERY = 10
 """Random kills between two checks that all interrupted work completes."""
 SETTLE_S = 60
 LAUNCH, PULL, SSH = "launch", "launch of a new image", "launch with ssh"
-START, STOP, REBOOT, DESTROY = "start", "stop", "reboot", "destroy"
+START, STOP, REBOOT, RECYCLE, DESTROY = "start", "stop", "reboot", "recycle", "destroy"
 
 POINTS = {
     LAUNCH: ("create.intended", "create.done", "start.done", "launch.recorded"),
@@ -42,6 +42,10 @@ POINTS = {
     START: ("start.intended", "start.done", "launch.recorded"),
     STOP: ("stop.intended", "stop.done", "stop.recorded"),
     REBOOT: ("stop.intended", "stop.done", "start.done", "launch.recorded"),
+    RECYCLE: (
+        *("renew.intended", "pull.done", "discard.intended", "discard.done", "discard.recorded"),
+        *("create.intended", "create.done", "start.done", "launch.recorded"),
+    ),
     DESTROY: ("remove.intended", "remove.done", "remove.recorded"),
 }
 """Which points each work of a renter passes."""
@@ -62,6 +66,11 @@ VERBS = (
     (STOP, "GET", f"{NAME}/json"),
     (REBOOT, "POST", f"{NAME}/stop"),
     (REBOOT, "POST", f"{NAME}/start"),
+    (RECYCLE, "POST", "/images/create"),
+    (RECYCLE, "POST", f"{NAME}/stop"),
+    (RECYCLE, "DELETE", NAME),
+    (RECYCLE, "POST", "/containers/create"),
+    (RECYCLE, "POST", f"{NAME}/start"),
     (DESTROY, "DELETE", NAME),
     (DESTROY, "POST", "/containers/[^/]+/rename"),
     (DESTROY, "DELETE", r"/networks/[^/]+"),
@@ -82,6 +91,10 @@ class World:
     wished: dict[int, str] = field(default_factory=dict)
     reboots: dict[int, str] = field(default_factory=dict)
     """Start times before a reboot that was asked for."""
+    recycles: dict[int, str] = field(default_factory=dict)
+    """Ids of the containers before a recycle that was asked for."""
+    pulled: set[int] = field(default_factory=set)
+    """Those whose image is in the registry: only they can be recycled."""
     pulls: int = 0
 
     # What renters do
@@ -89,7 +102,9 @@ class World:
     def begin(self, work: str) -> int:
         """Ask for the work, on an instance that is ready for it; the marketplace has agreed when this returns."""
         if work in (LAUNCH, PULL, SSH):
-            return self.rent(self.new_image() if work == PULL else self.image, has_ssh=work == SSH)
+            number = self.rent(self.new_image() if work == PULL else self.image, has_ssh=work == SSH)
+            self.pulled |= {number} if work == PULL else set()
+            return number
         number = self._ready(work)
         self.witness.release(number)
         self.ask(work, number)
@@ -105,6 +120,9 @@ class World:
             if found:  # what was never made is only launched
                 self.reboots[number] = found["State"]["StartedAt"]
             api.call("PUT", f"/api/v0/instances/reboot/{number}/", {})
+        elif work == RECYCLE:
+            self.recycles[number] = self.witness.containers()[number]["Id"]
+            api.call("PUT", f"/api/v0/instances/recycle/{number}/", {})
         else:
             self.wished[number] = "running" if work == START else "stopped"
             api.call("PUT", f"/api/v0/instances/{number}/", {"state": self.wished[number]})
@@ -131,10 +149,15 @@ class World:
         """An instance of the right state, made if there is none."""
         wanted = "stopped" if work == START else "running"
         found = [number for number, state in self.wished.items() if state == wanted and number not in self.keepers]
+        if work == RECYCLE:
+            found = [number for number in found if number in self.pulled]
         if found:
             wait_until("earlier reboots to be told", lambda: not self.is_rebooting(found[0]), SETTLE_S)
             return found[0]
-        number = self.rent(self.image) if wanted == "running" else self._ready(STOP)
+        if work == RECYCLE:
+            number = self.begin(PULL)
+        else:
+            number = self.rent(self.image) if wanted == "running" else self._ready(STOP)
         if wanted == "stopped":
             self.witness.release(number)
             self.ask(STOP, number)
@@ -172,6 +195,12 @@ class World:
                 del self.reboots[number]
             elif number not in waiting:
                 words.append(f"C.{number} was not rebooted")
+        for number, before in list(self.recycles.items()):
+            is_moot = self.wished.get(number) != "running"
+            if is_moot or (number in containers and containers[number]["Id"] != before):
+                del self.recycles[number]
+            elif number not in waiting:
+                words.append(f"C.{number} was not recycled")
         return words
 
     def check_dead(self, after: str) -> None:
@@ -228,7 +257,7 @@ def crash_points(world: World) -> None:
 def crash_at(world: World, work: str, point: str) -> None:
     """Die there, start, perhaps die there again, start, complete."""
     stack, after = world.stack, f"a crash at {point} of a {work}"
-    if work in (START, STOP, REBOOT, DESTROY):
+    if work in (START, STOP, REBOOT, RECYCLE, DESTROY):
         world._ready(work)
     stack.kill_daemon()
     world.begin(work)

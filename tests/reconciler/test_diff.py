@@ -10,7 +10,7 @@ import pytest
 from kaalia.contracts.placement import Held, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.reconciler.actions import Action, Clear, Launch, Lose, Nothing, Record, Remove, Restart, Start, Stop
+from kaalia.reconciler.actions import Action, Clear, Launch, Lose, Nothing, Record, Remove, Renew, Restart, Start, Stop
 from kaalia.reconciler.diff import Interruption, Sight, diff, diff_orphan
 from kaalia.runtime.base import Observed, ObservedState
 from tests.support.builders import build_contract, build_gpus, build_status
@@ -133,7 +133,7 @@ def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus 
             is_new = books is None or books.container_id is None or books.generation < asked.contract.generation
             return asked.want is W.RUN and is_new
         case Remove():
-            return asked.want is W.END and action.successor is None
+            return asked.want is W.END
         case Record():
             return action.status.state is not S.RUNNING
         case Clear():
@@ -148,9 +148,9 @@ def may_do_with_container(action: Action, asked: Wish, books: WorkloadStatus | N
         case Stop():
             was_begun = books is not None and books.state is S.STOPPING
             return asked.want in (W.STOP, W.YIELD) or was_begun
-        case Remove(successor=None):
-            return asked.want is W.END
         case Remove():
+            return asked.want is W.END
+        case Renew():
             return asked.want is W.RUN and observed.generation < asked.contract.generation
         case Restart():
             return asked.want is W.RUN and asked.contract.restart_count == 1

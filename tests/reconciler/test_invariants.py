@@ -68,6 +68,15 @@ class WatchedRuntime(FakeRuntime):
         self._need_wish("stop", contract_id)
         await super().stop(contract_id, grace_s)
 
+    async def discard(self, contract_id: int) -> None:
+        await self._need_intent("discard", contract_id)
+        self._need_wish("discard", contract_id)
+        if contract_id in self.running():
+            self.violations.append(f"discard of C.{contract_id}, which was not stopped")
+        if self._agreed[contract_id].spec.image not in self.images:
+            self.violations.append(f"discard of C.{contract_id} before the image of the next one is here")
+        await super().discard(contract_id)
+
     async def remove(self, contract_id: int) -> None:
         await self._need_intent("remove", contract_id)
         self._need_wish("remove", contract_id)
@@ -80,7 +89,7 @@ class WatchedRuntime(FakeRuntime):
             self.violations.append(f"{verb} of C.{contract_id} without an intent")
 
     def _need_wish(self, verb: str, contract_id: int) -> None:
-        """I1: what runs is stopped for a reason that was agreed, and removed only at its end or for a successor."""
+        """I1: what runs is stopped for a reason that was agreed, and removed only at its end; a successor comes after a stop."""
         container, agreed = self.containers.get(contract_id), self._agreed[contract_id]
         if container is None or container.state is not ObservedState.RUNNING:
             return
@@ -88,7 +97,7 @@ class WatchedRuntime(FakeRuntime):
         is_forgotten = len(unheard) >= 2 and self._clock.now() >= unheard[0] + timedelta(minutes=30)
         is_over = agreed.desired is Desired.ENDED or is_forgotten
         is_replaced = container.generation < agreed.generation
-        wished = is_over or is_replaced
+        wished = is_over or (is_replaced and verb != "remove")
         if verb == "stop":
             is_rebooted = agreed.restart_count > 0
             wished |= agreed.desired is Desired.STOPPED or is_expired(agreed, self._clock.now()) or is_rebooted

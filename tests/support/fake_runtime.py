@@ -179,6 +179,13 @@ class FakeRuntime:
             self._finish_stop(contract_id, 143 if grace_s else 137)
         self._answer("stop", None)
 
+    async def discard(self, contract_id: int) -> None:
+        await self._answering("discard", contract_id)
+        if self.containers.pop(contract_id, None) is not None:
+            self._changed(contract_id)
+        self.placements.pop(contract_id, None)
+        self._answer("discard", None)
+
     async def remove(self, contract_id: int) -> None:
         await self._answering("remove", contract_id)
         if self.containers.pop(contract_id, None) is not None:

@@ -8,7 +8,16 @@ import pytest
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.pricing import Price
-from kaalia.model.workload import LaunchMode, PortBinding, Protocol, WorkloadSpec, WorkloadState, WorkloadStatus
+from kaalia.errors import Problem
+from kaalia.model.workload import (
+    LaunchMode,
+    NotMade,
+    PortBinding,
+    Protocol,
+    WorkloadSpec,
+    WorkloadState,
+    WorkloadStatus,
+)
 from kaalia.wire import contract as wire
 from tests.support.machines import machine_report
 
@@ -23,7 +32,7 @@ CONTRACT = Contract(
     price_usd_per_hour=Decimal("0.8"),
     start_at=NOW,
 )
-WORDS = {"running", "stopped", "created", "loading", "exited", "rebooting", "stopping", "offline", "unknown"}
+WORDS = {"running", "stopped", "created", "loading", "exited", "rebooting", "recycling", "stopping", "offline", "unknown"}
 
 
 def status(state: WorkloadState, **changes: Any) -> WorkloadStatus:
@@ -115,6 +124,27 @@ def test_a_reboot_shows_until_it_is_done(state: WorkloadState, done: int, actual
     contract = replace(CONTRACT, restart_count=1)
 
     assert wire.states(contract, status(state, restarts_done=done), True, NOW).actual == actual
+
+
+@pytest.mark.parametrize(
+    ("state", "generation", "failed", "actual"),
+    [
+        (WorkloadState.RUNNING, 1, None, "recycling"),
+        (WorkloadState.REMOVING, 1, None, "recycling"),
+        (WorkloadState.EXITED, 1, None, "recycling"),
+        (WorkloadState.STOPPED, 1, None, "stopped"),
+        (WorkloadState.CREATING, 2, None, "created"),
+        (WorkloadState.RUNNING, 1, 2, "running"),
+        (WorkloadState.RUNNING, 2, None, "running"),
+    ],
+)
+def test_a_recycle_shows_until_it_is_done_or_given_up(
+    state: WorkloadState, generation: int, failed: int | None, actual: str
+) -> None:
+    told = None if failed is None else NotMade(failed, Problem("image_not_found", "cannot pull it"))
+    row = replace(status(state, not_made=told), generation=generation)
+
+    assert wire.states(replace(CONTRACT, generation=2), row, True, NOW).actual == actual
 
 
 def test_hard_needs_of_the_client_hold_in_every_state() -> None:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kaalia.contracts.contract import Desired
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import instances, logs, rentals
+from kaalia.marketplace import instances, logs, renewals, rentals
 from kaalia.marketplace.create_request import checked_label
 from kaalia.marketplace.pages import PAGE_MAX, page
 from kaalia.marketplace.rentals import Rental
@@ -111,6 +111,12 @@ async def reboot(call: Call) -> dict[str, Any]:
     return {"success": True, "msg": f"instance {instance_id} is rebooting"}
 
 
+async def recycle(call: Call) -> dict[str, Any]:
+    instance_id = call.number("id")
+    await renewals.recycle(call.context, call.caller, instance_id)
+    return {"success": True, "msg": f"instance {instance_id} is recycling"}
+
+
 async def destroy(call: Call) -> dict[str, Any]:
     instance_id = call.number("id")
     await instances.destroy(call.context, call.caller, [instance_id])
@@ -176,6 +182,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", r"/api/v0/instances/{id:\d+}", "instance_write", change),
     Route("PUT", "/api/v0/instances", "instance_write", change_many),
     Route("PUT", r"/api/v0/instances/reboot/{id:\d+}", "instance_write", reboot),
+    Route("PUT", r"/api/v0/instances/recycle/{id:\d+}", "instance_write", recycle),
     Route("DELETE", r"/api/v0/instances/{id:\d+}", "instance_write", destroy),
     Route("DELETE", "/api/v0/instances", "instance_write", destroy_many),
     Route("PUT", r"/api/v0/instances/request_logs/{id:\d+}", "instance_read", request_logs),

@@ -38,6 +38,21 @@ def empty_grown(container: Mapping[str, Any], data_root: str, limit_bytes: int) 
     return max(found, key=lambda one: one.size_bytes, default=None)
 
 
+def is_any_empty(container: Mapping[str, Any], data_root: str) -> bool:
+    """The engine fills these files when it makes them: somebody has emptied one. What cannot be read is taken as full.
+
+    Blocks.
+    """
+    for key in _FILES:
+        path = Path(str(container.get(key) or ""))
+        try:
+            if _is_below(path, data_root) and path.lstat().st_size == 0:
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def _is_below(path: Path, data_root: str) -> bool:
     """With no link on the way below the root, and no `..`."""
     if not path.is_absolute() or not Path(data_root).is_absolute() or ".." in path.parts:

@@ -1,11 +1,13 @@
 """Where contracts live: a bridge network each, held open by a sandbox; an older kaalia left that to the container."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from kaalia.errors import WorkloadError
 from kaalia.runtime.base import Placement
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.engine_files import is_any_empty
 from kaalia.runtime.container.networks import bridge_name, enclosure
 from kaalia.runtime.container.spec import network_body
 from kaalia.runtime.labels import contract_filter, machine_filter, owner
@@ -62,6 +64,17 @@ class Homes:
         if pause_id is not None and self._sandboxes is not None and contract_id not in self._open:
             await self._sandboxes.up(contract_id, pause_id)
         self._open.discard(contract_id)
+
+    async def wait(self, contract_id: int, document: Mapping[str, Any], data_root: str) -> None:
+        """The contract's container, `document`, is about to go, and the next one is to find its network and its ports.
+
+        /etc/hosts and the like are the sandbox's: it is made anew when somebody emptied one.
+        """
+        self._open.discard(contract_id)
+        if self._sandboxes is None or pauses.joined(document) is None:
+            return
+        if await asyncio.to_thread(is_any_empty, document, data_root):
+            await self._sandboxes.spoil(contract_id)
 
     async def leave(self, contract_id: int) -> None:
         """The contract's container is gone; so is its network, at the latest in time. Absent is success."""

@@ -166,6 +166,15 @@ class ContainerRuntime:
         if found is not None:
             await self._engine.stop(found[0]["Id"], container_name(contract_id), grace_s)
 
+    async def discard(self, contract_id: int) -> None:
+        found = await self._find(contract_id)
+        if found is None:
+            await self._prove_absent(contract_id)
+            return
+        engine = self._facts or await self.engine()
+        await self._homes.wait(contract_id, found[0], engine.data_root)
+        await self._remove_container(contract_id, found[0])
+
     async def remove(self, contract_id: int) -> None:
         found = await self._find(contract_id)
         if found is not None:

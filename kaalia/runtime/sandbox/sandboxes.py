@@ -131,6 +131,12 @@ class Sandboxes:
         # Also when it is set aside already: whoever asked for that may not have heard of it.
         self._changed.set()
 
+    async def spoil(self, contract_id: int) -> None:
+        """Remove what holds the network open; the next `hold` makes it anew in the same network. Absent is success."""
+        found = await self._engine.inspect_container(taken_name(contract_id))
+        if found is not None and sandbox_of(found["Config"].get("Labels"), self._machine) is not None:
+            await self._engine.remove_container(str(found["Id"]), taken_name(contract_id))
+
     # Of nobody
 
     async def changed(self, timeout_s: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kaalia.runtime.base import GrownFile
-from kaalia.runtime.container.engine_files import empty_grown
+from kaalia.runtime.container.engine_files import empty_grown, is_any_empty
 from kaalia.units import MIB
 
 
@@ -71,3 +71,14 @@ def test_the_largest_is_told(tmp_path: Path) -> None:
     Path(document["HostnamePath"]).write_bytes(bytes(4 * MIB))
 
     assert empty_grown(document, str(tmp_path), MIB) == GrownFile("/etc/hostname", 4 * MIB)
+
+
+def test_an_emptied_file_is_seen(tmp_path: Path) -> None:
+    document = engine(tmp_path)
+    assert not is_any_empty(document, str(tmp_path))
+    assert not is_any_empty({}, str(tmp_path))
+
+    Path(document["HostsPath"]).write_bytes(b"")
+
+    assert is_any_empty(document, str(tmp_path))
+    assert not is_any_empty(document, str(tmp_path / "elsewhere")), "what is not the engine's is not looked at"
