@@ -21,6 +21,7 @@ from kaalia.contracts.admission import House
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired
 from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
+from kaalia.model.workload import NotMade
 
 _FIRM = {ContractKind.ON_DEMAND, ContractKind.RESERVED}
 _STAYS = "nothing to do here: the contract goes on as it was agreed; tell the operator of the marketplace"
@@ -34,7 +35,7 @@ def amended(known: Contract, told: Contract, house: House, now: datetime) -> tup
     problems: list[Problem] = []
     # A tombstone is final: what came back after it would be a new contract that nobody judged.
     desired = Desired.ENDED if known.desired is Desired.ENDED else told.desired
-    taken = replace(told, start_at=known.start_at, desired=desired)
+    taken = replace(told, start_at=known.start_at, desired=desired, refused=None)
     for step in (_generation, _kind, _terms, _price, _end):
         taken, problem = step(known, taken, house, now)
         if problem is not None:
@@ -54,7 +55,9 @@ def _generation(known: Contract, told: Contract, house: House, _now: datetime) -
         problem = _refused("own_work_volume", known, "mount volumes", f"it is a {known.kind}")
     elif new.image != old.image:
         problem = _named(policy.image_refusal(house.policy, told), known)
-    return (told, None) if problem is None else (replace(told, generation=known.generation, spec=old), problem)
+    if problem is None:
+        return told, None
+    return replace(told, generation=known.generation, spec=old, refused=NotMade(told.generation, problem)), problem
 
 
 def _kind(known: Contract, told: Contract, _house: House, _now: datetime) -> _Step:

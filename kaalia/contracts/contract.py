@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from kaalia.contracts.offer import Listing, lowest
-from kaalia.model.workload import WorkloadSpec
+from kaalia.model.workload import NotMade, WorkloadSpec
 
 
 class ContractKind(StrEnum):
@@ -49,6 +49,8 @@ class Contract:
     """What the owner asked for when this was agreed, `end_at` worked out. None: an older marketplace, or own work."""
     ssh_keys: tuple[str, ...] | None = None
     """Public keys that may log in now. None: an older marketplace, which tells the account's in SSH_PUBLIC_KEY only."""
+    refused: NotMade | None = None
+    """The newest generation that this machine does not take: its own word, never the marketplace's."""
 
 
 def prolonged(contract: Contract, end_at: datetime | None) -> Contract:

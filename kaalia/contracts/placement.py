@@ -243,7 +243,7 @@ def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
 def _not_made(one: Held) -> str:
     """That the newer generation which was asked for could not be made."""
     row = one.workload
-    is_known = row is not None and row.not_made is not None and row.not_made.generation == one.contract.generation
+    is_known = row is not None and row.not_made is not None and row.not_made.generation >= one.contract.generation
     return row.not_made.warning if row is not None and row.not_made is not None and is_known else ""
 
 
@@ -251,7 +251,7 @@ def _address_warning(one: Held, machine: Machine) -> str:
     """The variables of a process that runs cannot be changed, nor those that its next start gets."""
     now = machine.report.network.public_ip if machine.report else None
     made, contract = one.workload, one.contract
-    told = made.public_ipaddr if made is not None and made.answered == contract.generation else None
+    told = made.public_ipaddr if made is not None and made.answered >= contract.generation else None
     if now is None or told in (None, now):
         return ""
     return f"this machine's address is {now} now; PUBLIC_IPADDR inside stays {told} until it is recycled"
@@ -379,5 +379,5 @@ def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Prob
 def _made_with(one: Held) -> tuple[str, ...]:
     """The GPUs that are built into its present container."""
     status = one.workload
-    is_current = status is not None and one.is_present and status.answered == one.contract.generation
+    is_current = status is not None and one.is_present and status.answered >= one.contract.generation
     return status.gpu_uuids if status and is_current else ()

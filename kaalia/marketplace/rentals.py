@@ -9,16 +9,16 @@ import hashlib
 import json
 import secrets as random_secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import environment, offer, pricing
+from kaalia.contracts import offer, pricing
 from kaalia.contracts.contract import Contract, ContractKind, Desired
-from kaalia.contracts.environment import Identity, Launch
+from kaalia.contracts.environment import Identity
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.marketplace import (
     accounts,
@@ -31,6 +31,7 @@ from kaalia.marketplace import (
     relays,
     sealing,
     search,
+    specs,
     templates,
     volumes,
 )
@@ -41,7 +42,7 @@ from kaalia.marketplace.listings import AskRecord
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
 from kaalia.marketplace.templates import NamedTemplate
-from kaalia.model.workload import VolumeMount, WorkloadSpec, WorkloadStatus
+from kaalia.model.workload import VolumeMount, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
@@ -49,8 +50,6 @@ from kaalia.wire.protocol import RegistryLoginReply
 
 REPEAT_WINDOW = timedelta(seconds=60)
 """The client's retries and their delays fit into this several times."""
-CONTRACT_MAX_CHARS = 128 * 1024
-"""A machine gets all its contracts in one snapshot, which ends at 16 MiB; Linux takes no longer variable."""
 LAUNCH_TRIES = 10
 """Offers that others take between the search and the rental, before a launch gives up."""
 
@@ -277,7 +276,7 @@ async def _write(
         "template_id": draft.template.template_id if draft.template else None,
         "template_hash_id": draft.template.hash_id if draft.template else None,
         "jupyter_token": jupyter_token,
-        "image_login": _sealed_login(context, draft.request),
+        "image_login": specs.sealed_login(context, draft.request),
         "price_terms": document.encode(machine.listing),
         "start_date": now.timestamp(),
         "idempotency_key": draft.repeat_key,
@@ -294,10 +293,7 @@ async def _write(
     terms = offer.frozen(machine.listing, listings.end_of_contract(machine, now))
     contract = _contract(draft, identity, await accounts.secrets_of(tx, user_id), terms, now)
     text = document.encode(contract)
-    if len(text) > CONTRACT_MAX_CHARS:
-        message = f"cannot pass so many variables and arguments: the contract has {len(text)} characters"
-        remedy = f"Stay below {CONTRACT_MAX_CHARS}, the account's own variables included; fetch large data in onstart"
-        raise ApiError(400, "invalid_args", message, remedy=remedy)
+    specs.check_size(text)
     await tx.execute(sa.update(contracts).where(contracts.c.id == contract_id).values(document=text))
     await billing.set_rate(tx, contract_id, billing.rate(now, contract.price_usd_per_hour, terms))
     await _keep_key(tx, user_id, identity, now)
@@ -316,28 +312,8 @@ async def _write(
 
 def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], terms: Listing, now: datetime) -> Contract:
     request = draft.request
-    launch = Launch(
-        mode=request.launch_mode,
-        jupyter_dir=request.shown["jupyter_dir"],
-        use_jupyter_lab=request.shown["use_jupyter_lab"],
-        python_utf8=request.shown["python_utf8"],
-        lang_utf8=request.shown["lang_utf8"],
-    )
-    spec = WorkloadSpec(
-        image=request.image,
-        launch_mode=request.launch_mode,
-        disk_bytes=int(request.disk_gb * GB),
-        gpu_count=draft.num_gpus,
-        args=request.args,
-        entrypoint=request.entrypoint,
-        env=environment.compose(account, request.options.env, identity, launch),
-        ports=request.ports,
-        hostname=request.options.hostname,
-        volumes=draft.mounts,
-        onstart=request.onstart,
-        user=request.user,
-        needs_registry_login=request.login is not None,
-    )
+    disk_bytes = int(request.disk_gb * GB)
+    spec = specs.build(request, identity, account, disk_bytes, draft.mounts, request.login is not None)
     is_bid = request.bid_usd_per_hour is not None
     on_demand = pricing.price(terms, draft.num_gpus, request.disk_gb).dph_base
     return Contract(
@@ -352,12 +328,6 @@ def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], ter
         terms=terms,
         ssh_keys=identity.ssh_public_keys,
     )
-
-
-def _sealed_login(context: Context, request: CreateRequest) -> bytes | None:
-    if request.login is None:
-        return None
-    return sealing.seal(context.signing_key, document.encode(RegistryLoginReply(**asdict(request.login))).encode())
 
 
 async def _keep_key(tx: AsyncConnection, user_id: int, identity: Identity, now: datetime) -> None:

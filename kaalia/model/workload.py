@@ -96,7 +96,7 @@ class WorkloadState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotMade:
-    """A newer generation that the machine could not make: the workload that is there goes on, and `problem` says why."""
+    """A newer generation that the machine could not make, and why: the workload that is there goes on."""
 
     generation: int
     problem: Problem

@@ -73,6 +73,21 @@ def diff(
     """
     if sight is Sight.UNKNOWN:
         return _NOTHING
+    action = _next(wish, row, sight, now, interruptions, intended)
+    refused = wish.contract.refused
+    if not isinstance(action, Nothing) or row is None or row.state in _FINAL or refused in (None, row.not_made):
+        return action
+    return Record(replace(row, not_made=refused, as_of=now))
+
+
+def _next(
+    wish: Wish,
+    row: WorkloadStatus | None,
+    sight: Observed | Sight,
+    now: datetime,
+    interruptions: Sequence[Interruption],
+    intended: Sequence[int],
+) -> Action:
     observed = sight if isinstance(sight, Observed) else None
     if row is not None and observed is not None and _started_unseen(row, observed):
         # That start did the reboots that were asked before it, and none that were asked since. Which intent's it was

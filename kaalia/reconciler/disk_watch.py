@@ -253,7 +253,7 @@ def _rented(tx: Transaction) -> dict[int, _Rented]:
         contract = stored.contract
         row = rows.get(contract.contract_id)
         # A newer generation may have other terms, and its container is not there yet.
-        if row is None or row.state in _OVER or row.answered != contract.generation or row.container_id is None:
+        if row is None or row.state in _OVER or row.answered < contract.generation or row.container_id is None:
             continue
         found[contract.contract_id] = _Rented(row.container_id, row.generation, contract.spec.disk_bytes)
     return found

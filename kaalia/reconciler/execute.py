@@ -39,18 +39,14 @@ async def execute(
         case Record():
             await tools.ledger.settle(action.status, action.frees, sight=sight)
             return sight
-        case Launch():
-            if report is None:
-                raise WorkloadError("machine_unknown", "cannot launch: the machine was not looked at yet")
-            return await launch(tools, action, row, report)
+        case Launch() | Renew():
+            return await _make(tools, action, row, report)
         case Start():
             return await _start(tools, action, row, sight)
         case Restart():
             return await _restart(tools, action, row, sight)
         case Stop():
             return await _stop(tools, action, row)
-        case Renew():
-            return await renew(tools, action, row)
         case Remove():
             return await _remove(tools, action, row)
         case Clear() | Lose():
@@ -93,6 +89,16 @@ def trying_again(
     state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
     waiting = status.preparing(action.contract, row, action.gpu_uuids, state, tools.clock.now(), sight)
     return replace(waiting, status_msg=f"{waiting.status_msg}: next attempt in {wait_s:.0f} s")
+
+
+async def _make(
+    tools: Tools, action: Launch | Renew, row: WorkloadStatus | None, report: MachineReport | None
+) -> Observed | None:
+    if isinstance(action, Renew):
+        return await renew(tools, action, row)
+    if report is None:
+        raise WorkloadError("machine_unknown", "cannot launch: the machine was not looked at yet")
+    return await launch(tools, action, row, report)
 
 
 async def _start(tools: Tools, action: Start, row: WorkloadStatus | None, sight: Observed | None) -> Observed:

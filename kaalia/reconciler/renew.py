@@ -26,9 +26,7 @@ async def renew(tools: Tools, action: Renew, row: WorkloadStatus | None) -> Obse
     return None
 
 
-async def leave_older(
-    tools: Tools, action: Renew, row: WorkloadStatus | None, problem: Problem
-) -> Observed | None:
+async def leave_older(tools: Tools, action: Renew, row: WorkloadStatus | None, problem: Problem) -> Observed | None:
     """Give up on the newer generation: what is there stays the contract's, and its renter is told why."""
     observed = await tools.runtime.inspect(action.contract.contract_id)
     if observed is None or observed.generation >= action.contract.generation:

@@ -15,7 +15,8 @@ from kaalia.contracts.amendment import amended
 from kaalia.contracts.contract import Contract, ContractKind, Desired, prolonged, repriceable
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import OPEN, Policy
-from kaalia.model.workload import VolumeMount
+from kaalia.errors import Problem
+from kaalia.model.workload import NotMade, VolumeMount
 from tests.support.builders import build_contract
 from tests.support.clock import START
 
@@ -225,6 +226,20 @@ def test_a_new_generation_gives_no_more_of_the_machine() -> None:
     job = own(ContractKind.DEFAULT_JOB, end_at=None)
     mounted = replace(job, generation=2, spec=replace(job.spec, volumes=(VolumeMount(901, "/data"),)))
     assert codes(job, mounted) == ["own_work_volume"]
+
+
+def test_a_generation_that_is_refused_is_told_to_its_renter_by_this_machine_alone() -> None:
+    known = agreed()
+    bans = House(None, Policy(banned_images=("debian",)), None)
+    told = replace(known, generation=2, spec=replace(known.spec, image="debian"))
+
+    taken, _ = amended(known, told, bans, START)
+    allowed, _ = amended(taken, replace(told, generation=3, spec=known.spec), bans, START)
+    forged, _ = amended(known, replace(known, refused=NotMade(9, Problem("image_banned", "cannot"))), bans, START)
+
+    assert taken.refused is not None
+    assert (taken.generation, taken.refused.generation, taken.refused.problem.code) == (1, 2, "image_banned")
+    assert (allowed.generation, allowed.refused, forged.refused) == (3, None, None)
 
 
 PRICES = st.sampled_from([Decimal(text) for text in ("0", "0.05", "0.1", "0.24", "0.4", "0.6")])

@@ -43,6 +43,10 @@ def container_id(stack: Stack, instance: int) -> str:
     return str(stack.engine.inspect(f"C.{instance}")["Id"])
 
 
+def is_another(stack: Stack, instance: int, before: str) -> bool:
+    return stack.engine.has_container(f"C.{instance}") and container_id(stack, instance) != before
+
+
 def recycle(stack: Stack, instance: int) -> None:
     done = stack.renter.run("recycle", "instance", str(instance))
     assert done.stdout == f"Recycling instance {instance}.\n", (done.stdout, done.stderr)
@@ -63,8 +67,7 @@ def test_a_recycle_brings_the_newest_image_to_the_same_place(stack: Stack, regis
 
     publish(registry, "two")
     recycle(stack, instance)
-    wait_until("another container", lambda: stack.engine.has_container(f"C.{instance}") and
-               container_id(stack, instance) != made, 60)
+    wait_until("another container", lambda: is_another(stack, instance, made), 60)
 
     again = login(stack, key, instance)
     assert again.run("cat /etc/version; ls /root/mine").stdout == "two\n"
@@ -115,8 +118,11 @@ def test_a_pull_under_way_disturbs_nobody_and_is_shown(stack: Stack, registry: R
     assert (row["intended_status"], row["cur_state"]) == ("running", "running")
     assert process(stack, instance) == before
     registry.mode = Mode.PLAIN
-    wait_until("the new process", lambda: stack.engine.has_container(f"C.{instance}") and
-               process(stack, instance) not in (before, (0, "")), 60)
+    wait_until(
+        "the new process",
+        lambda: stack.engine.has_container(f"C.{instance}") and process(stack, instance) not in (before, (0, "")),
+        60,
+    )
     stack.wait_status(instance, "running")
     destroy(stack, instance)
 
@@ -138,4 +144,28 @@ def test_a_stopped_one_is_made_anew_at_its_start_and_a_foreign_one_is_not_found(
     stack.renter.run("start", "instance", str(instance))
     stack.wait_status(instance, "running")
     assert container_id(stack, instance) != made
+    destroy(stack, instance)
+
+
+def test_an_update_brings_another_image_and_variables_to_the_same_place(
+    stack: Stack, registry: Registry, key: Path
+) -> None:
+    instance = rent(stack, image=publish(registry, "one", "team/before"), env={"KEPT": "1"}, **SSH)
+    ssh, port = login(stack, key, instance), stack.wait_status(instance, "running")["ports"]["22/tcp"]
+    made = container_id(stack, instance)
+
+    words = ("--image", publish(registry, "two", "team/after"), "--env", '{"ADDED": "2"}', "--onstart", "touch /tmp/on")
+    done = stack.renter.run("update", "instance", str(instance), *words)
+    assert f"Instance {instance} updated successfully." in done.stdout, (done.stdout, done.stderr)
+    wait_until("another container", lambda: is_another(stack, instance, made), 60)
+
+    again = login(stack, key, instance)
+    assert again.run('cat /etc/version; echo "$KEPT$ADDED"').stdout == "two\n12\n"
+    wait_until("onstart", lambda: again.run("ls /tmp/on").returncode == 0, 20)
+    assert (again.port, stack.wait_status(instance, "running")["ports"]["22/tcp"]) == (ssh.port, port)
+
+    gone = f"{registry.address}/team/gone:1"
+    stack.renter.run("update", "instance", str(instance), "--image", gone)
+    wait_until("the refusal", lambda: "[image_not_found]" in message(stack, instance), 30)
+    assert again.run("cat /etc/version").stdout == "two\n", "and it goes on"
     destroy(stack, instance)

@@ -89,7 +89,7 @@ class WatchedRuntime(FakeRuntime):
             self.violations.append(f"{verb} of C.{contract_id} without an intent")
 
     def _need_wish(self, verb: str, contract_id: int) -> None:
-        """I1: what runs is stopped for a reason that was agreed, and removed only at its end; a successor comes after a stop."""
+        """I1: what runs is stopped for a reason that was agreed, and removed only at its end."""
         container, agreed = self.containers.get(contract_id), self._agreed[contract_id]
         if container is None or container.state is not ObservedState.RUNNING:
             return

@@ -17,6 +17,8 @@ from tests.reconciler.rig import Rig, contract
 LAUNCHING = ("create.intended", "create.done", "start.done", "launch.recorded")
 STOPPING = ("stop.intended", "stop.done", "stop.recorded")
 REMOVING = ("remove.intended", "remove.done", "remove.recorded")
+RENEWING = ("renew.intended", "pull.done", "discard.intended", "discard.done", "discard.recorded")
+"""Tried in test_renew."""
 
 
 async def crash_during(rig: Rig, point: str) -> None:
@@ -143,7 +145,7 @@ async def test_a_crash_in_a_reboot_reboots_once(rig: Rig, point: str, stops: int
 
 
 def test_every_crash_point_has_a_test() -> None:
-    tested = {*LAUNCHING, *STOPPING, *REMOVING, "pull.intended", "pull.done", "start.intended", "start.done"}
+    tested = {*LAUNCHING, *STOPPING, *REMOVING, *RENEWING, "pull.intended", "pull.done", "start.intended", "start.done"}
 
     assert tested == set(crash.POINTS)
 

@@ -9,20 +9,16 @@ import pytest
 
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.disk import Overrun
-from kaalia.errors import WorkloadError
-from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.errors import Problem, WorkloadError
+from kaalia.model.workload import NotMade, PortRequest, WorkloadState, WorkloadStatus
 from kaalia.runtime.base import ImageFacts
 from kaalia.store import disk
 from kaalia.store.changes import Topic
 from kaalia.units import GB
 from tests.reconciler.rig import IMAGE, Rig, contract, key_of
-from tests.reconciler.test_recovery import crash_during
+from tests.reconciler.test_recovery import LAUNCHING, RENEWING, crash_during
 
-NEWER = ImageFacts("sha256:" + "2" * 64)
-POINTS = (
-    *("renew.intended", "pull.done", "discard.intended", "discard.done", "discard.recorded"),
-    *("create.intended", "create.done", "start.done", "launch.recorded"),
-)
+NEWER = ImageFacts("sha256:" + "2" * 64, (PortRequest(9000),))
 
 
 def recycled(generation: int = 2, image: str = IMAGE, **changes: Any) -> Contract:
@@ -83,7 +79,10 @@ async def test_the_old_one_runs_until_the_image_is_here_and_the_new_one_has_its_
     ("error", "code"),
     [
         (None, "image_not_found"),
-        (WorkloadError("registry_unauthorized", "cannot pull it: the registry refuses access"), "registry_unauthorized"),
+        (
+            WorkloadError("registry_unauthorized", "cannot pull it: the registry refuses access"),
+            "registry_unauthorized",
+        ),
     ],
 )
 async def test_an_image_that_cannot_be_had_leaves_what_runs_alone(
@@ -222,7 +221,7 @@ async def _pulls_again(rig: Rig) -> bool:
     return rig.runtime.count("pull") > 1
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*RENEWING, *LAUNCHING])
 async def test_a_crash_in_a_recycle_ends_in_one_container_of_the_new_generation(rig: Rig, point: str) -> None:
     before = await running(rig)
     await rig.put(recycled())
@@ -273,3 +272,20 @@ async def test_who_was_stopped_for_its_size_stays_so_when_it_cannot_be_recycled(
     await rig.put(recycled(3))
     await rig.settle()
     assert ((await rig.row()).state, (await rig.row()).generation) == (WorkloadState.RUNNING, 3)
+
+
+async def test_a_generation_that_the_machine_does_not_take_is_told_and_changes_nothing(rig: Rig) -> None:
+    before, calls = await running(rig), len(rig.runtime.calls)
+    banned = NotMade(2, Problem("image_banned", "cannot change contract 51: the owner bans it"))
+
+    await rig.put(contract(refused=banned))
+    await rig.settle()
+
+    row = await rig.row()
+    assert (row.state, row.container_id, row.not_made) == (WorkloadState.RUNNING, before.container_id, banned)
+    assert "[image_banned], so it was not made anew" in row.status_msg
+    assert verbs(rig, calls) == []
+    await rig.put(recycled(3))
+    await rig.settle()
+    row = await rig.row()
+    assert (row.generation, row.not_made, "warning" in row.status_msg) == (3, None, False)

@@ -17,7 +17,8 @@ import pytest
 from kaalia.contracts.contract import Contract, ContractKind, Desired, prolonged
 from kaalia.contracts.offer import Listing, frozen
 from kaalia.contracts.policy import OPEN, Policy
-from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.errors import Problem
+from kaalia.model.workload import NotMade, WorkloadState, WorkloadStatus
 from kaalia.reconciler.launch import Settings
 from kaalia.store import conditions
 from kaalia.sync.backoff import Backoff
@@ -82,6 +83,10 @@ class House:
         """What `kaalia status` tells of the marketplace's words."""
         found = await self.machine.database.read(conditions.all_open)
         return [(one.condition.problem.code, one.condition.scope) for one in found if one.source == CONDITIONS]
+
+    async def complaint(self) -> Problem:
+        (found,) = await self.machine.database.read(conditions.all_open)
+        return found.condition.problem
 
 
 @asynccontextmanager
@@ -239,7 +244,9 @@ async def test_a_cheap_beginning_is_no_way_to_a_long_or_large_contract(tmp_path:
         ):
             await house.tell(told, listing=None)
             assert await house.complaints() == [(code, "C.51")]
-            assert await house.known() == rented()
+            known = await house.known()
+            refused = None if told.generation == 1 else NotMade(2, await house.complaint())
+            assert known == replace(rented(), refused=refused), "and of a generation its renter is told why"
         assert house.rig.runtime.containers == container
 
 

@@ -32,7 +32,18 @@ CONTRACT = Contract(
     price_usd_per_hour=Decimal("0.8"),
     start_at=NOW,
 )
-WORDS = {"running", "stopped", "created", "loading", "exited", "rebooting", "recycling", "stopping", "offline", "unknown"}
+WORDS = {
+    "running",
+    "stopped",
+    "created",
+    "loading",
+    "exited",
+    "rebooting",
+    "recycling",
+    "stopping",
+    "offline",
+    "unknown",
+}
 
 
 def status(state: WorkloadState, **changes: Any) -> WorkloadStatus:

@@ -117,6 +117,12 @@ async def recycle(call: Call) -> dict[str, Any]:
     return {"success": True, "msg": f"instance {instance_id} is recycling"}
 
 
+async def update(call: Call) -> dict[str, Any]:
+    instance_id = call.number("id")
+    row = await renewals.update(call.context, call.caller, instance_id, call.body)
+    return {"success": True, "updated_instance": row, "msg": f"instance {instance_id} is made anew"}
+
+
 async def destroy(call: Call) -> dict[str, Any]:
     instance_id = call.number("id")
     await instances.destroy(call.context, call.caller, [instance_id])
@@ -183,6 +189,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", "/api/v0/instances", "instance_write", change_many),
     Route("PUT", r"/api/v0/instances/reboot/{id:\d+}", "instance_write", reboot),
     Route("PUT", r"/api/v0/instances/recycle/{id:\d+}", "instance_write", recycle),
+    Route("PUT", r"/api/v0/instances/update_template/{id:\d+}", "instance_write", update),
     Route("DELETE", r"/api/v0/instances/{id:\d+}", "instance_write", destroy),
     Route("DELETE", "/api/v0/instances", "instance_write", destroy_many),
     Route("PUT", r"/api/v0/instances/request_logs/{id:\d+}", "instance_read", request_logs),

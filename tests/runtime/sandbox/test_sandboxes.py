@@ -140,36 +140,6 @@ async def test_a_newer_generation_keeps_its_place(
     await runtime.close()
 
 
-async def test_the_next_container_finds_network_and_sandbox_but_no_emptied_files(
-    docker_engine: DockerEngine, sandboxes: Sandboxes, claims: Claims, docker_host: PrivateDocker
-) -> None:
-    runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
-    claims.subnets.add(FIRST)
-    await runtime.create(build_placement(51, subnet=FIRST))
-    await runtime.start(51)
-    before, hosts = docker_host.inspect("kaalia-sandbox-51")["Id"], docker_host.inspect("C.51")["HostsPath"]
-    network = networks(docker_host)
-
-    await runtime.stop(51, 0)
-    await runtime.discard(51)
-    await runtime.discard(51)
-    assert await runtime.inspect(51) is None
-    await refill(sandboxes, claims)
-    await runtime.create(build_placement(51, generation=2, subnet=FIRST))
-    await runtime.start(51)
-    assert docker_host.inspect("kaalia-sandbox-51")["Id"] == before
-
-    Path(hosts).write_bytes(b"")
-    await runtime.discard(51)
-    await runtime.create(build_placement(51, generation=3, subnet=FIRST))
-    await runtime.start(51)
-    assert docker_host.inspect("kaalia-sandbox-51")["Id"] != before
-    assert Path(docker_host.inspect("C.51")["HostsPath"]).stat().st_size > 0
-    assert networks(docker_host) >= {f"kaalia-net-{FIRST.partition('/')[0]}"}
-    assert networks(docker_host) == network
-    await runtime.close()
-
-
 async def test_nobody_gets_a_sandbox_that_was_another_s(sandboxes: Sandboxes, docker_host: PrivateDocker) -> None:
     await sandboxes.hold(51, FIRST)
     before = docker_host.inspect("kaalia-sandbox-51")["Id"]
