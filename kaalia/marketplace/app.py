@@ -19,6 +19,7 @@ from kaalia.marketplace.context import CONTEXT, Context
 from kaalia.marketplace.limits import RateLimit
 from kaalia.marketplace.routes import (
     accounts,
+    authority,
     billing,
     daemon,
     increases,
@@ -53,6 +54,7 @@ ROUTES: tuple[Route, ...] = (
     *billing.ROUTES,
     *daemon.ROUTES,
     *relays.ROUTES,
+    *authority.ROUTES,
 )
 
 BODY_MAX_BYTES = 1024 * 1024

@@ -5,6 +5,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from aiohttp import web
@@ -17,6 +18,8 @@ from kaalia.prober.bounds import LOOPBACK, Network
 from kaalia.prober.work import Prober
 from kaalia.wire.speed import SpeedGrant, SpeedRequest
 
+CERTIFICATE_LIFE = timedelta(days=90)
+"""Of instances' certificates; machines fetch the next one when two thirds of it are over."""
 PROBER_SOCKETS = 384
 """Of the 1024 files that a process usually may open, most are for machines that wait."""
 
@@ -46,6 +49,7 @@ class Settings:
     """A proxy of ours is in front: the last address of its X-Forwarded-For is the client's."""
     proxies: tuple[Network, ...] = LOOPBACK
     """Where that proxy is: nobody else's word on addresses counts."""
+    certificate_life: timedelta = CERTIFICATE_LIFE
     may_probe: tuple[Network, ...] = ()
     """Networks whose addresses may be probed for any machine, inner ones too."""
 

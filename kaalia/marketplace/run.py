@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
 from kaalia.marketplace import app, jobs, keys
-from kaalia.marketplace.context import Context, Settings, SpeedSource
+from kaalia.marketplace.context import CERTIFICATE_LIFE, Context, Settings, SpeedSource
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
 from kaalia.prober.bounds import LOOPBACK, Network
@@ -92,6 +92,7 @@ async def open_context(
     proxies: Sequence[Network] = LOOPBACK,
     may_probe: Sequence[Network] = (),
     speed: SpeedSource | None = None,
+    certificate_life: timedelta = CERTIFICATE_LIFE,
 ) -> AsyncIterator[Context]:
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
@@ -104,6 +105,7 @@ async def open_context(
                 behind_proxy=behind_proxy,
                 proxies=tuple(proxies),
                 may_probe=tuple(may_probe),
+                certificate_life=certificate_life,
             ),
             signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
@@ -124,6 +126,7 @@ async def serve(
     clock: Clock | None = None,
     stop: asyncio.Event | None = None,
     speed: SpeedSource | None = None,
+    certificate_life: timedelta = CERTIFICATE_LIFE,
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`. `on_ready` gets the URL once connections are answered.
 
@@ -148,7 +151,9 @@ async def serve(
     with _bind(address) as listener, _stopped_by_signals(stop):
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)
         url = public_url or bound
-        opened = open_context(data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe, speed)
+        opened = open_context(
+            data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe, speed, certificate_life
+        )
         async with opened as context:
             runner = web.AppRunner(
                 app.build(context),

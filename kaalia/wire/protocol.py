@@ -25,6 +25,7 @@ PATH_DESIRED = "/kaalia/v1/machines/{machine_id}/desired"
 PATH_STATUS = "/kaalia/v1/machines/{machine_id}/status"
 PATH_TASK_RESULT = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/result"
 PATH_REGISTRY_LOGIN = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/registry-login"
+PATH_CERTIFICATE = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/certificate"
 
 LONG_POLL_S = 50.0
 """How long the marketplace holds a request for the desired state when there is no news."""
@@ -173,6 +174,16 @@ class RegistryLoginReply:
     registry: str
     username: str
     password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """For a contract's Jupyter. `public_key`: PEM of a P-256 key that the machine made and keeps.
+
+    Names are not asked for: the marketplace knows where it sends renters. Answered by a `Certificate`.
+    """
+
+    public_key: str
 
 
 def shortened(text: str) -> str:

@@ -15,6 +15,7 @@ from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature as WrongSignature
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from http_message_signatures import (
@@ -36,6 +37,8 @@ LABEL = "kaalia"
 
 _COVERED = ("@method", "@path")
 _NONCE_MAX_CHARACTERS = 64
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""FIPS 186-4, D.1.2.3."""
 _HOST = "http://machine.invalid"
 """The library wants an absolute URL; scheme and authority are not signed, since proxies rewrite them."""
 
@@ -64,6 +67,26 @@ def derived_key(key: Ed25519PrivateKey, purpose: str) -> Ed25519PrivateKey:
     """Another key, the same each time, from which nobody learns the first."""
     seed = HKDF(hashes.SHA256(), 32, salt=None, info=f"kaalia {purpose}".encode()).derive(key.private_bytes_raw())
     return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def tls_key(key: Ed25519PrivateKey, contract_id: int) -> ec.EllipticCurvePrivateKey:
+    """That of a contract's Jupyter, by the machine's key: browsers know no Ed25519."""
+    # 48 bytes for a number of 32: what is left after the division is even to one part in 2 ** 128.
+    purpose = f"kaalia TLS key of contract {contract_id}".encode()
+    wide = HKDF(hashes.SHA256(), 48, salt=None, info=purpose).derive(key.private_bytes_raw())
+    return ec.derive_private_key(int.from_bytes(wide) % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+
+
+def tls_private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """PKCS#8 PEM, unencrypted: the caller keeps it in a file of mode 0600."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def tls_public_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    public = key.public_key()
+    return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def openssh_private(key: Ed25519PrivateKey) -> bytes:

@@ -64,7 +64,12 @@ DOORS: dict[str, tuple[str, ...]] = {
     "rich": ("kaalia.cli",),
     "sqlalchemy": ("kaalia.marketplace",),
     "http_message_signatures": ("kaalia.wire.signature",),
-    "cryptography": ("kaalia.wire.signature", "kaalia.marketplace.keys", "kaalia.marketplace.sealing"),
+    "cryptography": (
+        "kaalia.wire.signature",
+        "kaalia.marketplace.authority",
+        "kaalia.marketplace.keys",
+        "kaalia.marketplace.sealing",
+    ),
 }
 """The only modules, or the only unit, that may import a library."""
 TYPES = frozenset({"cryptography.hazmat.primitives.asymmetric.ed25519.Ed25519PrivateKey"})

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError, HostError
 from kaalia.marketplace import accounts, run
+from kaalia.marketplace.context import CERTIFICATE_LIFE
 from kaalia.prober.bounds import LOOPBACK, networks
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,9 @@ def serve(
     speed_public: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="How machines reach that, if otherwise.")
     ] = None,
+    certificate_days: Annotated[
+        float, typer.Option(metavar="DAYS", min=0.0001, max=825, help="For how long a certificate of Jupyter holds.")
+    ] = CERTIFICATE_LIFE.days,
 ) -> None:
     """Serve until SIGTERM. Anywhere but on loopback it wants TLS, its own or a proxy's."""
     if (tls_cert is None) != (tls_key is None):
@@ -96,6 +101,7 @@ def serve(
                 proxies=networks("--proxy", proxy) or LOOPBACK,
                 may_probe=networks("--may-probe", may_probe),
                 speed=source,
+                certificate_life=timedelta(days=certificate_days),
             )
 
     asyncio.run(serving())

@@ -30,7 +30,7 @@ async def enrol(call: Call) -> web.Response:
 
 
 async def desired(call: Call) -> web.Response:
-    await _authenticate(call)
+    await authenticated(call)
     epoch, revision = _number(call, "epoch", 0), _number(call, "revision", 0)
     wait_s = _number(call, "wait", int(LONG_POLL_S))
     envelope = await daemons.desired(call.context, call.number("machine_id"), epoch, revision, wait_s)
@@ -38,7 +38,7 @@ async def desired(call: Call) -> web.Response:
 
 
 async def status(call: Call) -> web.Response:
-    signed = await _authenticate(call)
+    signed = await authenticated(call)
     reply = await daemons.take_status(call.context, call.number("machine_id"), _read(StatusPost, signed))
     seen = call.origin
     return _answer(replace(reply, seen_address=None if seen is None else seen.address))
@@ -46,7 +46,7 @@ async def status(call: Call) -> web.Response:
 
 async def probe(call: Call) -> web.Response:
     """Tries ports of the address that the machine asks from."""
-    signed = await _authenticate(call)
+    signed = await authenticated(call)
     origin = call.origin
     if origin is None:
         raise bounds.hidden()
@@ -58,7 +58,7 @@ async def probe(call: Call) -> web.Response:
 
 async def speed(call: Call) -> web.Response:
     """An order of a speed test. The bytes go on connections of their own, which prove it."""
-    signed = await _authenticate(call)
+    signed = await authenticated(call)
     request = _read(SpeedRequest, signed)
     if min(request.streams, request.seconds, request.bytes_max) < 1:
         raise ApiError(400, "speed_invalid", "cannot measure: streams, seconds and bytes_max must be 1 or more")
@@ -73,14 +73,14 @@ async def speed(call: Call) -> web.Response:
 
 
 async def task_result(call: Call) -> web.Response:
-    signed = await _authenticate(call)
+    signed = await authenticated(call)
     task_id = call.request.match_info["task_id"]
     await daemons.take_result(call.context, call.number("machine_id"), task_id, _read(TaskResult, signed))
     return web.Response(status=204)
 
 
 async def registry_login(call: Call) -> web.Response:
-    await _authenticate(call)
+    await authenticated(call)
     login = await daemons.registry_login(call.context, call.number("machine_id"), call.number("contract_id"))
     return _answer(login)
 
@@ -98,7 +98,8 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-async def _authenticate(call: Call) -> Signed:
+async def authenticated(call: Call) -> Signed:
+    """The request, once the machine of the path is proven to have sent it. Raises ApiError 401."""
     signed = await _signed(call)
     await daemons.authenticate(call.context, call.number("machine_id"), signed)
     return signed

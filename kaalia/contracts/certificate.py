@@ -1,0 +1,45 @@
+"""Which contracts have a certificate, for which names, and when it is time for a new one. Pure."""
+
+import ipaddress
+from datetime import datetime
+
+from kaalia.contracts.contract import Contract, Desired
+from kaalia.model.certificate import Certificate
+from kaalia.model.workload import LaunchMode
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+"""For renters who come by `ssh -L 8080:localhost:8080`."""
+KEPT_PARTS = 3
+"""The last of so many parts of its life is left for getting another one."""
+
+
+def is_wanted(contract: Contract) -> bool:
+    """Jupyter is to be reached by HTTPS. An expired one may still be prolonged."""
+    return contract.spec.launch_mode is LaunchMode.JUPYTER and contract.desired is not Desired.ENDED
+
+
+def names(public_ip: str | None, relay_host: str | None) -> tuple[str, ...]:
+    """Where renters reach the contract's Jupyter: the machine's address, a relay, and their own end of a tunnel.
+
+    The address is the machine's own word: a host name there would be a certificate for anybody's site.
+    """
+    address = _address(public_ip or "")
+    relay = relay_host and (_address(relay_host) or relay_host.lower())
+    return tuple(dict.fromkeys([*filter(None, (address, relay)), *LOCAL_NAMES]))
+
+
+def is_due(known: Certificate | None, wanted: tuple[str, ...], now: datetime) -> bool:
+    """There is none, it is for other names, or its last third has begun."""
+    return known is None or known.names != wanted or now >= renewal_at(known)
+
+
+def renewal_at(known: Certificate) -> datetime:
+    return known.ends_at - (known.ends_at - known.begins_at) / KEPT_PARTS
+
+
+def _address(name: str) -> str | None:
+    """In its one form; None: it is none."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return None

@@ -1,0 +1,139 @@
+"""The authority: what it signs holds for browsers, and it signs nothing else."""
+
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from kaalia.contracts.contract import Desired
+from kaalia.marketplace import authority, machines
+from kaalia.marketplace.db import tables
+from kaalia.marketplace.db.authority_tables import authority as table
+from kaalia.model.certificate import Certificate
+from kaalia.model.workload import LaunchMode
+from kaalia.wire import document, signature
+from kaalia.wire.error import ApiError
+from kaalia.wire.protocol import CertificateRequest
+from tests.marketplace.liar import Liar, open_liar, other_machine
+from tests.support.machines import machine_report
+from tests.sync.support import SPEC, contract, rent, write_contract
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC = signature.tls_public_pem(KEY)
+JUPYTER = replace(SPEC, launch_mode=LaunchMode.JUPYTER)
+
+
+@asynccontextmanager
+async def notebook(folder: Path) -> AsyncIterator[tuple[Liar, int]]:
+    """A machine of the public address 203.0.113.7 that has reported, and its contract with Jupyter."""
+    async with open_liar(folder) as liar:
+        async with liar.market.context.engine.begin() as tx:
+            await machines.put_report(tx, liar.machine_id, machine_report())
+        yield liar, await rent(liar.market.context, liar.machine_id, spec=JUPYTER)
+
+
+async def ask(liar: Liar, contract_id: int, public_key: str = PUBLIC) -> tuple[int, str, Certificate | None]:
+    """Status, code and the certificate."""
+    reply = await liar.send("POST", liar.path(f"contracts/{contract_id}/certificate"), CertificateRequest(public_key))
+    if reply.status != 200:
+        return reply.status, reply.code, None
+    return reply.status, "", document.decode(Certificate, reply.body)
+
+
+async def root_of(liar: Liar) -> x509.Certificate:
+    answer = await liar.market.anyone.call("GET", "/static/jvastai_root.cer")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("application/x-x509-ca-cert")
+    return x509.load_pem_x509_certificate(str(answer.body).encode())
+
+
+async def test_what_is_signed_holds_by_the_root_that_anyone_gets(tmp_path: Path) -> None:
+    async with notebook(tmp_path) as (liar, contract_id):
+        _, _, certificate = await ask(liar, contract_id)
+        root, again = await root_of(liar), await root_of(liar)
+        now = liar.market.clock.now()
+
+    assert certificate is not None
+    assert root == again
+    made = x509.load_pem_x509_certificate(certificate.chain.encode())
+    assert made.public_key() == KEY.public_key()
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    told = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    assert sorted(told) == sorted(certificate.names)
+    assert "203.0.113.7" in certificate.names
+    uses = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(uses) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert certificate.ends_at - certificate.begins_at == timedelta(days=90)
+    policy = PolicyBuilder().store(Store([root])).time(now)
+    for name in certificate.names:
+        subject = x509.DNSName(name) if name == "localhost" else x509.IPAddress(ipaddress.ip_address(name))
+        assert policy.build_server_verifier(subject).verify(made, [])[0] == made
+    with pytest.raises(VerificationError):
+        policy.build_server_verifier(x509.DNSName("bank.example")).verify(made, [])
+    ssl.create_default_context(cadata=root.public_bytes(serialization.Encoding.PEM).decode())
+
+
+async def test_only_the_own_living_contracts_with_jupyter_are_certified(tmp_path: Path) -> None:
+    async with notebook(tmp_path) as (liar, contract_id):
+        context = liar.market.context
+        plain = await rent(context, liar.machine_id)
+        over = await rent(context, liar.machine_id, spec=JUPYTER)
+        async with context.engine.begin() as tx:
+            rows = tables.contracts
+            await tx.execute(sa.update(rows).where(rows.c.id == over).values(ended_at=1.0))
+        other = await other_machine(liar)
+        answers = [await ask(liar, plain), await ask(liar, over), await ask(liar, 999), await ask(other, contract_id)]
+
+    assert [(status, code) for status, code, _ in answers] == [
+        (400, "certificate_unneeded"),
+        (404, "contract_unknown"),
+        (404, "contract_unknown"),
+        (404, "contract_unknown"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "x",
+        signature.tls_private_pem(KEY).decode(),
+        signature.tls_public_pem(ec.generate_private_key(ec.SECP384R1())),
+        signature.generate_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode(),
+    ],
+)
+async def test_other_keys_are_refused(tmp_path: Path, key: str) -> None:
+    async with notebook(tmp_path) as (liar, contract_id):
+        status, code, _ = await ask(liar, contract_id, key)
+
+    assert (status, code) == (400, "key_invalid")
+
+
+async def test_the_key_at_rest_opens_by_the_signing_key_only(tmp_path: Path) -> None:
+    async with notebook(tmp_path) as (liar, contract_id):
+        context = liar.market.context
+        await root_of(liar)
+        async with context.engine.begin() as tx:
+            sealed = (await tx.execute(sa.select(table))).one().sealed_key
+        await write_contract(context, liar.machine_id, contract(contract_id, spec=JUPYTER, desired=Desired.STOPPED))
+        status, _, _ = await ask(liar, contract_id)
+        context.signing_key = signature.generate_key()
+        with pytest.raises(ApiError) as refused:
+            await authority.root(context)
+
+    assert status == 200
+    assert b"PRIVATE" not in sealed
+    assert refused.value.code == "authority_sealed"
