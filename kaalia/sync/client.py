@@ -22,16 +22,19 @@ from yarl import URL
 
 from kaalia.clock import Clock
 from kaalia.errors import ConfigError, KaaliaError, MarketplaceError, UnauthorizedError, UnreachableError
+from kaalia.model.certificate import Certificate
 from kaalia.sync.trust import system_context
 from kaalia.units import MIB
 from kaalia.wire import document, signature
 from kaalia.wire.probe import PATH_MACHINE_PROBE, ProbeReply, ProbeRequest
 from kaalia.wire.protocol import (
+    PATH_CERTIFICATE,
     PATH_DESIRED,
     PATH_ENROLL,
     PATH_REGISTRY_LOGIN,
     PATH_STATUS,
     PATH_TASK_RESULT,
+    CertificateRequest,
     EnrolReply,
     EnrolRequest,
     Envelope,
@@ -117,6 +120,13 @@ class MarketplaceClient:
     async def registry_login(self, contract_id: int) -> RegistryLoginReply:
         raw = await self._send("POST", self._path(PATH_REGISTRY_LOGIN, contract_id=contract_id))
         return _decoded(RegistryLoginReply, raw)
+
+    async def certificate(self, contract_id: int, public_key: str) -> Certificate:
+        path = self._path(PATH_CERTIFICATE, contract_id=contract_id)
+        certificate = _decoded(Certificate, await self._send("POST", path, CertificateRequest(public_key)))
+        if certificate.contract_id != contract_id or not certificate.chain.startswith("-----BEGIN CERTIFICATE-----"):
+            raise MarketplaceError("reply_invalid", "cannot understand the marketplace's answer: it is no certificate")
+        return certificate
 
     async def probe(self, request: ProbeRequest) -> ProbeReply:
         return _decoded(ProbeReply, await self._send("POST", self._path(PATH_MACHINE_PROBE), request))

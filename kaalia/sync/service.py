@@ -18,6 +18,7 @@ from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.backoff import Backoff
+from kaalia.sync.certificates import Certificates
 from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
@@ -64,6 +65,7 @@ class SyncService:
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
         self._tasks = changes.subscribe(Topic.TASKS)
+        self._contracts = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE)
         self._client: MarketplaceClient | None = None
 
     async def run(self) -> None:
@@ -93,12 +95,14 @@ class SyncService:
         runner = TaskRunner(self._database, client, self._clock, self._tasks, self._logs, self._backoff)
         pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)
+        certificates = Certificates(self._database, client, self._clock, self._contracts, key, self._backoff())
         log.info("speaking to %s as machine %d", member.url, member.machine_id)
         try:
             await asyncio.gather(
                 run_forever("sync pull", pull.turn),
                 run_forever("sync push", push.turn),
                 run_forever("sync tasks", runner.turn),
+                run_forever("sync certificates", certificates.turn),
             )
         finally:
             self._client = None

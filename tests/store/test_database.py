@@ -147,6 +147,7 @@ async def test_volumes_of_an_older_schema_get_their_bytes_in_the_ledger(tmp_path
             "relay_links",
             "relay_tunnels",
             "relay_key",
+            "certificates",
         ):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 14")
