@@ -186,7 +186,10 @@ class TenantsService:
         def host_key(contract_id: int) -> bytes:
             return signature.openssh_private(signature.derived_key(key, f"host key of contract {contract_id}"))
 
-        return AccessFolders(self._config.kits_path, self._config.access_path, host_key)
+        def tls_key(contract_id: int) -> bytes:
+            return signature.tls_private_pem(signature.tls_key(key, contract_id))
+
+        return AccessFolders(self._config.kits_path, self._config.access_path, host_key, tls_key)
 
     def _is_port_busy(self, port: int, protocol: Protocol) -> bool:
         """A port that is only being probed goes to the renter."""

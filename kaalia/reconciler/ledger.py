@@ -17,6 +17,7 @@ from kaalia.contracts.disk import Overrun
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
+from kaalia.model.certificate import Certificate
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Edge, Meter
@@ -26,6 +27,7 @@ from kaalia.reconciler.actions import Frees
 from kaalia.runtime.base import Observed, ObservedState
 from kaalia.store import (
     amounts,
+    certificates,
     claims,
     conditions,
     contracts,
@@ -75,6 +77,7 @@ class Books:
     windows: tuple[Window, ...] = ()
     cordon: StoredCordon | None = None
     overruns: Mapping[int, Overrun] = field(default_factory=dict)
+    certificates: Mapping[int, Certificate] = field(default_factory=dict)
 
     def start_counts(self, contract_id: int) -> tuple[int, ...]:
         """The reboots that each open intent to start this contract carries out, oldest first."""
@@ -355,4 +358,5 @@ def _read(tx: Transaction) -> Books:
         windows=maintenance.windows(tx),
         cordon=maintenance.get_cordon(tx),
         overruns=disk.overruns(tx),
+        certificates=certificates.all_certificates(tx),
     )

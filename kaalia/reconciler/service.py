@@ -150,7 +150,8 @@ class ReconcilerService:
         await self._close_settled(settled, books)
         if (cordon := admission.to_obey(books, self._hands.launching)) is not None:
             await self._ledger.obey(cordon)
-        await self._keys.tell([stored.contract for stored in books.contracts], self._sights.present())
+        agreed = [stored.contract for stored in books.contracts]
+        await self._keys.tell(agreed, self._sights.present(), books.certificates)
         await self._announce(books)
         await self._eyes.inspect_doubted()
 

@@ -215,10 +215,10 @@ class Runtime(Protocol):
         """Remove container and network. Absent is success."""
         ...
 
-    async def authorize(self, contract: Contract) -> None:
+    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
         """The contract's keys, and no others, may log in from now on; a workload that runs is not disturbed.
 
-        Raises HostError.
+        `chain`: the certificate of its Jupyter, PEM; None: the one that it has stays. Raises HostError.
         """
         ...
 

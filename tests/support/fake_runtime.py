@@ -72,6 +72,8 @@ class FakeRuntime:
         """Containers whose labels somebody has spoilt, by contract."""
         self.authorized: dict[int, tuple[str, ...] | None] = {}
         """Who may log in, by contract."""
+        self.chains: dict[int, str] = {}
+        """Certificates of Jupyter, by contract."""
         self.faults = Faults()
         self.calls: list[tuple[str, int]] = []
         self.logins: list[RegistryLogin | None] = []
@@ -134,8 +136,10 @@ class FakeRuntime:
         self._changed(contract_id)
         return self._answer("create", self.containers[contract_id].container_id)
 
-    async def authorize(self, contract: Contract) -> None:
+    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
         await self._answering("authorize", contract.contract_id)
+        if chain is not None:
+            self.chains[contract.contract_id] = chain
         self.authorized[contract.contract_id] = contract.ssh_keys
 
     async def start(self, contract_id: int) -> Started:

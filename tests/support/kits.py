@@ -6,13 +6,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.runtime.container.kit import AccessFolders
+from kaalia.wire import signature
 
 KITS = Path(__file__).parents[2] / ".cache" / "kit"
 
 
 def access_in(folder: Path, kits: Path = KITS) -> AccessFolders:
     """Contracts' folders below `folder`; host keys that follow from the contract's number, as the daemon's do."""
-    return AccessFolders(kits, folder / "access", host_key)
+    return AccessFolders(kits, folder / "access", host_key, tls_key)
 
 
 def host_key(contract_id: int) -> bytes:
@@ -21,3 +22,8 @@ def host_key(contract_id: int) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(digest.finalize()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
+
+
+def tls_key(contract_id: int) -> bytes:
+    machine = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    return signature.tls_private_pem(signature.tls_key(machine, contract_id))

@@ -20,7 +20,7 @@ INIT = f"{MOUNT}/sbin/init"
 LAUNCH_PATH = "/.launch"
 LAUNCH = f"""\
 #!{MOUNT}/sbin/busybox sh
-# kaalia runs this container: sshd on port 22, and /root/onstart.sh at each start.
+# kaalia runs this container: {{what}}, and /root/onstart.sh at each start.
 exec {INIT}
 """
 """Public images look whether this file is there, and whether it names the notebook server; nobody need run it."""
@@ -80,7 +80,9 @@ def archive(spec: WorkloadSpec, contract_id: int) -> bytes | None:
         return None
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        _add(tar, LAUNCH_PATH, LAUNCH, 0o755)
+        is_notebook = spec.launch_mode is LaunchMode.JUPYTER
+        what = "sshd on port 22, jupyter on port 8080" if is_notebook else "sshd on port 22"
+        _add(tar, LAUNCH_PATH, LAUNCH.format(what=what), 0o755)
         # The image may have no /root; without this entry the engine would make one that everyone may write to.
         root = tarfile.TarInfo("root")
         root.type, root.mode = tarfile.DIRTYPE, 0o700

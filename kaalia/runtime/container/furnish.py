@@ -42,10 +42,10 @@ class Furnisher:
             await asyncio.to_thread(self._reachable().write, contract, user)
             await self._engine.put_archive(container_id, name, "/", tar)
 
-    async def authorize(self, contract: Contract) -> None:
+    async def authorize(self, contract: Contract, chain: str | None) -> None:
         """The contract's keys, and no others, may log in from now on. Raises HostError `access_unwritable`."""
         if self._access is not None and has_access(contract.spec):
-            await asyncio.to_thread(self._access.write, contract)
+            await asyncio.to_thread(self._access.write, contract, chain=chain)
 
     async def forget(self, contract_id: int) -> None:
         if self._access is not None:

@@ -2,8 +2,9 @@
 
     FOLDER/current -> 78e2cb93045bede7     what scripts/build-kit made; containers keep the one they began with
     FOLDER/../access/C.51/                 host_key, authorized_keys, user: read-only inside, written only from here
+    FOLDER/../access/C.51/jupyter/         where Jupyter is wanted: key.pem, chain.pem
 
-The host key follows from the machine's own key: it is the same after stop, start, recycle, and a loss of the folder.
+The keys follow from the machine's own key: they are the same after stop, start, recycle, and a loss of the folder.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from kaalia.contracts.contract import Contract
 from kaalia.errors import HostError, WorkloadError
+from kaalia.model.workload import LaunchMode
 from kaalia.runtime.container.access import Kit, keys_of
 
 CURRENT = "current"
@@ -21,11 +23,12 @@ CURRENT = "current"
 
 @dataclass(frozen=True, slots=True)
 class AccessFolders:
-    """`host_key`: by contract id, the private key of the contract's sshd in OpenSSH's form."""
+    """By contract id: `host_key`, of its sshd, in OpenSSH's form; `tls_key`, of its Jupyter, PEM."""
 
     kits: Path
     contracts: Path
     host_key: Callable[[int], bytes]
+    tls_key: Callable[[int], bytes]
 
     def kit(self, contract_id: int) -> Kit:
         """What to mount. Raises WorkloadError `kit_missing`."""
@@ -37,8 +40,10 @@ class AccessFolders:
             raise missing(str(error)) from error
         return Kit(str(folder), str(self._of(contract_id)))
 
-    def write(self, contract: Contract, user: str | None = None) -> None:
+    def write(self, contract: Contract, user: str | None = None, chain: str | None = None) -> None:
         """Make the contract's folder, or bring its keys up to date. `user`: whom onstart runs as; None: as before.
+
+        `chain`: the certificate of its Jupyter; None: as before.
 
         Raises HostError `access_unwritable`.
         """
@@ -54,12 +59,25 @@ class AccessFolders:
                 _write(folder / "user", f"{user}\n".encode(), 0o644)
             lines = "".join(f"{line}\n" for line in keys_of(contract))
             _write(folder / "authorized_keys", lines.encode(), 0o644)
+            self._write_jupyter(contract, chain)
         except OSError as error:
             raise HostError(
                 "access_unwritable",
                 f"cannot write who may log in to C.{contract.contract_id} into {folder}: {error}",
                 remedy="free space on the machine's disk, and see that root may write there",
             ) from error
+
+    def _write_jupyter(self, contract: Contract, chain: str | None) -> None:
+        """The kit runs it where this folder is."""
+        folder = self._of(contract.contract_id) / "jupyter"
+        if contract.spec.launch_mode is not LaunchMode.JUPYTER:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        _write(folder / "key.pem", self.tls_key(contract.contract_id), 0o600)
+        if chain is not None:
+            _write(folder / "chain.pem", chain.encode(), 0o644)
 
     def forget(self, contract_id: int) -> None:
         """The container is gone."""

@@ -187,8 +187,8 @@ class ContainerRuntime:
             self._walls.forget(contract_id)
         await self._furnisher.forget(contract_id)
 
-    async def authorize(self, contract: Contract) -> None:
-        await self._furnisher.authorize(contract)
+    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
+        await self._furnisher.authorize(contract, chain)
 
     async def observe(self) -> Found:
         return await self._looks.all()

@@ -12,7 +12,7 @@ from kaalia.model.workload import LaunchMode
 from kaalia.runtime.container.access import account, archive, keys_of
 from kaalia.runtime.container.kit import AccessFolders
 from tests.support.builders import build_contract
-from tests.support.kits import access_in, host_key
+from tests.support.kits import access_in, host_key, tls_key
 from tests.support.placements import build_spec
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:\nbroken\n"
@@ -101,7 +101,29 @@ def test_what_cannot_be_written_is_told(access: AccessFolders, tmp_path: Path) -
 
 def test_without_a_kit_nothing_starts(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError) as raised:
-        AccessFolders(tmp_path / "kit", tmp_path / "access", host_key).kit(51)
+        AccessFolders(tmp_path / "kit", tmp_path / "access", host_key, tls_key).kit(51)
 
     assert raised.value.code == "kit_missing"
     assert "build-kit" in raised.value.problem.remedy
+
+
+def test_jupyter_mode_names_it_in_the_launch_file_and_has_a_key_and_a_certificate(access: AccessFolders) -> None:
+    spec = build_spec(launch_mode=LaunchMode.JUPYTER)
+    packed = archive(spec, 51)
+    contract = build_contract(51, spec=spec)
+    folder = access.contracts / "C.51" / "jupyter"
+
+    assert packed is not None
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        launch = tar.extractfile(".launch")
+        assert launch is not None
+        assert b"jupyter" in launch.read()
+    access.write(contract)
+    assert (folder / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert not (folder / "chain.pem").exists()
+    access.write(contract, chain="PEM")
+    access.write(contract)
+    assert (folder / "chain.pem").read_text() == "PEM"
+    assert (folder / "key.pem").read_bytes() == tls_key(51)
+    access.write(replace(contract, spec=SSH))
+    assert not folder.exists()
