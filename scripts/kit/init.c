@@ -1,6 +1,6 @@
-/* Process 1 of a container of mode ssh or jupyter: makes ready, runs onstart, gives every connection to port 22 to an
- * sshd of its own, and buries whatever dies. It is all that an idle instance has of the kit, hence C: some kilobytes.
- * TERM, INT and QUIT end everything in order; HUP, USR1 and USR2 are passed on to onstart. */
+/* Process 1 of a container of mode ssh or jupyter: makes ready, runs onstart and Jupyter, gives every connection to port
+ * 22 to an sshd of its own, and buries whatever dies. It is all that an idle instance has of the kit, hence C: some
+ * kilobytes. TERM, INT and QUIT end everything in order; HUP, USR1 and USR2 are passed on to onstart. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -165,6 +165,8 @@ int main(void)
     int listener = listening(), is_told = 0;
     make_ready();
     sigprocmask(SIG_BLOCK, &blocked, NULL);
+    if (!ending && access("/.kaalia/contract/jupyter", F_OK) == 0)
+        spawn(SBIN "jupyter", -1);
     if (!ending && access("/root/onstart.sh", F_OK) == 0)
         onstart = spawn(SBIN "onstart", -1);
     while (!ending) {
