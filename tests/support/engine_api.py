@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -69,7 +70,8 @@ class EngineApi:
         query = "".join(f"&changes={quote(change)}" for change in changes)
         path = f"/images/create?fromSrc=-&repo={quote(name, safe='')}&tag={tag}{query}"
         connection = _UnixConnection(self.socket, 120)
-        connection.request("POST", path, tar, {"Content-Type": "application/x-tar"})
+        with suppress(BrokenPipeError):  # the engine refuses it half way: its answer tells why
+            connection.request("POST", path, tar, {"Content-Type": "application/x-tar"})
         text = connection.getresponse().read().decode()
         connection.close()
         if "errorDetail" in text or '"message"' in text:

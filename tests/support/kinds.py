@@ -42,7 +42,7 @@ def import_kinds(engine: EngineApi, kinds: Iterable[str] = KINDS) -> None:
         engine.import_image(name_of(kind), tar, changes)
 
 
-def _debian() -> tuple[bytes, list[str]]:
+def debian() -> tuple[bytes, list[str]]:
     """Programs of this machine's own Debian, with all that they load and its /etc/profile."""
     found = [f"/usr/bin/{name}" for name in _PROGRAMS]
     found = sorted({*found, *(library for program in found for library in _libraries(program))})
@@ -80,7 +80,7 @@ def _distroless() -> tuple[bytes, list[str]]:
     return _tar(files), ["USER 65532", "WORKDIR /app", 'ENTRYPOINT ["/app/serve"]', 'CMD ["8080"]']
 
 
-_MAKERS = {"debian": _debian, "musl": _musl, "busybox": _busybox, "distroless": _distroless}
+_MAKERS = {"debian": debian, "musl": _musl, "busybox": _busybox, "distroless": _distroless}
 
 
 @cache
