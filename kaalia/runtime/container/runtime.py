@@ -33,6 +33,7 @@ from kaalia.runtime.container.inside import Twins, volume_paths
 from kaalia.runtime.container.inventory import inventory
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.looks import Looks
+from kaalia.runtime.container.roots import Roots
 from kaalia.runtime.container.spec import container_body, container_name, labels_of
 from kaalia.runtime.labels import Labels, contract_filter, decode, machine_filter, owner, sandbox_filter
 from kaalia.runtime.sandbox import pauses
@@ -79,6 +80,7 @@ class ContainerRuntime:
         self._homes = Homes(engine, machine, sandboxes, ipv6)
         self._looks = Looks(engine, machine)
         self.twins = Twins(engine, machine)
+        self.roots = Roots(self._document, self._data_root)
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
 
@@ -105,6 +107,10 @@ class ContainerRuntime:
 
     async def create(self, placement: Placement) -> str:
         """Raises `name_taken` (somebody else's container), `generation_stale`, `grants_changed`, the engine's codes."""
+        async with self.roots.withheld(placement.contract.contract_id):
+            return await self._create(placement)
+
+    async def _create(self, placement: Placement) -> str:
         kit = await self._furnisher.kit(placement.contract)
         engine = self._facts or await self.engine()
         body = container_body(placement, engine, self._ulimits, kit, self._homes.joins(placement))
@@ -146,6 +152,10 @@ class ContainerRuntime:
         return container_id
 
     async def start(self, contract_id: int) -> Started:
+        async with self.roots.withheld(contract_id):
+            return await self._start(contract_id)
+
+    async def _start(self, contract_id: int) -> Started:
         document, _ = await self._own(contract_id)
         await self._homes.open(contract_id, document)
         await self._stand(contract_id, is_running=bool(document["State"].get("Running")))
@@ -176,6 +186,11 @@ class ContainerRuntime:
         await self._remove_container(contract_id, found[0])
 
     async def remove(self, contract_id: int) -> None:
+        async with self.roots.withheld(contract_id):
+            await self._remove(contract_id)
+        self.roots.forget(contract_id)
+
+    async def _remove(self, contract_id: int) -> None:
         found = await self._find(contract_id)
         if found is not None:
             await self._remove_container(contract_id, found[0])
@@ -246,6 +261,12 @@ class ContainerRuntime:
             return None
         labels = decode(document["Config"].get("Labels"), self._machine)
         return None if labels is None or labels.contract_id != contract_id else (document, labels)
+
+    async def _document(self, contract_id: int) -> dict[str, Any]:
+        return (await self._own(contract_id))[0]
+
+    async def _data_root(self) -> str:
+        return (self._facts or await self.engine()).data_root
 
     async def _own(self, contract_id: int) -> tuple[dict[str, Any], Labels]:
         found = await self._find(contract_id)

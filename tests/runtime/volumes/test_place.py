@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.errors import WorkloadError
-from kaalia.runtime.volumes.commands import is_sandboxed
+from kaalia.host.outside import is_sandboxed
 from kaalia.runtime.volumes.place import Place
 
 
