@@ -195,5 +195,6 @@ def _marketplace_services(
         heartbeat_s=config.intervals.heartbeat_s,
         heard=timekeeper.hear,
         policy=policy.read(config.policy),
+        execute=tenants.execute,
     )
     return [sync, tenants, TunnelService(database, changes, clock, config.state_dir)]

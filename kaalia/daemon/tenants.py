@@ -30,7 +30,7 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
-from kaalia.runtime.base import ANY_CONTRACT, RegistryLogin, Runtime
+from kaalia.runtime.base import ANY_CONTRACT, RegistryLogin
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
@@ -79,7 +79,7 @@ class TenantsService:
         self._login_source = login_source
         self._answering = answering
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
-        self._runtime: Runtime | None = None
+        self._runtime: ContainerRuntime | None = None
 
     async def run(self) -> None:
         await run_forever(self.name, self._reconcile)
@@ -202,9 +202,17 @@ class TenantsService:
 
     async def logs(self, contract_id: int, tail: int) -> str:
         """The last lines of a workload's output. Raises WorkloadError."""
+        return await self._enrolled_runtime("read logs", contract_id).logs(contract_id, tail)
+
+    async def execute(self, contract_id: int, command: str, seconds: float) -> str:
+        """What a command prints about a workload's files. Raises KaaliaError."""
+        runtime = self._enrolled_runtime("execute a command", contract_id)
+        return await runtime.roots.execute(contract_id, command, seconds)
+
+    def _enrolled_runtime(self, doing: str, contract_id: int) -> ContainerRuntime:
         if self._runtime is None:
-            raise WorkloadError("not_enrolled", f"cannot read logs of contract {contract_id}: not enrolled yet")
-        return await self._runtime.logs(contract_id, tail)
+            raise WorkloadError("not_enrolled", f"cannot {doing} of contract {contract_id}: not enrolled yet")
+        return self._runtime
 
 
 def _booted_at() -> datetime | None:

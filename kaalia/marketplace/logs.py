@@ -1,4 +1,4 @@
-"""Logs of an instance: a task for its machine, and the unguessable URL where the text appears.
+"""Logs of an instance, and commands among its files: a task for its machine, and the unguessable URL of the text.
 
 The client asks that URL for about nine seconds and then gives up, so the answer is held until the text is there and
 after eight seconds says in words why it is not.
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
+from kaalia.contracts import command
 from kaalia.marketplace import liveness, machines
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import tasks
@@ -31,7 +32,7 @@ KEPT = timedelta(hours=1)
 TAIL_DEFAULT = 1000
 TAIL_MAX = 100_000
 FILTER_MAX_CHARS = 512
-LATE = "kaalia: the machine has not sent the logs yet; ask again in a few seconds\n"
+LATE = "kaalia: the machine has not answered yet; ask again in a few seconds\n"
 
 
 async def request(tx: AsyncConnection, machine_id: int, contract_id: int, body: dict[str, Any], now: datetime) -> str:
@@ -45,6 +46,33 @@ async def request(tx: AsyncConnection, machine_id: int, contract_id: int, body: 
         filter=_filter(body.get("filter")),
         daemon_logs=str(body.get("daemon_logs", "")).lower() == "true",
     )
+    return await _put(tx, machine_id, task, now)
+
+
+async def execute(tx: AsyncConnection, machine_id: int, contract_id: int, text: Any, now: datetime) -> str:
+    """Ask the machine for a command, which is refused here already if it would be there; returns the task id.
+
+    Raises ApiError, ContractError `command_refused` and `command_invalid`.
+    """
+    if not isinstance(text, str):
+        raise ApiError(
+            400,
+            "invalid_args",
+            f"cannot execute command={str(text)[:80]!r}: it must be text",
+            remedy='Send {"command": "ls -l /root"}',
+        )
+    command.parse(text)
+    task = TaskRequest(
+        task_id=secrets.token_urlsafe(32),
+        verb=Verb.EXECUTE,
+        contract_id=contract_id,
+        deadline_at=now + DEADLINE,
+        command=text,
+    )
+    return await _put(tx, machine_id, task, now)
+
+
+async def _put(tx: AsyncConnection, machine_id: int, task: TaskRequest, now: datetime) -> str:
     await tx.execute(sa.delete(tasks).where(tasks.c.created_at < (now - KEPT).timestamp()))
     await tx.execute(
         sa.insert(tasks).values(
@@ -90,7 +118,7 @@ async def _look(context: Context, task_id: str) -> tuple[str | None, float]:
             return _text(document.decode(TaskResult, row.result)), 0.0
         machine = await machines.get(tx, row.machine_id)
     if machine is None or not liveness.is_online(machine, now, context.settings):
-        return f"kaalia: machine {row.machine_id} is offline, so its logs cannot be read now\n", 0.0
+        return f"kaalia: machine {row.machine_id} is offline, so it cannot answer now\n", 0.0
     return None, HOLD_S - (now - from_epoch(row.created_at)).total_seconds()
 
 

@@ -23,7 +23,7 @@ from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
 from kaalia.sync.push import Push
-from kaalia.sync.tasks import ReadLogs, TaskRunner
+from kaalia.sync.tasks import Execute, ReadLogs, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class SyncService:
         chance: random.Random | None = None,
         heard: HeardTime | None = None,
         policy: Policy = OPEN,
+        execute: Execute | None = None,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -61,6 +62,7 @@ class SyncService:
         self._tls = tls
         self._heard = heard
         self._policy = policy
+        self._execute = execute
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
@@ -92,7 +94,9 @@ class SyncService:
         client = self._client = MarketplaceClient(
             member.url, member.machine_id, key, self._clock, self._tls, self._heard
         )
-        runner = TaskRunner(self._database, client, self._clock, self._tasks, self._logs, self._backoff)
+        runner = TaskRunner(
+            self._database, client, self._clock, self._tasks, self._logs, self._backoff, execute=self._execute
+        )
         pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)
         certificates = Certificates(self._database, client, self._clock, self._contracts, key, self._backoff())

@@ -8,8 +8,10 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from kaalia.clock import Clock
+from kaalia.contracts import command
 from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnreachableError
 from kaalia.service import Tasks
+from kaalia.store import contracts
 from kaalia.store import tasks as store
 from kaalia.store.changes import wait
 from kaalia.store.database import Database
@@ -24,9 +26,16 @@ log = logging.getLogger(__name__)
 ANSWER_S = 7.0
 """The client of the marketplace waits nine seconds for logs, the marketplace eight."""
 AT_ONCE_MAX = 4
+EXECUTE_S = 5.0
+"""For the work itself, which then says how far it came; the rest of ANSWER_S is for getting there."""
 
 ReadLogs = Callable[[int, int], Awaitable[str]]
 """(contract_id, tail) to the last lines of the workload's output."""
+Execute = Callable[[int, str, float], Awaitable[str]]
+"""(contract_id, command, seconds) to what the command prints."""
+
+_DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"}
+_SMALLER = {Verb.LOGS: "ask again, for fewer lines", Verb.EXECUTE: "ask again, for a smaller folder"}
 
 
 class TaskRunner:
@@ -40,6 +49,8 @@ class TaskRunner:
         bell: asyncio.Event,
         logs: ReadLogs,
         new_backoff: Callable[[], Backoff],
+        *,
+        execute: Execute | None = None,
     ) -> None:
         self._database = database
         self._client = client
@@ -47,8 +58,10 @@ class TaskRunner:
         self._bell = bell
         self._logs = logs
         self._new_backoff = new_backoff
+        self._execute = execute
         self._running = Tasks()
-        self._slots = asyncio.Semaphore(AT_ONCE_MAX)
+        # A walk over many files keeps nobody from his logs.
+        self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
 
     async def turn(self) -> None:
         for request in await self._database.transaction(store.take_new):
@@ -64,15 +77,15 @@ class TaskRunner:
     async def answer(self, request: TaskRequest) -> TaskResult:
         """The result, within ANSWER_S whatever happens."""
         try:
-            async with asyncio.timeout(ANSWER_S), self._slots:
+            async with asyncio.timeout(ANSWER_S), self._slots[request.verb]:
                 return TaskResult(shortened(await self._text(request)))
         except TimeoutError:
             return TaskResult(
                 "",
                 Problem(
                     "task_timeout",
-                    f"cannot read the logs of contract {request.contract_id} within {ANSWER_S:.0f} s",
-                    "ask again, for fewer lines",
+                    f"cannot {_DOING[request.verb]} of contract {request.contract_id} within {ANSWER_S:.0f} s",
+                    _SMALLER[request.verb],
                 ),
             )
         except KaaliaError as error:
@@ -82,13 +95,13 @@ class TaskRunner:
         await self._deliver(request, await self.answer(request))
 
     async def _text(self, request: TaskRequest) -> str:
+        if request.verb is Verb.EXECUTE and self._execute is not None:
+            return await self._executed(self._execute, request)
         if request.verb is not Verb.LOGS:
             raise KaaliaError("verb_unknown", "cannot do this task: this version of kaalia does not know it")
         story = await self._database.read(lambda tx: tell(tx, request.contract_id))
         if story is None:
-            raise KaaliaError(
-                "contract_unknown", f"cannot read logs: contract {request.contract_id} is not on this machine"
-            )
+            raise _unknown(request, "read logs")
         if request.daemon_logs:
             text = _last_lines(story, request.tail)
         else:
@@ -96,6 +109,14 @@ class TaskRunner:
         if request.filter:
             return await asyncio.to_thread(apply_filter, text, request.filter, self._clock.monotonic_s)
         return text
+
+    async def _executed(self, execute: Execute, request: TaskRequest) -> str:
+        text = request.command or ""
+        command.parse(text)
+        known = await self._database.read(contracts.all_contracts)
+        if request.contract_id not in {stored.contract.contract_id for stored in known}:
+            raise _unknown(request, "execute a command")
+        return await execute(request.contract_id, text, EXECUTE_S)
 
     async def _deliver(self, request: TaskRequest, result: TaskResult) -> None:
         """Until it has arrived, or nobody waits for it any more."""
@@ -111,6 +132,10 @@ class TaskRunner:
             except MarketplaceError as error:
                 log.warning("task %s: the result was refused: %s", request.verb, error)
                 return None
+
+
+def _unknown(request: TaskRequest, doing: str) -> KaaliaError:
+    return KaaliaError("contract_unknown", f"cannot {doing}: contract {request.contract_id} is not on this machine")
 
 
 def _last_lines(text: str, count: int) -> str:

@@ -58,6 +58,8 @@ class Verb(StrEnum):
     """The fixed list of one-shot requests."""
 
     LOGS = "logs"
+    EXECUTE = "execute"
+    """`ls`, `rm` or `du` among the files of an instance, running or not."""
     UNKNOWN = "unknown"
     """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
 
@@ -78,6 +80,8 @@ class TaskRequest:
     filter: str | None = None
     """A plain substring or regular expression; the daemon applies it with a time limit."""
     daemon_logs: bool = False
+    command: str | None = None
+    """Of `execute`, as the renter wrote it: the machine parses it by `contracts.command`, whoever signed."""
 
 
 @dataclass(frozen=True, slots=True)

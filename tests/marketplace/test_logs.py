@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from kaalia.errors import Problem
 from kaalia.marketplace.db import tables
 from kaalia.wire import document
-from kaalia.wire.protocol import TaskRequest, TaskResult
+from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
 from tests.marketplace.renting import rent, rented_market, revision_of
 from tests.marketplace.support import Answer, Market
 
@@ -85,7 +85,7 @@ async def test_a_late_machine_is_explained_after_eight_seconds(tmp_path: Path) -
         await finish(market, answer, TaskResult("after all"))
 
         assert late.status == 200
-        assert "not sent the logs yet" in late.body
+        assert "has not answered yet" in late.body
         assert (await fetch(market, answer)).body == "after all"
 
 
@@ -149,3 +149,50 @@ async def test_tails_are_numbers_texts_and_all(tmp_path: Path) -> None:
         ]
 
         assert tails == [5, 7, 100_000, 100_000]
+
+
+async def execute(market: Market, instance_id: int, **body: Any) -> Answer:
+    return await market.renter.call("PUT", f"/api/v0/instances/command/{instance_id}/", body)
+
+
+async def test_a_command_becomes_a_task(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+
+        answer = await execute(market, instance_id, command="ls -l '/my data'")
+        task = await task_of(market, answer)
+        await finish(market, answer, TaskResult("total 0\n"))
+
+        assert (answer.body["success"], answer.body["writeable_path"]) == (True, "")
+        assert (task.verb, task.contract_id, task.command) == (Verb.EXECUTE, instance_id, "ls -l '/my data'")
+        assert (await fetch(market, answer)).body == "total 0\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("cat /etc/shadow", "command_refused"),
+        ("ls; cat x", "command_invalid"),
+        ("ls 'x", "command_invalid"),
+        ("", "command_invalid"),
+        ("rm \0", "command_invalid"),
+        (None, "invalid_args"),
+        (["ls"], "invalid_args"),
+    ],
+)
+async def test_a_bad_command_is_refused_at_once(tmp_path: Path, command: Any, code: str) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+        before = await revision_of(market)
+
+        answer = await execute(market, instance_id, command=command)
+
+        assert (answer.status, answer.body["error"]) == (400, code)
+        assert await revision_of(market) == before
+
+
+async def test_a_command_on_somebody_else_s_instance_is_refused(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        answer = await execute(market, await rent(market) + 1, command="ls")
+
+        assert (answer.status, answer.body["error"]) == (404, "invalid_id")

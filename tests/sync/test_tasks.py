@@ -14,7 +14,7 @@ from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.sync import tasks as module
 from kaalia.sync.backoff import Backoff
-from kaalia.sync.tasks import ReadLogs, TaskRunner
+from kaalia.sync.tasks import Execute, ReadLogs, TaskRunner
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
 from tests.marketplace.support import Market
 from tests.sync.support import Machine, contract, open_pair, rent, status
@@ -26,9 +26,10 @@ async def two_lines(contract_id: int, tail: int) -> str:
     return f"contract {contract_id} tail {tail}\nan error\n"
 
 
-def runner_of(host: Machine, logs: ReadLogs = two_lines) -> TaskRunner:
+def runner_of(host: Machine, logs: ReadLogs = two_lines, execute: Execute | None = None) -> TaskRunner:
     bell = host.changes.subscribe(Topic.TASKS)
-    return TaskRunner(host.database, host.client, host.clock, bell, logs, lambda: Backoff(random.Random(1)))
+    backoff = Backoff(random.Random(1))
+    return TaskRunner(host.database, host.client, host.clock, bell, logs, lambda: backoff, execute=execute)
 
 
 def request(host: Machine, **changes: object) -> TaskRequest:
@@ -160,3 +161,43 @@ async def test_rented_contract_reads_like_any_other(tmp_path: Path) -> None:
         result = await runner_of(host).answer(request(host, contract_id=contract_id))
 
     assert result.problem is not None  # the machine has not pulled it yet
+
+
+async def test_a_command_is_parsed_here_too_and_handed_on(tmp_path: Path) -> None:
+    asked = []
+
+    async def execute(contract_id: int, command: str, seconds: float) -> str:
+        asked.append((contract_id, command, seconds))
+        return "total 0\n"
+
+    async def answer(host: Machine, **changes: object) -> TaskResult:
+        runner = runner_of(host, execute=execute)
+        return await runner.answer(request(host, verb=Verb.EXECUTE, **changes))
+
+    async with open_host(tmp_path) as (_, host):
+        done = await answer(host, command="ls -l /root")
+        shell = await answer(host, command="ls; reboot")
+        other = await answer(host, command="reboot")
+        nothing = await answer(host)
+        elsewhere = await answer(host, command="ls", contract_id=6)
+
+    assert done == TaskResult("total 0\n")
+    assert asked == [(CONTRACT_ID, "ls -l /root", module.EXECUTE_S)]
+    refusals = [result.problem.code for result in (shell, other, nothing, elsewhere) if result.problem]
+    assert refusals == ["command_invalid", "command_refused", "command_invalid", "contract_unknown"]
+
+
+async def test_slow_commands_keep_nobody_from_his_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", 1.0)
+
+    async def slow(contract_id: int, command: str, seconds: float) -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    async with open_host(tmp_path) as (_, host):
+        runner = runner_of(host, execute=slow)
+        walks = [runner.answer(request(host, verb=Verb.EXECUTE, command="du")) for _ in range(6)]
+        *late, logs = await asyncio.gather(*walks, runner.answer(request(host)))
+
+    assert logs.problem is None
+    assert {result.problem.code for result in late if result.problem} == {"task_timeout"}

@@ -1,9 +1,10 @@
 """Renting, and what renters see and do of their instances."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Desired
 from kaalia.errors import KaaliaError
@@ -136,13 +137,30 @@ async def destroy_many(call: Call) -> dict[str, Any]:
 
 
 async def request_logs(call: Call) -> dict[str, Any]:
+    async def ask(tx: AsyncConnection, machine_id: int, instance_id: int) -> str:
+        return await logs.request(tx, machine_id, instance_id, call.body, call.context.clock.now())
+
+    return await _asked(call, "read logs", ask)
+
+
+async def execute(call: Call) -> dict[str, Any]:
+    """`writeable_path` is what older clients take out of the text: there is nothing of the machine's in it."""
+
+    async def ask(tx: AsyncConnection, machine_id: int, instance_id: int) -> str:
+        return await logs.execute(tx, machine_id, instance_id, call.body.get("command"), call.context.clock.now())
+
+    return {**await _asked(call, "execute a command", ask), "writeable_path": ""}
+
+
+async def _asked(call: Call, doing: str, ask: Callable[[AsyncConnection, int, int], Awaitable[str]]) -> dict[str, Any]:
+    """`ask` gets the transaction, the machine's id and the instance's, and gives the task's."""
     context = call.context
     async with context.engine.begin() as tx:
         row = await instances.find(tx, call.caller, call.number("id"))
         if row is None:
-            message = f"cannot read logs of instance {call.number('id')}: no such instance of yours"
+            message = f"cannot {doing} of instance {call.number('id')}: no such instance of yours"
             raise ApiError(404, "invalid_id", message, remedy="`vastai show instances` lists yours")
-        task_id = await logs.request(tx, row.machine_id, row.id, call.body, context.clock.now())
+        task_id = await ask(tx, row.machine_id, row.id)
     context.machine_bells.ring(row.machine_id)
     return {"success": True, "result_url": f"{context.settings.public_url}/api/v0/blobs/{task_id}", "msg": ""}
 
@@ -193,5 +211,6 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", r"/api/v0/instances/{id:\d+}", "instance_write", destroy),
     Route("DELETE", "/api/v0/instances", "instance_write", destroy_many),
     Route("PUT", r"/api/v0/instances/request_logs/{id:\d+}", "instance_read", request_logs),
+    Route("PUT", r"/api/v0/instances/command/{id:\d+}", "instance_write", execute),
     Route("GET", "/api/v0/blobs/{task_id}", PUBLIC, blob),
 )
