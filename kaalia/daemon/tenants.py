@@ -31,6 +31,7 @@ from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import ANY_CONTRACT, RegistryLogin
+from kaalia.runtime.container import registry
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
@@ -140,6 +141,7 @@ class TenantsService:
             mounts=volumes.mounts,
             images=image_use,
             networks=sandboxes,
+            tags=registry.tags,
         )
         beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch]
         if sandboxes is not None:

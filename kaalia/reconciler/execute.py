@@ -94,10 +94,10 @@ def trying_again(
 async def _make(
     tools: Tools, action: Launch | Renew, row: WorkloadStatus | None, report: MachineReport | None
 ) -> Observed | None:
-    if isinstance(action, Renew):
-        return await renew(tools, action, row)
     if report is None:
         raise WorkloadError("machine_unknown", "cannot launch: the machine was not looked at yet")
+    if isinstance(action, Renew):
+        return await renew(tools, action, row, report)
     return await launch(tools, action, row, report)
 
 

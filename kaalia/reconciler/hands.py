@@ -80,7 +80,7 @@ class Hands:
         now_s = self._tools.clock.monotonic_s()
         if not self._retries.may_try(contract_id, action, now_s):
             return
-        if isinstance(action, Launch) and books.report is None:
+        if isinstance(action, Launch | Renew) and books.report is None:
             return
         self._retries.begin(contract_id, action, now_s)
         self._in_flight[contract_id] = action

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from kaalia.clock import Clock
-from kaalia.contracts import ports
+from kaalia.contracts import image, policy, ports
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.contracts.slicing import share
@@ -65,6 +65,8 @@ class Tools:
     starts: asyncio.Semaphore
     mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]]
     """Makes sure of the contract's volumes, and says where they are."""
+    tags: Callable[[str, RegistryLogin | None], Awaitable[tuple[str, ...]]]
+    """The tags of an image's name, by its registry. Raises WorkloadError."""
     networks: NetworkPool | None = None
     """None: every contract's network is made when it comes."""
     images: ImageUse = field(default_factory=ImageUse)
@@ -83,13 +85,14 @@ class _Avoid:
 
 async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
     """Run the contract; returns what is seen right after the start."""
+    action = replace(action, contract=await tagged(tools, action.contract, report))
     async with tools.images.using(action.contract.spec.image):
         return await _launch(tools, action, row, report)
 
 
 async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
-    image = await _image(tools, action, row)
-    requests = ports.wanted(action.contract.spec.ports, image.exposed_ports)
+    facts = await _image(tools, action, row)
+    requests = ports.wanted(action.contract.spec.ports, facts.exposed_ports)
     avoid = _Avoid()
     for last in (*[False] * (PLACES_MAX - 1), True):
         decide = _decision(tools, action, row, report, requests, avoid)
@@ -102,6 +105,30 @@ async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repo
             await tools.runtime.remove(action.contract.contract_id)
             avoid = _widened(avoid, error.code, grant)
     raise AssertionError("unreachable")
+
+
+async def tagged(tools: Tools, contract: Contract, report: MachineReport) -> Contract:
+    """With a tag that this machine's driver allows, where the contract leaves that to the machine.
+
+    Raises WorkloadError `no_tag_fits`, `image_banned`, the registry's codes, and what `login_source` raises.
+    """
+    name = image.automatic_name(contract.spec.image)
+    if name is None:
+        return contract
+    cuda = report.driver.cuda_version if report.driver else None
+    login = await tools.login_source(contract.contract_id) if contract.spec.needs_registry_login else None
+    tags = await tools.tags(name, login) if cuda else ()
+    tag = image.choose_tag(tags, cuda) if cuda else None
+    if tag is None:
+        raise WorkloadError(
+            "no_tag_fits",
+            f"cannot choose a tag of {name}: none of {len(tags)} names a CUDA that this machine supports, up to {cuda}",
+            remedy="name a tag, or rent a machine with a newer driver",
+        )
+    chosen = replace(contract, spec=replace(contract.spec, image=f"{name}:{tag}"))
+    if (banned := policy.image_refusal(tools.settings.policy, chosen)) is not None:
+        raise WorkloadError(banned.code, banned.message, remedy=banned.remedy)
+    return chosen
 
 
 async def _image(tools: Tools, action: Launch, row: WorkloadStatus | None) -> ImageFacts:
@@ -267,6 +294,11 @@ async def _earlier_restarts(tools: Tools, intended: WorkloadStatus) -> int:
     """
     *earlier, _ = (await tools.ledger.books()).start_counts(intended.contract_id)
     return max(intended.restarts_done, *earlier[:1])
+
+
+async def no_tags(_name: str, _login: RegistryLogin | None) -> tuple[str, ...]:
+    """Of a machine that asks no registry."""
+    return ()
 
 
 async def no_mounts(_: Contract) -> tuple[BindMount, ...]:

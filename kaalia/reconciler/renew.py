@@ -7,16 +7,17 @@ network stay the contract's all the while.
 """
 
 from kaalia.errors import Problem, WorkloadError
+from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import Frees, Renew
-from kaalia.reconciler.launch import Tools, pull
+from kaalia.reconciler.launch import Tools, pull, tagged
 from kaalia.runtime.base import ALIVE, Observed
 
 
-async def renew(tools: Tools, action: Renew, row: WorkloadStatus | None) -> Observed | None:
+async def renew(tools: Tools, action: Renew, row: WorkloadStatus | None, report: MachineReport) -> Observed | None:
     """Make room for the newer generation, which is launched in the next turn. Every step may be repeated."""
-    contract, before = action.contract, action.before
+    contract, before = await tagged(tools, action.contract, report), action.before
     async with tools.images.using(contract.spec.image):
         loading = status.renewing(contract, row, before, action.gpu_uuids, tools.clock.now())
         await tools.ledger.intend("recycle", loading, action.gpu_uuids)

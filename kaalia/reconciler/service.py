@@ -27,7 +27,7 @@ from kaalia.reconciler.hands import Hands
 from kaalia.reconciler.holdings import holdings
 from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.keys import Keys
-from kaalia.reconciler.launch import Settings, Tools, no_mounts
+from kaalia.reconciler.launch import Settings, Tools, no_mounts, no_tags
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.sights import Sights
 from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
@@ -75,6 +75,7 @@ class ReconcilerService:
         mounts: Callable[[Contract], Awaitable[tuple[BindMount, ...]]] | None = None,
         images: ImageUse | None = None,
         networks: NetworkPool | None = None,
+        tags: Callable[[str, RegistryLogin | None], Awaitable[tuple[str, ...]]] | None = None,
     ) -> None:
         self._runtime = runtime
         self._clock = clock
@@ -95,6 +96,7 @@ class ReconcilerService:
             mounts=mounts or no_mounts,
             images=images or ImageUse(),
             networks=networks,
+            tags=tags or no_tags,
         )
         self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
         self._listener = Tasks()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.rented import destroy, process, rent, running_stack
+from tests.e2e.rented import destroy, problem, process, rent, running_stack
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import rootfs
 from tests.support.registry import Mode, Registry
@@ -145,6 +145,26 @@ def test_a_stopped_one_is_made_anew_at_its_start_and_a_foreign_one_is_not_found(
     stack.wait_status(instance, "running")
     assert container_id(stack, instance) != made
     destroy(stack, instance)
+
+
+def test_the_machine_chooses_the_tag_that_its_driver_allows(stack: Stack, registry: Registry) -> None:
+    registry.mode = Mode.BEARER
+    layer = [rootfs()]
+    for cuda in ("11.8.0", "12.4.1", "99.1"):
+        registry.add("team/auto", f"cuda-{cuda}-auto", layer)
+    login_words = f"-u {registry.username} -p {registry.password} {registry.address}"
+    automatic = f"{registry.address}/team/auto:@vastai-automatic-tag"
+
+    instance = rent(stack, image=automatic, image_login=login_words)
+
+    row = stack.wait_status(instance, "running")
+    assert stack.engine.inspect(f"C.{instance}")["Config"]["Image"].endswith("/team/auto:cuda-12.4.1-auto")
+    assert row["image_uuid"] == automatic
+    refused = rent(stack, image=f"{registry.address}/team/auto:[Automatic]")
+    stack.wait_status(refused, "exited")
+    assert problem(stack, refused).code == "registry_unauthorized"
+    registry.mode = Mode.PLAIN
+    destroy(stack, instance, refused)
 
 
 def test_an_update_brings_another_image_and_variables_to_the_same_place(

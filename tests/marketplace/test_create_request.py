@@ -15,7 +15,7 @@ from tests.marketplace.renting import accept, contract_of, rent, rented_market, 
     [
         ({"image": None}, "invalid_args", ["image"]),
         ({"image": "Not An Image"}, "invalid_args", ["Not An Image", "ubuntu:22.04"]),
-        ({"image": "vastai/base-image:@vastai-automatic-tag"}, "invalid_args", ["tag"]),
+        ({"image": "vastai/Base:@vastai-automatic-tag"}, "invalid_args", ["vastai/Base"]),
         ({"image": 5}, "invalid_args", ["image", "5"]),
         ({"price": 0}, "invalid_price", ["0.001", "128"]),
         ({"price": 128.5}, "invalid_price", ["128.5"]),

@@ -264,6 +264,8 @@ def crash_at(world: World, work: str, point: str) -> None:
     for attempt in (1, 2):
         stack.start_daemon(**{crash.VARIABLE: point})
         if not died(world, must=attempt == 1):
+            stack.kill_daemon()  # it would die at the point of this work in the next one
+            stack.start_daemon()
             break
         world.report.counts["point_kills"] += 1
         world.check_dead(after)

@@ -54,6 +54,8 @@ class Rig:
     """What contracts go by; None: the clock."""
     networks: NetworkPool | None = None
     """Networks that stand ready."""
+    tags: tuple[str, ...] = ()
+    """What the registry has of any image."""
     service: ReconcilerService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Rig:
             checkpoint=self._checkpoint,
             mounts=self._mounts,
             networks=self.networks,
+            tags=self._tags,
         )
 
     async def restart(self, booted_days_ago: float | None = None) -> None:
@@ -85,6 +88,9 @@ class Rig:
 
     async def login_for(self, contract_id: int) -> RegistryLogin | None:
         return self.login
+
+    async def _tags(self, _name: str, _login: RegistryLogin | None) -> tuple[str, ...]:
+        return self.tags
 
     async def _mounts(self, _: Contract) -> tuple[BindMount, ...]:
         if self.mounts_fail_with is not None:

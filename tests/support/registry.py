@@ -54,6 +54,7 @@ class Registry:
     chunk_wait_s: float = 0.05
     authorizations: list[str] = field(default_factory=list)
     layer_requests: int = 0
+    page_tags: int = 2
     port: int = 0
     _blobs: dict[str, _Blob] = field(default_factory=dict)
     _tags: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -71,6 +72,7 @@ class Registry:
         app.router.add_get("/v2/", self._base)
         app.router.add_get("/v2/{name:.+}/manifests/{reference}", self._manifest)
         app.router.add_get("/v2/{name:.+}/blobs/{digest}", self._blob)
+        app.router.add_get("/v2/{name:.+}/tags/list", self._list)
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -153,6 +155,17 @@ class Registry:
             return _refusal(404, "MANIFEST_UNKNOWN", "manifest unknown")
         headers = {"Docker-Content-Digest": digest, "Content-Type": blob.media_type}
         return web.Response(body=blob.content, headers=headers)
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        """In pages of `page_tags`, with a link to the next one."""
+        name, last = request.match_info["name"], request.query.get("last", "")
+        known = sorted(tag for of, tag in self._tags if of == name)
+        if not known:
+            return _refusal(404, "NAME_UNKNOWN", "repository name not known to registry")
+        page = [tag for tag in known if tag > last][: self.page_tags]
+        is_more = bool(page) and page[-1] != known[-1]
+        link = f'</v2/{name}/tags/list?n={self.page_tags}&last={page[-1]}>; rel="next"' if is_more else ""
+        return web.json_response({"name": name, "tags": page}, headers={"Link": link} if link else {})
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         blob = self._blobs.get(request.match_info["digest"])
