@@ -75,6 +75,8 @@ class Held:
     """Made by the machine itself, not by a marketplace: nobody else's rules are asked."""
     overrun: Overrun | None = None
     """It was measured to hold more than it rented."""
+    notice: str = ""
+    """What its renter should know of what runs inside."""
 
     @property
     def too_large(self) -> Overrun | None:
@@ -233,7 +235,12 @@ def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
     """The arbiter's word as a wish. Only losing to a rank stops anything: a GPU that is not seen is waited for."""
     contract = one.contract
     if verdict.runs:
-        warnings = (_not_made(one), one.too_large.warning if one.too_large else "", _address_warning(one, machine))
+        warnings = (
+            _not_made(one),
+            one.too_large.warning if one.too_large else "",
+            _address_warning(one, machine),
+            one.notice,
+        )
         return Wish(contract, Want.RUN, verdict.gpu_uuids or (), warning="; ".join(filter(None, warnings)))
     if verdict.beaten_by is None or arbitration.is_firm(contract.kind):
         return Wish(contract, Want.WAIT, reason=f"scheduling: {verdict.reason}")

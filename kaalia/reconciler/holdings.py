@@ -1,14 +1,14 @@
 """What the rules ask of each contract, put together from the books and from what is seen."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from kaalia.contracts.placement import Held
 from kaalia.reconciler.ledger import Books
 from kaalia.store.contracts import MARKETPLACE
 
 
-def holdings(books: Books, present: Collection[int]) -> list[Held]:
-    """Every contract of the books. `present`: contracts whose container exists."""
+def holdings(books: Books, present: Collection[int], notice: Callable[[int], str] = lambda _: "") -> list[Held]:
+    """Every contract of the books. `present`: contracts whose container exists; `notice`: what renters should know."""
     return [
         Held(
             contract=stored.contract,
@@ -18,6 +18,7 @@ def holdings(books: Books, present: Collection[int]) -> list[Held]:
             missing_revisions=stored.missing_revisions,
             is_local=stored.origin != MARKETPLACE,
             overrun=books.overruns.get(stored.contract.contract_id),
+            notice=notice(stored.contract.contract_id),
         )
         for stored in books.contracts
     ]

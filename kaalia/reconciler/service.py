@@ -29,6 +29,7 @@ from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.keys import Keys
 from kaalia.reconciler.launch import Settings, Tools, no_mounts, no_tags
 from kaalia.reconciler.ledger import Books, Boot, Ledger
+from kaalia.reconciler.notebooks import Notebooks
 from kaalia.reconciler.sights import Sights
 from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
 from kaalia.runtime.networking import NetworkPool
@@ -102,6 +103,7 @@ class ReconcilerService:
         self._listener = Tasks()
         self._sights = Sights()
         self._keys = Keys(runtime)
+        self.notebooks = Notebooks(runtime, clock, self._bell.set)
         self._hands = Hands(self._tools, self._sights, self._bell.set, self.look_again)
         look_s = settings.resync_s
         self._eyes = Eyes(runtime, self._sights, self._ledger, clock, look_s, lambda: self._hands.busy, self._bell.set)
@@ -118,6 +120,7 @@ class ReconcilerService:
 
     async def run(self) -> None:
         self._listener.start("events", run_forever("reconciler events", self._eyes.listen))
+        self._listener.start("notebooks", run_forever("reconciler notebooks", self.notebooks.turn))
         try:
             await run_forever(self.name, self._turn)
         finally:
@@ -154,6 +157,7 @@ class ReconcilerService:
             await self._ledger.obey(cordon)
         agreed = [stored.contract for stored in books.contracts]
         await self._keys.tell(agreed, self._sights.present(), books.certificates)
+        self.notebooks.follow(agreed, self._sights.present())
         await self._announce(books)
         await self._eyes.inspect_doubted()
 
@@ -174,7 +178,7 @@ class ReconcilerService:
         owners |= self._hands.granted()
         time = self._lease_time()
         machine = admission.machine(books, owners, time, self._tools.settings.policy)
-        return plan(holdings(books, present), machine, time.earliest_at)
+        return plan(holdings(books, present, self.notebooks.words), machine, time.earliest_at)
 
     def _pursue(self, wish: Wish, books: Books) -> bool:
         """Begin what the contract needs next. True: it is known to need nothing."""

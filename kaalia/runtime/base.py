@@ -222,6 +222,10 @@ class Runtime(Protocol):
         """
         ...
 
+    async def notebook(self, contract_id: int) -> str | None:
+        """What is noted inside of how Jupyter is doing; None: nothing. The renter may have written it himself."""
+        ...
+
     async def observe(self) -> Found:
         """Everything of this machine: a complete list, or an error, never a part."""
         ...

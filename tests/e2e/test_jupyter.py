@@ -133,4 +133,9 @@ def test_an_image_without_python_lets_its_renter_in_all_the_same(stack: Stack, k
     wait_until(
         "the reason in the log", lambda: "jupyter_no_python" in stack.renter.run("logs", str(instance)).stdout, 20, 0.5
     )
+
+    def told() -> bool:
+        return "[jupyter_no_python]" in str((stack.instance(instance) or {})["status_msg"])
+
+    wait_until("the reason in status_msg", told, 20, 0.5)
     destroy(stack, instance)

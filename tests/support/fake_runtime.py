@@ -74,6 +74,8 @@ class FakeRuntime:
         """Who may log in, by contract."""
         self.chains: dict[int, str] = {}
         """Certificates of Jupyter, by contract."""
+        self.notebooks: dict[int, str] = {}
+        """What is noted of Jupyter, by contract."""
         self.faults = Faults()
         self.calls: list[tuple[str, int]] = []
         self.logins: list[RegistryLogin | None] = []
@@ -141,6 +143,10 @@ class FakeRuntime:
         if chain is not None:
             self.chains[contract.contract_id] = chain
         self.authorized[contract.contract_id] = contract.ssh_keys
+
+    async def notebook(self, contract_id: int) -> str | None:
+        await self._answering("notebook", contract_id)
+        return self.notebooks.get(contract_id)
 
     async def start(self, contract_id: int) -> Started:
         await self._answering("start", contract_id)

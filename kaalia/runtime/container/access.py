@@ -17,6 +17,8 @@ MOUNT = "/.kaalia"
 CONTRACT_MOUNT = f"{MOUNT}/contract"
 RUN_MOUNT = f"{MOUNT}/run"
 INIT = f"{MOUNT}/sbin/init"
+NOTEBOOK_STATUS = "/.kaalia-jupyter/status"
+"""Where the kit notes how Jupyter is doing, in the words of `contracts.notebook`."""
 LAUNCH_PATH = "/.launch"
 LAUNCH = f"""\
 #!{MOUNT}/sbin/busybox sh

@@ -6,7 +6,7 @@ import tarfile
 
 from kaalia.contracts.contract import Contract
 from kaalia.runtime.base import Placement
-from kaalia.runtime.container.access import Kit, account, archive, has_access, user_unknown
+from kaalia.runtime.container.access import NOTEBOOK_STATUS, Kit, account, archive, has_access, user_unknown
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.inside import folders, with_parents
 from kaalia.runtime.container.kit import AccessFolders, missing
@@ -46,6 +46,10 @@ class Furnisher:
         """The contract's keys, and no others, may log in from now on. Raises HostError `access_unwritable`."""
         if self._access is not None and has_access(contract.spec):
             await asyncio.to_thread(self._access.write, contract, chain=chain)
+
+    async def notebook(self, container_id: str, contract_id: int) -> str | None:
+        tar = await self._engine.get_archive(container_id, container_name(contract_id), NOTEBOOK_STATUS)
+        return None if tar is None else await asyncio.to_thread(_text, tar)
 
     async def forget(self, contract_id: int) -> None:
         if self._access is not None:

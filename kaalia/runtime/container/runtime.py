@@ -205,6 +205,10 @@ class ContainerRuntime:
     async def authorize(self, contract: Contract, chain: str | None = None) -> None:
         await self._furnisher.authorize(contract, chain)
 
+    async def notebook(self, contract_id: int) -> str | None:
+        found = await self._find(contract_id)
+        return None if found is None else await self._furnisher.notebook(str(found[0]["Id"]), contract_id)
+
     async def observe(self) -> Found:
         return await self._looks.all()
 
