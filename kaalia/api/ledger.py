@@ -9,7 +9,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import amounts, claims, disk, machine, volumes, workloads
 from kaalia.store.amounts import Amount, AmountKind, OwnerKind
-from kaalia.store.claims import Claim, ClaimKind
+from kaalia.store.claims import MACHINE, Claim, ClaimKind
 from kaalia.store.database import Transaction
 from kaalia.wire.ledger import LedgerDocument, LedgerRow, LedgerView, Resource
 
@@ -124,6 +124,8 @@ def _quantity(rows: _Rows, amount: Amount, since: datetime) -> LedgerRow:
 
 def _thing(rows: _Rows, claim: Claim, since: datetime, detail: str) -> LedgerRow:
     name = "/".join(_port(claim)) if claim.kind in (ClaimKind.PORT_TCP, ClaimKind.PORT_UDP) else claim.key
+    if claim.contract_id == MACHINE:
+        return LedgerRow(name, "kaalia", None, since, "open", detail="copies")
     state = rows.state(OwnerKind.CONTRACT, claim.contract_id)
     return LedgerRow(name, f"C.{claim.contract_id}", claim.generation, since, state, detail=detail)
 

@@ -237,7 +237,7 @@ async def _reaches_itself(run: _Run, address: str) -> bool | None:
 
 
 async def _held(run: _Run) -> dict[Place, int]:
-    rows = await run.machine.database.read(claims.all_claims)
+    rows = await run.machine.database.read(claims.of_contracts)
     return {(int(row.key), _KINDS[row.kind]): row.contract_id for row in rows if row.kind in _KINDS}
 
 

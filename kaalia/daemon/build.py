@@ -196,5 +196,6 @@ def _marketplace_services(
         heard=timekeeper.hear,
         policy=policy.read(config.policy),
         execute=tenants.execute,
+        copy=tenants.copy,
     )
     return [sync, tenants, TunnelService(database, changes, clock, config.state_dir)]

@@ -13,6 +13,7 @@ from kaalia.clock import Clock
 from kaalia.config import Config
 from kaalia.contracts.lease import LeaseTime
 from kaalia.daemon import policy
+from kaalia.daemon.copies import transfers
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, net, system
 from kaalia.host.answering import Answering
@@ -52,7 +53,9 @@ from kaalia.store import conditions, enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
+from kaalia.transfer.service import TransferService
 from kaalia.wire import signature
+from kaalia.wire.protocol import TaskRequest
 
 
 class TenantsService:
@@ -81,6 +84,7 @@ class TenantsService:
         self._answering = answering
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._runtime: ContainerRuntime | None = None
+        self._transfer: TransferService | None = None
 
     async def run(self) -> None:
         await run_forever(self.name, self._reconcile)
@@ -143,7 +147,18 @@ class TenantsService:
             networks=sandboxes,
             tags=registry.tags,
         )
-        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch]
+        self._transfer = transfers(
+            self._config,
+            key,
+            self._database,
+            self._changes,
+            self._clock,
+            self._is_port_busy,
+            hands,
+            runtime.roots,
+            self._access(key),
+        )
+        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, self._transfer]
         if sandboxes is not None:
             beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks))
         with about(machine_id=member.machine_id):
@@ -201,6 +216,12 @@ class TenantsService:
     async def _space(self) -> Space:
         found = await block.filesystem(Path((await self._engine.facts()).data_root))
         return Space(found.total_bytes, found.free_bytes)
+
+    async def copy(self, request: TaskRequest) -> str:
+        """What is answered to a request for a copy. Raises KaaliaError."""
+        if self._transfer is None:
+            raise WorkloadError("not_enrolled", "cannot copy: this machine is not enrolled yet")
+        return await self._transfer.answer(request)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         """The last lines of a workload's output. Raises WorkloadError."""

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar, cast
+from typing import NoReturn, Self, TypeVar, cast
 
 from kaalia.errors import HostError
 from kaalia.units import MIB
@@ -72,6 +72,14 @@ async def run(
             evidence=(result.stderr or result.stdout)[-EVIDENCE_CHARACTERS:],
         )
     return result
+
+
+def forked(work: Callable[[], NoReturn]) -> int:
+    """A copy of this process that does `work`, and no more; its number. For programs with one thread and no loop."""
+    child = os.fork()
+    if child == 0:
+        work()
+    return child
 
 
 class Child:
@@ -154,9 +162,18 @@ class Program:
         self._told = told
 
     @classmethod
-    async def start(cls, argv: Sequence[str], on_line: Callable[[str], None]) -> Self:
-        """Start it. Raises HostError `command_missing` or `command_refused`."""
-        transport, told = await _spawn(argv, None, _Told(on_line), with_stdin=False)
+    async def start(
+        cls,
+        argv: Sequence[str],
+        on_line: Callable[[str], None],
+        env: Mapping[str, str] | None = None,
+        connection: int | None = None,
+    ) -> Self:
+        """Start it. `connection`: a descriptor that becomes its standard input and output, beside the caller's own.
+
+        Raises HostError `command_missing` or `command_refused`.
+        """
+        transport, told = await _spawn(argv, env, _Told(on_line), with_stdin=False, connection=connection)
         return cls(transport, told)
 
     @property
@@ -275,8 +292,14 @@ _P = TypeVar("_P", bound=_Output)
 
 
 async def _spawn(
-    argv: Sequence[str], env: Mapping[str, str] | None, protocol: _P, *, with_stdin: bool
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    protocol: _P,
+    *,
+    with_stdin: bool,
+    connection: int | None = None,
 ) -> tuple[asyncio.SubprocessTransport, _P]:
+    nothing = asyncio.subprocess.DEVNULL if connection is None else connection
     spawner: asyncio.Task[object] | None = None
 
     async def start() -> asyncio.SubprocessTransport:
@@ -285,8 +308,8 @@ async def _spawn(
         made, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: protocol,
             *argv,
-            stdin=asyncio.subprocess.PIPE if with_stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE if with_stdin else nothing,
+            stdout=asyncio.subprocess.PIPE if connection is None else connection,
             stderr=asyncio.subprocess.PIPE,
             env=env,
             start_new_session=True,

@@ -15,7 +15,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.maintenance import open_windows
-from kaalia.marketplace import billing, listings, liveness, machines, relays, removal, rentals, traffic, volumes
+from kaalia.marketplace import (
+    billing,
+    copy_notes,
+    listings,
+    liveness,
+    machines,
+    relays,
+    removal,
+    rentals,
+    traffic,
+    volumes,
+)
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
@@ -113,6 +124,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         await _apply_statuses(context, tx, machine_id, full, in_order=False)
         await _apply_report(context, tx, machine_id, fresh)
         stored = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
+        for note in (m.copy for m in fresh if m.copy is not None):
+            await copy_notes.record(tx, machine_id, note, now)
         are_gone = [await volumes.record(tx, machine_id, status, now) for status in stored]
         await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
         if post.cordon != machine.cordon:
@@ -137,6 +150,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
 def _in_words(message: StatusMessage) -> str:
     if message.volume is not None:
         return f"volume {message.volume.volume_id} is {message.volume.state}"
+    if message.copy is not None:
+        return f"copy of {message.copy.holder}: {message.copy.state}"
     if message.meter is not None:
         what = "volume" if message.meter.meter is Meter.VOLUME else "contract"
         return f"{what} {message.meter.contract_id}: {message.meter.meter} {message.meter.edge}"

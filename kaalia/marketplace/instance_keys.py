@@ -30,6 +30,11 @@ async def keep(tx: AsyncConnection, contract_id: int, user_id: int, lines: tuple
         await tx.execute(sa.insert(instance_keys).values(row | {"public_key": line, "attached_at": now.timestamp()}))
 
 
+async def lines(tx: AsyncConnection, instance_id: int) -> list[str]:
+    """The keys of an instance that the caller has found to be his."""
+    return [str(one.public_key) for one in await _rows(tx, instance_id)]
+
+
 async def listed(context: Context, caller: Caller, instance_id: int) -> list[dict[str, Any]]:
     """Raises ApiError 404 `no_such_instance`."""
     async with context.engine.begin() as tx:

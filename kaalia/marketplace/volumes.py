@@ -131,7 +131,7 @@ async def clone(context: Context, caller: Caller, source_id: int, offer_id: int,
     """A nameless volume that begins as a copy. Raises ApiError 400 `clone_elsewhere`, `volume_size_invalid`, 404."""
     now = context.clock.now()
     async with context.engine.begin() as tx:
-        source = await _owned(tx, caller, source_id)
+        source = await owned(tx, caller, source_id)
         offer = await volume_offers.get(context, tx, offer_id, now)
     if offer.machine.id != source.machine_id:
         message = f"cannot clone volume {source_id} to offer {offer_id}: that is another machine"
@@ -152,7 +152,7 @@ async def grant(
     Raises ApiError 404 `no_such_volume`, 400 `volume_elsewhere` or `volume_expired`, and those of `create`.
     """
     for mount in request.options.volumes:
-        row = await _owned(tx, caller, mount.volume_id)
+        row = await owned(tx, caller, mount.volume_id)
         if row.machine_id != machine.id:
             message = f"cannot mount volume {row.id}: it is on machine {row.machine_id}, the offer on {machine.id}"
             remedy = f"Rent an offer of that machine: search with machine_id={row.machine_id}"
@@ -175,7 +175,7 @@ async def delete(context: Context, caller: Caller, volume_id: int) -> None:
     """End a volume: the machine removes the data, now or when it is back. Raises ApiError 404, 409 `volume_in_use`."""
     now = context.clock.now()
     async with context.engine.begin() as tx:
-        row = await _owned(tx, caller, volume_id)
+        row = await owned(tx, caller, volume_id)
         await machines.bump(tx, row.machine_id)
         if mounted_by := (await attachments(tx, [row.machine_id])).get(volume_id):
             names = ", ".join(map(str, mounted_by))
@@ -273,7 +273,8 @@ async def record(tx: AsyncConnection, machine_id: int, status: VolumeStatus, now
     return is_gone
 
 
-async def _owned(tx: AsyncConnection, caller: Caller, volume_id: int) -> sa.Row[Any]:
+async def owned(tx: AsyncConnection, caller: Caller, volume_id: int) -> sa.Row[Any]:
+    """One live volume of the caller's, locked. Raises ApiError 404 `no_such_volume`."""
     query = sa.select(volumes).where(
         volumes.c.id == volume_id, volumes.c.user_id == caller.user_id, volumes.c.ended_at.is_(None)
     )

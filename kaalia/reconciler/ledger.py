@@ -348,7 +348,7 @@ def _read(tx: Transaction) -> Books:
     return Books(
         contracts=contracts.all_contracts(tx),
         workloads=workloads.all_workloads(tx),
-        claims=claims.all_claims(tx),
+        claims=claims.of_contracts(tx),
         intents=intents.open_intents(tx),
         report=machine.get_report(tx),
         listing=machine.get_listing(tx),

@@ -12,6 +12,9 @@ from kaalia.clock import from_epoch
 from kaalia.errors import StoreError
 from kaalia.store.database import Transaction
 
+MACHINE = 0
+"""In place of a contract's number: ports that the machine uses itself for a while. No audit looks at these."""
+
 
 class ClaimKind(StrEnum):
     GPU = "gpu"
@@ -56,6 +59,15 @@ def release(tx: Transaction, contract_id: int, kinds: Iterable[ClaimKind] = tupl
 
 def all_claims(tx: Transaction) -> tuple[Claim, ...]:
     return tuple(claim for claim, _ in with_times(tx))
+
+
+def of_contracts(tx: Transaction) -> tuple[Claim, ...]:
+    return tuple(claim for claim in all_claims(tx) if claim.contract_id != MACHINE)
+
+
+def give_back(tx: Transaction, kind: ClaimKind, key: str, contract_id: int) -> None:
+    """One thing, if it is that owner's."""
+    tx.execute("DELETE FROM claims WHERE kind = ? AND key = ? AND contract_id = ?", (kind, key, contract_id))
 
 
 def with_times(tx: Transaction) -> tuple[tuple[Claim, datetime], ...]:

@@ -11,6 +11,7 @@ from kaalia.clock import Clock
 from kaalia.contracts import cordon
 from kaalia.contracts.cordon import Cordon
 from kaalia.errors import KaaliaError
+from kaalia.model.copying import CopyStatus
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
@@ -158,6 +159,8 @@ def _message(row: Message) -> StatusMessage | None:
             return StatusMessage(row.seq, MessageKind.METER, meter=document.decode(Entry, row.body))
         if row.kind == MessageKind.VOLUME:
             return StatusMessage(row.seq, MessageKind.VOLUME, volume=document.decode(VolumeStatus, row.body))
+        if row.kind == MessageKind.COPY:
+            return StatusMessage(row.seq, MessageKind.COPY, copy=document.decode(CopyStatus, row.body))
         log.error("outbox_unreadable: message %d has the unknown kind %s; dropped", row.seq, row.kind)
     except KaaliaError as error:
         log.error("outbox_unreadable: message %d is dropped: %s", row.seq, error)

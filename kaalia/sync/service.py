@@ -23,7 +23,7 @@ from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
 from kaalia.sync.push import Push
-from kaalia.sync.tasks import Execute, ReadLogs, TaskRunner
+from kaalia.sync.tasks import Copy, Execute, ReadLogs, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class SyncService:
         heard: HeardTime | None = None,
         policy: Policy = OPEN,
         execute: Execute | None = None,
+        copy: Copy | None = None,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -63,6 +64,7 @@ class SyncService:
         self._heard = heard
         self._policy = policy
         self._execute = execute
+        self._copy = copy
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
@@ -95,7 +97,14 @@ class SyncService:
             member.url, member.machine_id, key, self._clock, self._tls, self._heard
         )
         runner = TaskRunner(
-            self._database, client, self._clock, self._tasks, self._logs, self._backoff, execute=self._execute
+            self._database,
+            client,
+            self._clock,
+            self._tasks,
+            self._logs,
+            self._backoff,
+            execute=self._execute,
+            copy=self._copy,
         )
         pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)

@@ -34,8 +34,15 @@ ReadLogs = Callable[[int, int], Awaitable[str]]
 Execute = Callable[[int, str, float], Awaitable[str]]
 """(contract_id, command, seconds) to what the command prints."""
 
-_DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"}
-_SMALLER = {Verb.LOGS: "ask again, for fewer lines", Verb.EXECUTE: "ask again, for a smaller folder"}
+COPYING = frozenset({Verb.DOOR})
+_DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
+    COPYING, "copy the files"
+)
+_SMALLER = {Verb.LOGS: "ask again, for fewer lines", Verb.EXECUTE: "ask again, for a smaller folder"} | dict.fromkeys(
+    COPYING, "copy again"
+)
+Copy = Callable[[TaskRequest], Awaitable[str]]
+"""A request of `COPYING` to its result's text."""
 
 
 class TaskRunner:
@@ -51,6 +58,7 @@ class TaskRunner:
         new_backoff: Callable[[], Backoff],
         *,
         execute: Execute | None = None,
+        copy: Copy | None = None,
     ) -> None:
         self._database = database
         self._client = client
@@ -59,6 +67,7 @@ class TaskRunner:
         self._logs = logs
         self._new_backoff = new_backoff
         self._execute = execute
+        self._copy = copy
         self._running = Tasks()
         # A walk over many files keeps nobody from his logs.
         self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
@@ -97,6 +106,8 @@ class TaskRunner:
     async def _text(self, request: TaskRequest) -> str:
         if request.verb is Verb.EXECUTE and self._execute is not None:
             return await self._executed(self._execute, request)
+        if request.verb in COPYING and self._copy is not None:
+            return await self._copy(request)
         if request.verb is not Verb.LOGS:
             raise KaaliaError("verb_unknown", "cannot do this task: this version of kaalia does not know it")
         story = await self._database.read(lambda tx: tell(tx, request.contract_id))

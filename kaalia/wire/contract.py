@@ -51,6 +51,8 @@ class Instance:
     windows: tuple[Window, ...] = ()
     """Maintenance of the machine that is not over."""
     relayed: RelayedPorts | None = None
+    copied: str = ""
+    """What is told of its newest copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _told(row: Instance) -> str:
     """With the next maintenance. Tables of the public client show this text only, of it 40 characters, and nothing is
     told by it while all goes well."""
     notices = [f"maintenance {words(window)}" for window in row.windows[:1]]
+    notices = [row.copied, *notices] if row.copied else notices
     is_well = row.online and row.status is not None and row.status.state is WorkloadState.RUNNING
     parts = [*notices, _status_msg(row)] if is_well else [_status_msg(row), *notices]
     return "; ".join(part for part in parts if part)

@@ -14,6 +14,7 @@ from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
+from kaalia.model.copying import CopyStatus, DoorOrder
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.relay import RelayLink
@@ -60,6 +61,8 @@ class Verb(StrEnum):
     LOGS = "logs"
     EXECUTE = "execute"
     """`ls`, `rm` or `du` among the files of an instance, running or not."""
+    DOOR = "door"
+    """Let rsync in to the files of `TaskRequest.door`; the result's text is the port."""
     UNKNOWN = "unknown"
     """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
 
@@ -82,6 +85,7 @@ class TaskRequest:
     daemon_logs: bool = False
     command: str | None = None
     """Of `execute`, as the renter wrote it: the machine parses it by `contracts.command`, whoever signed."""
+    door: DoorOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ class MessageKind(StrEnum):
     """Body: VolumeStatus, written once per change."""
     METER = "meter"
     """Body: Entry, a line of the machine's journal."""
+    COPY = "copy"
+    """Body: CopyStatus, how a copy from or to this machine is doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,7 @@ class StatusMessage:
     report: MachineReport | None = None
     volume: VolumeStatus | None = None
     meter: Entry | None = None
+    copy: CopyStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

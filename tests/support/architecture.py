@@ -29,6 +29,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "reconciler": "model contracts wire store runtime",
         # The machine's side of relays: rows in, ssh out.
         "tunnel": "model contracts wire host store",
+        # Renters' copies: doors for rsync, and the cells behind them.
+        "transfer": "model contracts wire host store runtime",
         "api": "model contracts wire store",
         # A service of its own, which a marketplace may offer too: it knows neither daemon nor marketplace.
         "prober": "model wire",
@@ -41,7 +43,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "client": "model contracts wire",
         # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
         "cli": "model contracts wire host store capability sync client prober speed relay marketplace",
-        "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel api "
+        "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel "
+        "transfer api "
         "marketplace",
     }.items()
 }

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from kaalia.marketplace.db import authority_tables, relay_tables
+from kaalia.marketplace.db import authority_tables, copy_tables, relay_tables
 
 DATABASE_FILE = "marketplace.db"
 
@@ -28,7 +28,11 @@ async def open_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
     async with engine.begin() as tx:
-        for tables in (relay_tables, authority_tables):  # one metadata: naming the modules is what makes it whole
+        for tables in (
+            relay_tables,
+            authority_tables,
+            copy_tables,
+        ):  # one metadata: naming the modules is what makes it whole
             await tx.run_sync(tables.metadata.create_all)
     return engine
 

@@ -1,0 +1,67 @@
+"""Joins what copies need: ports, the kit, the machine's key for them, and renters' files."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from kaalia.clock import Clock
+from kaalia.config import Config
+from kaalia.errors import WorkloadError
+from kaalia.host import ipv6
+from kaalia.model.copying import Holder, HolderKind
+from kaalia.model.machine import PortRange
+from kaalia.model.workload import Protocol
+from kaalia.runtime.base import ANY_CONTRACT
+from kaalia.runtime.container.kit import AccessFolders
+from kaalia.runtime.container.roots import Roots
+from kaalia.runtime.view.build import VIEW
+from kaalia.runtime.volumes.disk import DiskVolumes
+from kaalia.store import volumes
+from kaalia.store.changes import Changes
+from kaalia.store.database import Database
+from kaalia.transfer.keeper import PortKeeper
+from kaalia.transfer.service import Equipment, TransferService
+from kaalia.transfer.serving import Serving, Show, Shown
+from kaalia.wire import signature
+
+FOLDER = "transfer"
+"""Below the state directory."""
+
+
+def transfers(
+    config: Config,
+    key: Ed25519PrivateKey,
+    database: Database,
+    changes: Changes,
+    clock: Clock,
+    is_port_busy: Callable[[int, Protocol], bool],
+    disk: DiskVolumes,
+    roots: Roots,
+    access: AccessFolders,
+) -> TransferService:
+    def kit() -> Path:
+        return Path(access.kit(ANY_CONTRACT).folder)
+
+    host_key = signature.openssh_private(signature.derived_key(key, "host key of copies"))
+    serving = Serving(kit, config.state_dir / FOLDER, host_key, _show(database, disk, roots))
+    ports = PortRange(config.ports.first, config.ports.last)
+    keeper = PortKeeper(database, clock, ports, is_port_busy)
+    equipment = Equipment(serving.check, serving.serve, ipv6.is_only)
+    return TransferService(database, changes, clock, keeper, equipment)
+
+
+def _show(database: Database, disk: DiskVolumes, roots: Roots) -> Show:
+    @asynccontextmanager
+    async def show(holder: Holder) -> AsyncIterator[Shown]:
+        if holder.kind is HolderKind.INSTANCE:
+            async with roots.open(holder.number) as view:
+                yield Shown(VIEW, view.pid)
+            return
+        stored = await database.read(lambda tx: volumes.get(tx, holder.number))
+        if stored is None:
+            raise WorkloadError("volume_missing", f"cannot find the data of volume {holder.number} on this machine")
+        yield Shown(await disk.ready(stored.volume))
+
+    return show

@@ -1,0 +1,52 @@
+"""Namespaces and rights of a process that serves strangers: system calls that Python has no names for.
+
+For processes of their own with one thread, as `kaalia.host.mounts`. Everything here raises OSError as `os` does.
+"""
+
+import ctypes
+import errno
+import os
+
+_NEW_IPC, _NEW_UTS, _NEW_PIDS, _NEW_NET = 0x08000000, 0x04000000, 0x20000000, 0x40000000
+"""linux/sched.h"""
+_PDEATHSIG, _BOUND_DROP, _NO_NEW_RIGHTS = 1, 24, 38
+"""linux/prctl.h"""
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SET_GID, SET_UID, CHROOT = 0, 1, 2, 3, 4, 6, 7, 18
+"""Capabilities: linux/capability.h."""
+
+
+def alone() -> None:
+    """From now on: no network, no shared memory, and the next child is process 1 of all that it sees."""
+    _call("unshare", _NEW_IPC | _NEW_UTS | _NEW_PIDS | _NEW_NET)
+
+
+def die_with_parent(signal: int) -> None:
+    """Get this signal when the parent ends."""
+    _call("prctl", _PDEATHSIG, signal, 0, 0, 0)
+
+
+def bound_rights(*kept: int) -> None:
+    """No program that is run from here on has any other capability than these, whoever runs it.
+
+    Those of this process itself go with its next `exec`.
+    """
+    number = 0
+    while True:
+        if number not in kept:
+            try:
+                _call("prctl", _BOUND_DROP, number, 0, 0, 0)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not number:
+                    raise
+                break  # the kernel knows no more of them
+        number += 1
+    _call("prctl", _NO_NEW_RIGHTS, 1, 0, 0, 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    ctypes.set_errno(0)
+    if getattr(_LIBC, name)(*(ctypes.c_ulong(one) for one in arguments)) < 0:
+        number = ctypes.get_errno() or errno.EIO
+        raise OSError(number, os.strerror(number), name)

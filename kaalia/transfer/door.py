@@ -1,0 +1,153 @@
+"""A port of this machine by which one holder's files are reached with rsync, for as long as it was granted.
+
+Each connection gets a cell and an sshd of its own, so that nothing that a stranger sends is read by anything that sees
+more than these files. Sessions outlive the door's time; they end with the holder's files, and with the daemon.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from kaalia.clock import Clock
+from kaalia.errors import HostError, KaaliaError
+from kaalia.model.copying import Holder
+from kaalia.service import Tasks, answer_anyway
+
+log = logging.getLogger(__name__)
+
+OPEN_S = 300.0
+"""From a grant, or from the end of the last session, on."""
+SESSIONS_MAX = 16
+BACKLOG = 16
+_TCP_INFO_BYTES = 136
+"""Up to tcpi_bytes_received of linux/tcp.h."""
+
+Serve = Callable[[Holder, tuple[str, ...], int], Awaitable[None]]
+"""(whose files, public keys, the connection's descriptor): serves it to its end. Raises KaaliaError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes on the line, with what encryption adds and less what compression saves."""
+
+    received: int = 0
+    sent: int = 0
+
+    def __add__(self, other: "Moved") -> "Moved":
+        return Moved(self.received + other.received, self.sent + other.sent)
+
+
+class Door:
+    """`accept` is repeated until the door is closed, which ends its sessions too."""
+
+    def __init__(self, holder: Holder, listener: socket.socket, serve: Serve, clock: Clock) -> None:
+        """`listener`: bound and listening, not blocking; it is closed here."""
+        self.holder = holder
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
+        self._serve_one = serve
+        self._clock = clock
+        self._keys: tuple[str, ...] = ()
+        self._until_s = 0.0
+        self._sessions = Tasks()
+        self._connections: dict[int, socket.socket] = {}
+        self._ended = Moved()
+        self._numbers = 0
+
+    def grant(self, keys: tuple[str, ...]) -> None:
+        """These keys, and no others, may log in from now on for a while."""
+        self._keys = keys
+        self._stay()
+
+    @property
+    def is_due(self) -> bool:
+        """Nobody is there, and the time is over."""
+        return not self._connections and self._clock.monotonic_s() >= self._until_s
+
+    @property
+    def sessions(self) -> int:
+        return len(self._connections)
+
+    @property
+    def moved(self) -> Moved:
+        """By all sessions so far."""
+        return sum((moved(one) for one in self._connections.values()), self._ended)
+
+    def forget_moved(self) -> None:
+        """What comes from now on is counted from 0."""
+        self._ended = Moved()
+
+    async def accept(self) -> None:
+        """One connection; a door that is full hangs up."""
+        connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        if len(self._connections) >= SESSIONS_MAX:
+            connection.close()
+            return
+        self._numbers += 1
+        self._connections[self._numbers] = connection
+        self._sessions.start(self._numbers, self._serve(self._numbers, connection))
+
+    async def close(self) -> None:
+        """With all its sessions."""
+        self._listener.close()
+        for connection in self._connections.values():
+            _hang_up(connection)
+        await self._sessions.close()
+
+    async def _serve(self, number: int, connection: socket.socket) -> None:
+        try:
+            await answer_anyway(f"copies of {self.holder}", self._served(connection), lambda: None)
+        finally:
+            self._ended += moved(connection)
+            _hang_up(connection)
+            connection.close()
+            del self._connections[number]
+            self._stay()
+
+    async def _served(self, connection: socket.socket) -> None:
+        try:
+            connection.setblocking(True)  # the program reads and writes it as any other
+            await self._serve_one(self.holder, self._keys, connection.fileno())
+        except KaaliaError as error:
+            log.warning("a connection to the files of %s failed: %s", self.holder, error)
+
+    def _stay(self) -> None:
+        self._until_s = max(self._until_s, self._clock.monotonic_s() + OPEN_S)
+
+
+def listen(port: int, *, by_ipv6: bool) -> socket.socket:
+    """On all addresses. Raises HostError `copy_port_taken`."""
+    family = socket.AF_INET6 if by_ipv6 else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if by_ipv6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("", port))
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError as error:
+        made.close()
+        message = f"cannot listen for copies on port {port}: {error.strerror or error}"
+        raise HostError("copy_port_taken", message, remedy="copy again: another port is taken then") from error
+    return made
+
+
+def moved(connection: socket.socket) -> Moved:
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return Moved()
+    if len(info) < _TCP_INFO_BYTES:
+        return Moved()
+    acknowledged, received = struct.unpack_from("=QQ", info, _TCP_INFO_BYTES - 16)
+    return Moved(received, acknowledged)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

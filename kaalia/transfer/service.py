@@ -1,0 +1,160 @@
+"""Lets renters copy: opens doors when the marketplace asks for it, and closes them when nobody came for a while.
+
+Costs nothing while nobody copies. Doors and sessions end with the daemon; who copies again goes on where he was.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.clock import Clock
+from kaalia.contracts import copying
+from kaalia.contracts.contract import Desired
+from kaalia.contracts.volume import VolumeDesired
+from kaalia.errors import ContractError, HostError
+from kaalia.model.copying import CopyState, CopyStatus, DoorOrder, Holder, HolderKind
+from kaalia.service import Tasks, run_forever
+from kaalia.store import contracts, outbox, volumes
+from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.database import Database, Transaction
+from kaalia.transfer.door import Door, Moved, Serve, listen
+from kaalia.transfer.keeper import PortKeeper
+from kaalia.units import format_bytes
+from kaalia.wire import document
+from kaalia.wire.protocol import MessageKind, TaskRequest, Verb
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 10.0
+"""While doors are open: how soon their ends and their progress are noticed."""
+DOORS_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What doors are made of. `check`: raises WorkloadError `kit_missing` where nothing can be served."""
+
+    check: Callable[[], object]
+    serve: Serve
+    by_ipv6: Callable[[], bool]
+
+
+class TransferService:
+    """`answer` is called by whoever works off the marketplace's requests."""
+
+    name = "transfer"
+
+    def __init__(
+        self, database: Database, changes: Changes, clock: Clock, keeper: PortKeeper, equipment: Equipment
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._keeper = keeper
+        self._equipment = equipment
+        self._bell = changes.subscribe(Topic.CONTRACTS)
+        self._doors: dict[Holder, Door] = {}
+        self._accepting = Tasks()
+        self._lock = asyncio.Lock()
+        self._told: dict[Holder, Moved] = {}
+
+    async def run(self) -> None:
+        await self._keeper.forget()
+        try:
+            await run_forever(self.name, self._turn)
+        finally:
+            await self._accepting.close()
+            for door in self._doors.values():
+                await door.close()
+
+    async def answer(self, request: TaskRequest) -> str:
+        """What a request of the marketplace is answered with: of a door its port. Raises KaaliaError."""
+        if request.verb is Verb.DOOR and request.door is not None:
+            return str(await self.open(request.door))
+        raise ContractError("verb_unknown", "cannot copy so: this version of kaalia does not know how")
+
+    async def open(self, order: DoorOrder) -> int:
+        """The port by which the holder's files are reached from now on.
+
+        Raises ContractError, WorkloadError, HostError.
+        """
+        keys = copying.keys(order.keys)
+        await self._database.read(lambda tx: _check(tx, order.holder))
+        await asyncio.to_thread(self._equipment.check)
+        async with self._lock:
+            door = self._doors.get(order.holder) or await self._make(order.holder)
+            door.grant(keys)
+        self._bell.set()
+        return door.port
+
+    async def _make(self, holder: Holder) -> Door:
+        if len(self._doors) >= DOORS_MAX:
+            message = f"cannot open {holder} for copies: {len(self._doors)} others are open on this machine"
+            raise ContractError("copy_doors_exhausted", message, remedy="copy again in a few minutes")
+        by_ipv6 = await asyncio.to_thread(self._equipment.by_ipv6)
+        port = await self._keeper.take()
+        try:
+            listener = listen(port, by_ipv6=by_ipv6)
+        except HostError:
+            await self._keeper.give_back(port)
+            raise
+        door = self._doors[holder] = Door(holder, listener, self._equipment.serve, self._clock)
+        self._accepting.start(holder, run_forever(f"door of {holder}", door.accept))
+        log.info("copies: %s is reached at port %d", holder, port)
+        return door
+
+    async def _turn(self) -> None:
+        await wait(self._bell, LOOK_S if self._doors else None)
+        gone = await self._database.read(lambda tx: [one for one in self._doors if not _is_here(tx, one)])
+        async with self._lock:
+            for holder, door in list(self._doors.items()):
+                await self._progress(door)
+                if holder in gone or door.is_due:
+                    await self._close(door)
+
+    async def _close(self, door: Door) -> None:
+        self._accepting.cancel(door.holder)
+        await door.close()
+        del self._doors[door.holder]
+        self._told.pop(door.holder, None)
+        await self._keeper.give_back(door.port)
+        log.info("copies: %s is closed", door.holder)
+
+    async def _progress(self, door: Door) -> None:
+        """Tell the renter, in the instance's message, what has come and gone."""
+        moved, known = door.moved, self._told.get(door.holder)
+        is_over = not door.sessions
+        if moved == (known or Moved()) and not (is_over and known is not None):
+            return
+        state = CopyState.DONE if is_over else CopyState.RUNNING
+        text = f"copy by rsync: {format_bytes(moved.received)} received, {format_bytes(moved.sent)} sent"
+        now = self._clock.now()
+        copy_id = f"door-{door.holder}"
+        status = CopyStatus(copy_id, door.holder, state, now, f"{text}, finished" if is_over else text)
+        await self._database.transaction(lambda tx: tell(tx, status, now), Topic.OUTBOX)
+        if is_over:
+            door.forget_moved()
+            self._told.pop(door.holder, None)
+        else:
+            self._told[door.holder] = moved
+
+
+def tell(tx: Transaction, status: CopyStatus, now: datetime) -> None:
+    """The marketplace, which shows it in the instance's message."""
+    outbox.add(tx, MessageKind.COPY, document.encode(status), now)
+
+
+def _is_here(tx: Transaction, holder: Holder) -> bool:
+    """It is agreed that this machine keeps these files."""
+    if holder.kind is HolderKind.INSTANCE:
+        contract = contracts.get(tx, holder.number)
+        return contract is not None and contract.desired is not Desired.ENDED
+    stored = volumes.get(tx, holder.number)
+    return stored is not None and stored.volume.desired is not VolumeDesired.ENDED
+
+
+def _check(tx: Transaction, holder: Holder) -> None:
+    if not _is_here(tx, holder):
+        message = f"cannot copy: {holder} is not on this machine"
+        raise ContractError("copy_holder_unknown", message, remedy="look at `vastai show instances`")

@@ -1,0 +1,96 @@
+"""Serves one connection: shows the holder's files in a cell, in which the kit's sshd lets rsync at them."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaalia.errors import HostError
+from kaalia.host import outside
+from kaalia.host.process import Program
+from kaalia.model.copying import Holder
+from kaalia.transfer import cell, sshd
+from kaalia.transfer.cell import Bind, Cell
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where a holder's files are: a folder of the machine, or of the mounts of `process`, and as long as that lives."""
+
+    folder: str
+    process: int | None = None
+
+
+Show = Callable[[Holder], AbstractAsyncContextManager[Shown]]
+"""A holder's files for as long as the context lasts. Raises WorkloadError."""
+
+
+class Serving:
+    """`kit`: asks for the access kit's folder. `folder`: of root alone. `host_key`: a private key in OpenSSH's form."""
+
+    def __init__(self, kit: Callable[[], Path], folder: Path, host_key: bytes, show: Show) -> None:
+        self._kit = kit
+        self._folder = folder
+        self._host_key = host_key
+        self._show = show
+
+    def check(self) -> None:
+        """Raises WorkloadError `kit_missing`."""
+        self._kit()
+
+    async def serve(self, holder: Holder, keys: tuple[str, ...], connection: int) -> None:
+        """To the end of the session. Raises HostError, WorkloadError."""
+        async with self._show(holder) as shown:
+            spec = await asyncio.to_thread(self._prepare, holder, keys, shown)
+            argv = (*await outside.prefix(), sys.executable, "-P", "-m", cell.__name__, str(spec))
+            program = await Program.start(
+                argv, lambda line: log.info("copies of %s: %s", holder, line), None, connection
+            )
+            try:
+                await program.ended()
+            finally:
+                await program.stop()
+
+    def _prepare(self, holder: Holder, keys: tuple[str, ...], shown: Shown) -> Path:
+        """The cell's file: the same for all of a holder's connections until keys or files are others."""
+        kit = self._kit()
+        parts = [line for line in (kit / "etc" / "sshd_config").read_text().splitlines() if line.startswith("Sshd")]
+        found = Cell(
+            binds=(
+                Bind(str(kit), sshd.KIT, runs_programs=True),
+                Bind(str(self._folder / "host_key"), sshd.HOST_KEY),
+                Bind(shown.folder, sshd.FILES, is_read_only=False, process=shown.process),
+            ),
+            files=sshd.files(holder, keys, parts),
+            folders=("/run/sshd",),
+            argv=sshd.ARGV,
+            env=sshd.ENV,
+            watched=(os.getpid(), *([] if shown.process is None else [shown.process])),
+        )
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(self._folder / "host_key", self._host_key)
+            return _write(self._folder / f"{holder}.json", cell.encode(found).encode())
+        except OSError as error:
+            raise HostError(
+                "copy_unprepared",
+                f"cannot prepare copies of {holder} in {self._folder}: {error}",
+                remedy="free space on the machine's disk, and see that root may write there",
+            ) from error
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Whole or not at all; readable by root alone."""
+    if not path.exists() or path.read_bytes() != content:
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        new.rename(path)
+    return path

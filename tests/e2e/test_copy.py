@@ -1,0 +1,141 @@
+"""`vastai copy` end to end: the unmodified client with the real rsync and ssh; instances of every kind, volumes."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.rented import destroy, rent, running_stack, status
+from tests.support.docker_engine import PrivateDocker
+from tests.support.images import DEMO_IMAGE
+from tests.support.kinds import KINDS, import_kinds, name_of
+from tests.support.ssh import new_key
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+SSH: dict[str, Any] = {"runtype": "ssh_direc ssh_proxy", "args": None}
+
+
+@pytest.fixture(scope="module")
+def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    import_kinds(docker_host)
+    config = {"docker": {"subnet_pool": "10.210.0.0/16"}}
+    with running_stack(docker_host, tmp_path_factory.mktemp("copy"), "8xRTX_4090", config) as stack:
+        stack.list_machine()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def key(stack: Stack) -> Path:
+    path, public = new_key(stack.folder)
+    stack.renter.run("create", "ssh-key", public)
+    return path
+
+
+def copy(stack: Stack, key: Path, source: str, target: str) -> subprocess.CompletedProcess[str]:
+    return stack.renter.run("copy", source, target, "-i", str(key))
+
+
+def tree(folder: Path) -> Path:
+    """Something to copy: folders, a megabyte, modes and a link that leads out."""
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    (folder / "deep" / "deeper" / "data").write_bytes(os.urandom(1_000_000))
+    (folder / "script").write_text("#!/bin/sh\necho hello\n")
+    (folder / "script").chmod(0o755)
+    (folder / "out").symlink_to("/etc/shadow")
+    return folder
+
+
+def same(one: Path, other: Path) -> bool:
+    done = subprocess.run(["diff", "-r", "--no-dereference", str(one), str(other)], check=False, capture_output=True)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_go_into_an_instance_of_every_kind_and_back(stack: Stack, key: Path, kind: str, tmp_path: Path) -> None:
+    instance = rent(stack, image=name_of(kind), **SSH)
+    stack.wait_status(instance, "running")
+    mine = tree(tmp_path / "mine")
+
+    up = copy(stack, key, f"local:{mine}/", f"C.{instance}:/workspace/")
+    assert "speedup is" in up.stdout, up.stdout + up.stderr
+    down = copy(stack, key, f"{instance}:/workspace/", str(tmp_path / "back"))
+    assert "speedup is" in down.stdout, down.stdout + down.stderr
+    assert same(mine, tmp_path / "back")
+    stack.destroy(instance)
+
+
+def test_a_stopped_instance_is_copied_from_and_to(stack: Stack, key: Path, tmp_path: Path) -> None:
+    instance = rent(stack, image=name_of("debian"), **SSH)
+    stack.wait_status(instance, "running")
+    stack.renter.run("stop", "instance", str(instance))
+    stack.wait_status(instance, "stopped")
+    mine = tree(tmp_path / "mine")
+
+    assert "speedup is" in (up := copy(stack, key, str(mine), f"C.{instance}:/opt")).stdout, up
+    stack.renter.run("start", "instance", str(instance))
+    stack.wait_status(instance, "running")
+    assert (
+        "speedup is" in (down := copy(stack, key, f"C.{instance}:/opt/mine/", f"local:{tmp_path / 'back'}")).stdout
+    ), down
+    assert same(mine, tmp_path / "back")
+    destroy(stack, instance)
+
+
+def test_a_volume_is_copied_from_and_to_and_its_mounts_are_seen(stack: Stack, key: Path, tmp_path: Path) -> None:
+    machine = str(stack.machine_id)
+    assert stack.host.json("list", "machine", machine, "--price_gpu", "0.4", "-v", "3", "-z", "0.2")["success"]
+    (offer,) = stack.renter.json("search", "volumes", f"verified=any machine_id={machine}")
+    number = int(stack.renter.json("create", "volume", str(offer["id"]), "-s", "1")["volume_id"])
+    wait_until("the volume", lambda: stack.renter.json("show", "volumes")[0]["status"] == "ready", 30)
+    mine = tree(tmp_path / "mine")
+    assert "speedup is" in (up := copy(stack, key, f"local:{mine}/", f"V.{number}:/in/")).stdout, up
+    instance = rent(stack, env={f"-v V.{number}:/data": "1"})
+    stack.wait_status(instance, "running")
+
+    down = copy(stack, key, f"C.{instance}:/data/in/", f"local:{tmp_path / 'back'}")
+    assert "speedup is" in down.stdout, down
+    assert same(mine, tmp_path / "back")
+    destroy(stack, instance)
+    stack.renter.run("delete", "volume", str(number))
+
+
+def test_the_disk_of_an_instance_is_not_overfilled(stack: Stack, key: Path, tmp_path: Path) -> None:
+    instance = rent(stack, image=DEMO_IMAGE, disk=1)
+    stack.wait_status(instance, "running")
+    with (tmp_path / "big").open("wb") as file:
+        for _ in range(1200):
+            file.write(os.urandom(1024**2))
+
+    done = copy(stack, key, f"local:{tmp_path / 'big'}", f"C.{instance}:/")
+    said = done.stdout + done.stderr
+    assert "No space left on device" in said or "Disk quota exceeded" in said, said[-2000:]
+    destroy(stack, instance)
+
+
+def test_strangers_are_kept_out_and_ports_come_back(stack: Stack, key: Path, tmp_path: Path) -> None:
+    instance = rent(stack)
+    stack.wait_status(instance, "running")
+    stranger, _ = new_key(tmp_path, "stranger")
+    kept_out = copy(stack, stranger, f"C.{instance}:/etc/", f"local:{tmp_path / 'stolen'}")
+    assert "Permission denied (publickey)" in kept_out.stderr
+    assert not list((tmp_path / "stolen").iterdir())
+
+    body = {"client_id": "me", "src_id": f"C.{instance}", "dst_id": None, "src_path": "/", "dst_path": "x"}
+    code, told = stack.host_api.call("PUT", "/api/v0/commands/rsync/", body)
+    assert (code, told["error"]) == (404, "no_such_instance")
+    message = wait_until("the message", lambda: (stack.instance(instance) or {}).get("status_msg"), 10)
+    assert "copy by rsync" in message
+    destroy(stack, instance)
+
+    def held() -> list[str]:
+        rows = stack.kaalia("ledger", "--json", "--config", str(stack.config_file)).stdout
+        return [line for line in rows.splitlines() if '"copies"' in line]
+
+    wait_until("the port to be free again", lambda: not held(), 30, 0.5)
+    assert status(stack) is not None
