@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 from kaalia.wire.error import ApiError
 
-_BUCKETS_MAX = 10_000
-"""Beyond this, buckets that are full again (they know nothing) are forgotten."""
-
 
 @dataclass(slots=True)
 class _Bucket:
@@ -15,10 +12,14 @@ class _Bucket:
 
 
 class RateLimit:
-    """At most `per_minute` requests a minute and identity, and as many at once. None: no limit."""
+    """At most `per_minute` requests a minute and identity, and as many at once. None: no limit.
 
-    def __init__(self, per_minute: int | None) -> None:
+    `buckets_max`: beyond this, buckets that are full again (they know nothing) are forgotten.
+    """
+
+    def __init__(self, per_minute: int | None, buckets_max: int = 10_000) -> None:
         self._per_minute = per_minute
+        self._buckets_max = buckets_max
         self._buckets: dict[str, _Bucket] = {}
 
     def take(self, identity: str, now_s: float) -> None:
@@ -44,7 +45,7 @@ class RateLimit:
         bucket.tokens -= 1
 
     def _forget_full(self, now_s: float, rate_per_s: float) -> None:
-        if len(self._buckets) < _BUCKETS_MAX or self._per_minute is None:
+        if len(self._buckets) < self._buckets_max or self._per_minute is None:
             return
         full = self._per_minute
         self._buckets = {

@@ -32,9 +32,9 @@ class Options:
     sshd: Path
 
 
-def find_sshd(path: str | None = None) -> Path:
+def find_sshd(path: str | None = None, places: str = PLACES) -> Path:
     """Raises ConfigError `sshd_missing`. `path`: as the variable PATH."""
-    found = shutil.which("sshd", path=f"{path or os.environ.get('PATH', '')}:{PLACES}")
+    found = shutil.which("sshd", path=f"{path or os.environ.get('PATH', '')}:{places}")
     if found is None:
         raise ConfigError(
             "sshd_missing",

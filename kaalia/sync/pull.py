@@ -69,8 +69,9 @@ class Pull:
         backoff: Backoff,
         policy: Policy = OPEN,
         lost: Callable[[], None] = lambda: None,
+        lost_after_s: float = LOST_AFTER_S,
     ) -> None:
-        """`lost` is called when a connection that waited for news is gone."""
+        """`lost` is called when a connection that waited for news is gone, after waiting for `lost_after_s`."""
         self._database = database
         self._client = client
         self._clock = clock
@@ -78,6 +79,7 @@ class Pull:
         self._backoff = backoff
         self._policy = policy
         self._lost = lost
+        self._lost_after_s = lost_after_s
 
     async def turn(self) -> None:
         await self._backoff.guard("desired state", self.poll)
@@ -110,7 +112,7 @@ class Pull:
         try:
             envelope = await self._client.desired(epoch, revision, wait_s)
         except UnreachableError:
-            if loop.time() - asked_at_s >= LOST_AFTER_S:
+            if loop.time() - asked_at_s >= self._lost_after_s:
                 self._lost()
             raise
         if envelope is not None:

@@ -1,6 +1,3 @@
-import pytest
-
-from kaalia.marketplace import limits
 from kaalia.marketplace.limits import RateLimit
 from kaalia.wire.error import ApiError
 
@@ -43,9 +40,8 @@ def test_none_switches_the_limit_off() -> None:
     assert not any(refused(limit, "a", 0.0) for _ in range(1000))
 
 
-def test_full_buckets_are_forgotten_and_empty_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_BUCKETS_MAX", 3)
-    limit = RateLimit(per_minute=1)
+def test_full_buckets_are_forgotten_and_empty_ones_are_not() -> None:
+    limit = RateLimit(per_minute=1, buckets_max=3)
     for name in ("a", "b"):
         limit.take(name, 0.0)
     limit.take("c", 30.0)

@@ -70,10 +70,9 @@ def test_a_token_of_two_words_is_none(tmp_path: Path) -> None:
     assert "token_unreadable" in serve(tmp_path, "--token-file", str(file)).stderr
 
 
-def test_a_machine_without_sshd_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaalia.relay.options.PLACES", str(tmp_path))
+def test_a_machine_without_sshd_is_told_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        find_sshd(str(tmp_path))
+        find_sshd(str(tmp_path), places=str(tmp_path))
 
     assert caught.value.code == "sshd_missing"
     assert "openssh-server" in caught.value.problem.remedy

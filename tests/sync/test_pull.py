@@ -315,7 +315,7 @@ async def test_verb_of_a_newer_marketplace_does_not_spoil_the_snapshot(tmp_path:
 
 
 async def test_a_long_poll_that_is_cut_off_late_is_told_and_one_that_is_refused_at_once_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     lost: list[str] = []
 
@@ -327,11 +327,17 @@ async def test_a_long_poll_that_is_cut_off_late_is_told_and_one_that_is_refused_
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = MarketplaceClient(url, 1, await asyncio.to_thread(load_key, host.state_dir), host.clock)
-        pull = Pull(
-            host.database, client, host.clock, host.member, Backoff(random.Random(1)), lost=lambda: lost.append("x")
-        )
+        backoff = Backoff(random.Random(1))
         for late_s, wanted in ((60.0, 0), (0.0, 1)):
-            monkeypatch.setattr("kaalia.sync.pull.LOST_AFTER_S", late_s)
+            pull = Pull(
+                host.database,
+                client,
+                host.clock,
+                host.member,
+                backoff,
+                lost=lambda: lost.append("x"),
+                lost_after_s=late_s,
+            )
             with pytest.raises(UnreachableError):
                 await pull.once()
             assert len(lost) == wanted

@@ -8,7 +8,7 @@ from kaalia.runtime.base import Present
 from kaalia.runtime.container import reading
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.looks import Looks
-from kaalia.runtime.container.networks import in_sandboxes, subnets
+from kaalia.runtime.container.networks import in_sandboxes
 from kaalia.runtime.labels import Labels, machine_filter, owner
 from kaalia.runtime.sandbox import pauses
 
@@ -18,21 +18,21 @@ Published = Callable[[], Awaitable[Mapping[int, frozenset[reading.Place]]]]
 async def inventory(
     engine: DockerEngine, machine: str, looks: Looks, published: Published | None
 ) -> tuple[Present, ...]:
-    """From three lists. Of a container that cannot be read no more is known than that it is there.
+    """From two lists. Of a container that cannot be read no more is known than that it is there.
 
     `published`: the ports that the firewall leads to each contract; None: to nobody. Raises WorkloadError.
     """
     networks = await engine.networks([machine_filter(machine)])
     entries = await engine.containers(machine_filter(machine))
     taken = {one.contract_id: one for one in pauses.read_all(entries, machine)}
-    mine, apart = await looks.listed()
+    mine, apart = looks.sorted_out(entries)
     leading = await _leading((labels for _, labels in mine), published)
     found = {number: Present(number, one.container_id) for one in apart for number in one.contract_ids}
     for entry, one in mine:
         pause = taken.get(one.contract_id) if pauses.joined(entry) is not None else None
         found[one.contract_id] = reading.present(entry, one, leading[one.contract_id], pause)
     homes = [(one.contract_id, [one.subnet]) for one in in_sandboxes(networks, entries, machine)]
-    own = [(owner(network.get("Labels"), machine), subnets(network)) for network in networks]
+    own = [(owner(network.get("Labels"), machine), pauses.subnets(network)) for network in networks]
     homes += [(contract_id, where) for contract_id, where in own if contract_id is not None]
     for contract_id, where in homes:
         known = found.get(contract_id, Present(contract_id))

@@ -5,7 +5,7 @@ endpoint of its network, which a container in a sandbox does not have: there the
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +48,12 @@ class Looks:
         if hears:
             self._seen.clear()
 
-    async def listed(self) -> tuple[list[tuple[dict[str, Any], Labels]], list[SetApart]]:
+    def sorted_out(
+        self, entries: Collection[dict[str, Any]]
+    ) -> tuple[list[tuple[dict[str, Any], Labels]], list[SetApart]]:
         """The lines of all that names this machine: those that can be read, with their labels, and the others."""
         mine: list[tuple[dict[str, Any], Labels]] = []
         apart: list[SetApart] = []
-        entries = await self._engine.containers(machine_filter(self._machine))
         homes = pauses.homes(entries, self._machine)
         for entry in entries:
             if sandbox_of(entry.get("Labels"), self._machine) is not None:
@@ -67,7 +68,7 @@ class Looks:
     async def all(self) -> Found:
         """One call for the list; details are asked for, all at once, only where a line of the list is new."""
         self._moved.clear()
-        mine, apart = await self.listed()
+        mine, apart = self.sorted_out(await self._engine.containers(machine_filter(self._machine)))
         looked = await asyncio.gather(*(self._look(*one) for one in mine))
         seen = {one.observed.container_id: one for one in looked if isinstance(one, _Seen)}
         self._seen = {container_id: one for container_id, one in seen.items() if container_id not in self._moved}

@@ -18,20 +18,6 @@ def bridge_name(network_id: str) -> str:
     return f"br-{network_id[:12]}"
 
 
-def subnets(network: Mapping[str, Any]) -> list[str]:
-    """Of IPv4: what a contract has claimed."""
-    return [one for one in _all_subnets(network) if ":" not in one]
-
-
-def subnet6(network: Mapping[str, Any]) -> str:
-    """Of IPv6; "": none."""
-    return next((one for one in _all_subnets(network) if ":" in one), "")
-
-
-def _all_subnets(network: Mapping[str, Any]) -> list[str]:
-    return [str(config.get("Subnet", "")) for config in ((network.get("IPAM") or {}).get("Config") or [])]
-
-
 async def enclosures(engine: DockerEngine, machine: str) -> tuple[Enclosure, ...]:
     """The networks of this machine's contracts, as they exist now. Raises WorkloadError."""
     entries = await engine.containers(machine_filter(machine))
@@ -60,17 +46,17 @@ def in_sandboxes(
     for pause in sorted(pauses.read_all(entries, machine), key=lambda one: one.contract_id is not None):
         whose, network = pause.contract_id or inside.get(pause.pause_id), held.get(pause.subnet)
         if whose is not None and network is not None:
-            found.append(Enclosure(whose, bridge_name(str(network["Id"])), pause.subnet, subnet6(network)))
+            found.append(Enclosure(whose, bridge_name(str(network["Id"])), pause.subnet, pauses.subnet6(network)))
     return found
 
 
 def enclosure(network: Mapping[str, Any], machine: str) -> Enclosure | None:
     """None: it is no contract's."""
     contract_id = owner(network.get("Labels"), machine)
-    if contract_id is None or not (where := subnets(network)):
+    if contract_id is None or not (where := pauses.subnets(network)):
         return None
     bridge = (network.get("Options") or {}).get(_BRIDGE) or bridge_name(str(network["Id"]))
-    return Enclosure(contract_id, str(bridge), where[0], subnet6(network))
+    return Enclosure(contract_id, str(bridge), where[0], pauses.subnet6(network))
 
 
 async def publications(engine: DockerEngine, machine: str) -> tuple[Publication, ...]:

@@ -66,6 +66,20 @@ def net_name(subnet: str) -> str:
     return f"{_NET}{_short(subnet)}"
 
 
+def subnets(network: Mapping[str, Any]) -> list[str]:
+    """Of IPv4: what a contract has claimed. `network`: one of the engine's list."""
+    return [one for one in _all_subnets(network) if ":" not in one]
+
+
+def subnet6(network: Mapping[str, Any]) -> str:
+    """Of IPv6; "": none."""
+    return next((one for one in _all_subnets(network) if ":" in one), "")
+
+
+def _all_subnets(network: Mapping[str, Any]) -> list[str]:
+    return [str(config.get("Subnet", "")) for config in ((network.get("IPAM") or {}).get("Config") or [])]
+
+
 def joined(document: Mapping[str, Any]) -> str | None:
     """Id or name of the container whose network a listed or inspected one uses. The engine makes an id of a name."""
     mode = str((document.get("HostConfig") or {}).get("NetworkMode", ""))

@@ -309,8 +309,7 @@ def _is_pause(found: Mapping[str, Any], made: pause.PauseImage) -> bool:
 
 def _read(network: Mapping[str, Any]) -> Network:
     """One of the engine's list."""
-    subnets = [str(one.get("Subnet", "")) for one in (network.get("IPAM") or {}).get("Config") or []]
-    return Network(str(network["Id"]), next((one for one in subnets if ":" in one), ""))
+    return Network(str(network["Id"]), pauses.subnet6(network))
 
 
 async def remove_network(engine: SandboxEngine, network: Mapping[str, Any]) -> None:
