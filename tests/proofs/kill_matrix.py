@@ -53,8 +53,8 @@ POINTS = {
 WAIT = "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
 NAME = r"/containers/[^/]+"
 VERBS = (
-    (LAUNCH, "POST", "/containers/[^/]+/rename"),
     (LAUNCH, "POST", "/networks/create"),
+    (LAUNCH, "POST", "/containers/[^/]+/rename"),
     (LAUNCH, "POST", "/containers/create"),
     (SSH, "PUT", f"{NAME}/archive"),
     (LAUNCH, "POST", f"{NAME}/start"),
@@ -76,7 +76,8 @@ VERBS = (
     (DESTROY, "DELETE", r"/networks/[^/]+"),
     (DESTROY, "GET", "/networks"),
 )
-"""Every verb that kaalia says to Docker, and a work that needs it."""
+"""Every verb that kaalia says to Docker, and a work that needs it. The first comes right after a start of the daemon, so
+none for which a network must stand ready."""
 
 
 @dataclass
