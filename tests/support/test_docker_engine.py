@@ -21,8 +21,9 @@ def traces(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("dies_first", [False, True])
-def test_stop_leaves_nothing_behind(tmp_path: Path, dies_first: bool) -> None:
-    engine = PrivateDocker(tmp_path / "e", bridge="kdtest0")
+def test_stop_leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory, dies_first: bool) -> None:
+    # A short name: paths of sockets have at most 107 characters.
+    engine = PrivateDocker(tmp_path_factory.mktemp("d") / "e", bridge="kdtest0")
     engine.start()
     import_demo(engine)
     body = {"Image": "kaalia/demo", "Cmd": ["sleep", "1000"], "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}
