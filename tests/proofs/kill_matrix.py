@@ -76,8 +76,10 @@ VERBS = (
     (DESTROY, "DELETE", r"/networks/[^/]+"),
     (DESTROY, "GET", "/networks"),
 )
-"""Every verb that kaalia says to Docker, and a work that needs it. The first comes right after a start of the daemon, so
-none for which a network must stand ready."""
+"""Every verb that kaalia says to Docker, and a work that needs it.
+
+The first comes right after a start of the daemon: none for which a network must stand ready.
+"""
 
 
 @dataclass
