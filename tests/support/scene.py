@@ -19,18 +19,23 @@ def scene(
     folder: Path | None = None,
     *,
     has_live_restore: bool = True,
+    has_quota: bool = True,
     disk_bytes: int = DISK_BYTES,
     **options: Any,
 ) -> Iterator[tuple[Stack, str]]:
     """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090.
 
-    `options`: further StackOptions.
+    `has_quota`: the engine's storage driver is btrfs, else overlay2. `options`: further StackOptions.
     """
     with ExitStack() as cleanup:
         home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
         hook = install_hook(home / "hook")
         private = PrivateDocker(
-            home / "docker", extra_path=hook.folder, has_live_restore=has_live_restore, disk_bytes=disk_bytes
+            home / "docker",
+            has_quota=has_quota,
+            extra_path=hook.folder,
+            has_live_restore=has_live_restore,
+            disk_bytes=disk_bytes,
         )
         engine = cleanup.enter_context(private)
         image = import_demo(engine)
