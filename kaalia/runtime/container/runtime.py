@@ -179,6 +179,10 @@ class ContainerRuntime:
             await self._engine.stop(found[0]["Id"], container_name(contract_id), grace_s)
 
     async def discard(self, contract_id: int) -> None:
+        async with self.roots.withheld(contract_id):
+            await self._discard(contract_id)
+
+    async def _discard(self, contract_id: int) -> None:
         found = await self._find(contract_id)
         if found is None:
             await self._prove_absent(contract_id)
