@@ -23,7 +23,7 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
-from kaalia.host import ipv6
+from kaalia.host import ipv6, searching
 from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
@@ -197,5 +197,6 @@ def _marketplace_services(
         policy=policy.read(config.policy),
         execute=tenants.execute,
         copy=tenants.copy,
+        search=searching.matching_lines,
     )
     return [sync, tenants, TunnelService(database, changes, clock, config.state_dir)]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import command
+from kaalia.contracts import command, log_filter
 from kaalia.marketplace import liveness, machines
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import tasks
@@ -31,7 +31,6 @@ DEADLINE = timedelta(seconds=60)
 KEPT = timedelta(hours=1)
 TAIL_DEFAULT = 1000
 TAIL_MAX = 100_000
-FILTER_MAX_CHARS = 512
 LATE = "kaalia: the machine has not answered yet; ask again in a few seconds\n"
 
 
@@ -150,13 +149,12 @@ def _tail(value: Any) -> int:
 
 
 def _filter(value: Any) -> str | None:
+    """Raises ApiError, ContractError `filter_invalid`."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or len(value) > FILTER_MAX_CHARS:
+    if not isinstance(value, str):
         raise ApiError(
-            400,
-            "invalid_args",
-            f"cannot use filter={str(value)[:80]!r}: it must be text of at most {FILTER_MAX_CHARS} characters",
-            remedy="Shorten the filter",
+            400, "invalid_args", f"cannot use filter={str(value)[:80]!r}: it must be text", remedy="Send a word"
         )
+    log_filter.check(value)
     return value

@@ -1,8 +1,9 @@
 """Which log lines a renter's filter keeps, in bounded time whatever the filter is.
 
-Python's regular expressions can take for ever and cannot be stopped, so only a part of their syntax is used as such:
-literals, classes, dots, anchors, escapes, `|` at the top, at most two `*` or `+`, at most three `?`. A filter beyond
-that is a plain substring. Each line is looked at up to a length that keeps the worst case at some milliseconds.
+Python's regular expressions can take for ever and cannot be stopped, so only a part of their syntax is used here:
+literals, classes, dots, anchors, escapes, `|` at the top, at most two `*` or `+`, at most three `?`. Each line is
+looked at up to a length that keeps the worst case at some milliseconds. A filter beyond that (`is_simple`) is for a
+process that can be killed; where there is none it is a plain substring.
 """
 
 import re
@@ -38,6 +39,15 @@ def compile_filter(pattern: str) -> Keeps:
         return lambda line: pattern in line
     longest = _LINE_MAX_CHARACTERS[repeats]
     return lambda line: found(line[:longest]) is not None
+
+
+def is_simple(pattern: str) -> bool:
+    """It is used as the regular expression that it is."""
+    bare = _without_padding(pattern.removeprefix("(?i)"))
+    try:
+        return _repeats(bare) is not None and re.compile(bare) is not None
+    except re.error:
+        return False
 
 
 def apply_filter(text: str, pattern: str, monotonic_s: Callable[[], float]) -> str:

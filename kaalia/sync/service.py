@@ -23,7 +23,7 @@ from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
 from kaalia.sync.push import Push
-from kaalia.sync.tasks import Copy, Execute, ReadLogs, TaskRunner
+from kaalia.sync.tasks import Copy, Execute, ReadLogs, Search, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class SyncService:
         policy: Policy = OPEN,
         execute: Execute | None = None,
         copy: Copy | None = None,
+        search: Search | None = None,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -65,6 +66,7 @@ class SyncService:
         self._policy = policy
         self._execute = execute
         self._copy = copy
+        self._search = search
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
@@ -105,6 +107,7 @@ class SyncService:
             self._backoff,
             execute=self._execute,
             copy=self._copy,
+            search=self._search,
         )
         pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)

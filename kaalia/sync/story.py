@@ -6,12 +6,36 @@ Names neither other contracts nor anything of the machine, and no environment.
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract
-from kaalia.model.workload import WorkloadStatus
+from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.store import contracts, intents, workloads
 from kaalia.store.database import Transaction
 from kaalia.store.intents import Step
 
 STEPS_MAX = 200
+_DEEDS = {
+    "launch": ("make the container and start it", "made the container and started it"),
+    "pull": ("fetch the image", "fetched the image"),
+    "start": ("start it again", "started it again"),
+    "restart": ("reboot it", "rebooted it"),
+    "stop": ("stop it", "stopped it"),
+    "remove": ("remove it", "removed it"),
+    "recycle": ("make it anew", "made room to make it anew"),
+}
+"""By kind of intent: what is to be done, and what was."""
+_STATES = {
+    WorkloadState.WAITING: "it waits for its turn",
+    WorkloadState.PULLING: "its image is being fetched",
+    WorkloadState.CREATING: "its container is being made",
+    WorkloadState.STARTING: "it is being started",
+    WorkloadState.STOPPING: "it is being stopped",
+    WorkloadState.EXITED: "its process has ended",
+    WorkloadState.FAILED: "it could not be run",
+    WorkloadState.REJECTED: "this machine refuses it",
+    WorkloadState.REMOVING: "it is being removed",
+    WorkloadState.ENDED: "it has ended",
+    WorkloadState.UNKNOWN: "the container engine does not say how it is",
+}
+"""Those that are no adjective; the others are told by their name."""
 
 
 def tell(tx: Transaction, contract_id: int) -> str | None:
@@ -34,26 +58,29 @@ def tell(tx: Transaction, contract_id: int) -> str | None:
 
 def _agreement(contract: Contract) -> list[str]:
     spec = contract.spec
-    lines = [_line(contract.start_at, f"contract {contract.contract_id}: {spec.image}, {spec.gpu_count} GPUs")]
+    gpus = "1 GPU" if spec.gpu_count == 1 else f"{spec.gpu_count} GPUs"
+    lines = [_line(contract.start_at, f"contract {contract.contract_id} begins: {spec.image} with {gpus}")]
     if contract.end_at is not None:
-        lines.append(_line(contract.start_at, f"it ends at {_time(contract.end_at)}"))
+        lines.append(_line(contract.start_at, f"as agreed it ends at {_time(contract.end_at)}"))
     return lines
 
 
 def _step(step: Step) -> list[str]:
-    name = f"{step.kind} (generation {step.generation})"
+    does, did = _DEEDS.get(step.kind, (step.kind, f"{step.kind} done"))
+    which = "" if step.generation == 1 else f" (generation {step.generation})"
     if step.closed_at is None:
-        return [_line(step.opened_at, f"{name}: going on")]
-    took_s = (step.closed_at - step.opened_at).total_seconds()
-    return [_line(step.closed_at, f"{name}: {step.outcome or 'done'}, {took_s:.1f} s")]
+        return [_line(step.opened_at, f"began to {does}{which}, and is at it")]
+    took = f"after {(step.closed_at - step.opened_at).total_seconds():.1f} s"
+    if step.outcome in ("", "done"):
+        return [_line(step.closed_at, f"{did}{which} {took}")]
+    return [_line(step.closed_at, f"could not {does}{which}, {took} [{step.outcome}]")]
 
 
 def _now(status: WorkloadStatus | None) -> list[str]:
     if status is None:
         return []
-    lines = [
-        _line(status.as_of, f"now {status.state}: {status.status_msg}" if status.status_msg else f"now {status.state}")
-    ]
+    told = f": {status.status_msg}" if status.status_msg else ""
+    lines = [_line(status.as_of, f"{_STATES.get(status.state, f'it is {status.state}')}{told}")]
     if status.exit_code is not None:
         lines.append(_line(status.finished_at or status.as_of, f"the process ended with exit code {status.exit_code}"))
     if status.problem is not None:

@@ -17,7 +17,7 @@ from kaalia.store.changes import wait
 from kaalia.store.database import Database
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
-from kaalia.sync.log_filter import apply_filter
+from kaalia.sync.log_filter import apply_filter, is_simple
 from kaalia.sync.story import tell
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb, shortened
 
@@ -33,6 +33,8 @@ ReadLogs = Callable[[int, int], Awaitable[str]]
 """(contract_id, tail) to the last lines of the workload's output."""
 Execute = Callable[[int, str, float], Awaitable[str]]
 """(contract_id, command, seconds) to what the command prints."""
+Search = Callable[[str, str], Awaitable[str]]
+"""(text, regular expression) to the lines in which it finds something, in bounded time."""
 
 COPYING = frozenset({Verb.DOOR})
 _DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
@@ -59,6 +61,7 @@ class TaskRunner:
         *,
         execute: Execute | None = None,
         copy: Copy | None = None,
+        search: Search | None = None,
     ) -> None:
         self._database = database
         self._client = client
@@ -68,6 +71,7 @@ class TaskRunner:
         self._new_backoff = new_backoff
         self._execute = execute
         self._copy = copy
+        self._search = search
         self._running = Tasks()
         # A walk over many files keeps nobody from his logs.
         self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
@@ -117,6 +121,8 @@ class TaskRunner:
             text = _last_lines(story, request.tail)
         else:
             text = await self._logs(request.contract_id, request.tail)
+        if request.filter and self._search is not None and not is_simple(request.filter):
+            return await self._search(text, request.filter)
         if request.filter:
             return await asyncio.to_thread(apply_filter, text, request.filter, self._clock.monotonic_s)
         return text

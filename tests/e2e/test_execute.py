@@ -92,3 +92,36 @@ def test_a_destroyed_instance_is_told(stack: Stack) -> None:
     done = stack.renter.run("execute", str(number), "ls")
 
     assert "cannot execute" in done.stderr
+
+
+def test_logs_are_told_by_the_real_client(stack: Stack, instance: int) -> None:
+    """Tail, filters of every kind, and the story of the contract in plain words."""
+
+    def logs(*flags: str) -> str:
+        began = time.monotonic()
+        done = stack.renter.run("logs", str(instance), *flags)
+        assert time.monotonic() - began < PATIENCE_S + 2
+        return done.stdout + done.stderr
+
+    assert "ready" in logs()
+    assert logs("--tail", "1").strip() == "ready"
+    assert set(logs("--filter", "^(re+ady|other)$").split()) == {"ready"}
+    assert logs("--filter", "nothing like this").strip() == ""
+    assert "no regular expression" in logs("--filter", "[")
+    assert "cannot read tail" in logs("--tail", "x")
+    story = logs("--daemon-logs")
+    assert "made the container and started it after" in story
+    assert "it is running" in story
+    assert "made the container" not in logs("--daemon-logs", "--tail", "1")
+
+
+def test_a_filter_without_end_is_given_up(stack: Stack) -> None:
+    number = rent(stack, args=["sh", "-c", f"echo {'a' * 200}b; sleep 9999"])
+    stack.wait_status(number, "running")
+    wait_until("the line", lambda: "ab" in stack.renter.run("logs", str(number)).stdout, 20, 0.3)
+
+    told = stack.renter.run("logs", str(number), "--filter", "(a+)+$").stdout
+
+    assert "takes too long [filter_slow]" in told
+    assert stack.local_state(number) == "running"
+    destroy(stack, number)

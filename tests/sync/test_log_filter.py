@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaalia.sync.log_filter import CUT, apply_filter, compile_filter
+from kaalia.sync.log_filter import CUT, apply_filter, compile_filter, is_simple
 
 TEXT = "step 1 ok\nstep 2 error: disk\nStep 30 ERROR\nnothing (really) [x]\n"
 
@@ -64,3 +64,13 @@ def test_simple_patterns_mean_what_they_mean_elsewhere(pattern: str, line: str) 
 def test_filter_that_takes_too_long_is_cut_with_a_notice() -> None:
     ticks = iter([0.0, 0.1, 0.2, 5.0])
     assert apply_filter("a1\na2\na3\na4\n", "a", lambda: next(ticks)) == f"a1\na2\n{CUT}\n"
+
+
+@pytest.mark.parametrize("pattern", ["error", "(?i)err.r+$", "a|b", "[x]", r"\d+", ".*ERROR.*"])
+def test_simple_filters_are_used_here(pattern: str) -> None:
+    assert is_simple(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|b)", "a{3}", "[", "*", "a*b*c*d*", "x" * 300])
+def test_others_are_for_a_process_of_its_own(pattern: str) -> None:
+    assert not is_simple(pattern)

@@ -14,7 +14,7 @@ from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.sync import tasks as module
 from kaalia.sync.backoff import Backoff
-from kaalia.sync.tasks import Execute, ReadLogs, TaskRunner
+from kaalia.sync.tasks import Execute, ReadLogs, Search, TaskRunner
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
 from tests.marketplace.support import Market
 from tests.sync.support import Machine, contract, open_pair, rent, status
@@ -26,10 +26,14 @@ async def two_lines(contract_id: int, tail: int) -> str:
     return f"contract {contract_id} tail {tail}\nan error\n"
 
 
-def runner_of(host: Machine, logs: ReadLogs = two_lines, execute: Execute | None = None) -> TaskRunner:
+def runner_of(
+    host: Machine, logs: ReadLogs = two_lines, execute: Execute | None = None, search: Search | None = None
+) -> TaskRunner:
     bell = host.changes.subscribe(Topic.TASKS)
     backoff = Backoff(random.Random(1))
-    return TaskRunner(host.database, host.client, host.clock, bell, logs, lambda: backoff, execute=execute)
+    return TaskRunner(
+        host.database, host.client, host.clock, bell, logs, lambda: backoff, execute=execute, search=search
+    )
 
 
 def request(host: Machine, **changes: object) -> TaskRequest:
@@ -103,9 +107,13 @@ async def test_daemon_logs_tell_the_story_of_the_contract(tmp_path: Path) -> Non
         now = host.clock.now()
 
         def live(tx: Transaction) -> None:
-            intents.open_intent(tx, "create", CONTRACT_ID, 1, now)
+            intents.open_intent(tx, "launch", CONTRACT_ID, 1, now)
             intents.close_all(tx, CONTRACT_ID, "done", now + timedelta(seconds=1.5))
-            intents.open_intent(tx, "start", CONTRACT_ID, 1, now + timedelta(seconds=2))
+            intents.open_intent(tx, "stop", CONTRACT_ID, 1, now + timedelta(seconds=2))
+            intents.close_all(tx, CONTRACT_ID, "stop_stuck", now + timedelta(seconds=2.5))
+            intents.open_intent(tx, "recycle", CONTRACT_ID, 2, now + timedelta(seconds=3))
+            intents.close_all(tx, CONTRACT_ID, "done", now + timedelta(seconds=4))
+            intents.open_intent(tx, "start", CONTRACT_ID, 2, now + timedelta(seconds=5))
             intents.open_intent(tx, "create", 99, 1, now)
 
         await host.database.transaction(live)
@@ -116,10 +124,12 @@ async def test_daemon_logs_tell_the_story_of_the_contract(tmp_path: Path) -> Non
         none = await runner_of(host).answer(request(host, daemon_logs=True, tail=0))
 
     assert result.text.splitlines() == [
-        "2026-01-01 12:00:00Z kaalia: contract 5: busybox, 1 GPUs",
-        "2026-01-01 12:00:01Z kaalia: create (generation 1): done, 1.5 s",
-        "2026-01-01 12:00:02Z kaalia: start (generation 1): going on",
-        "2026-01-01 12:00:00Z kaalia: now failed",
+        "2026-01-01 12:00:00Z kaalia: contract 5 begins: busybox with 1 GPU",
+        "2026-01-01 12:00:01Z kaalia: made the container and started it after 1.5 s",
+        "2026-01-01 12:00:02Z kaalia: could not stop it, after 0.5 s [stop_stuck]",
+        "2026-01-01 12:00:04Z kaalia: made room to make it anew (generation 2) after 1.0 s",
+        "2026-01-01 12:00:05Z kaalia: began to start it again (generation 2), and is at it",
+        "2026-01-01 12:00:00Z kaalia: it could not be run",
         "2026-01-01 12:00:00Z kaalia: the process ended with exit code 1",
         "2026-01-01 12:00:00Z kaalia: cannot pull busybox [image_missing]",
         "2026-01-01 12:00:00Z kaalia: 404 not found",
@@ -201,3 +211,19 @@ async def test_slow_commands_keep_nobody_from_his_logs(tmp_path: Path, monkeypat
 
     assert logs.problem is None
     assert {result.problem.code for result in late if result.problem} == {"task_timeout"}
+
+
+async def test_a_filter_beyond_the_simple_is_for_a_process_of_its_own(tmp_path: Path) -> None:
+    asked = []
+
+    async def search(text: str, pattern: str) -> str:
+        asked.append((text, pattern))
+        return "found\n"
+
+    async with open_host(tmp_path) as (_, host):
+        runner = runner_of(host, search=search)
+        simple = await runner.answer(request(host, filter="err.r"))
+        full = await runner.answer(request(host, filter="(error|warning)"))
+
+    assert (simple.text, full.text) == ("an error\n", "found\n")
+    assert asked == [("contract 5 tail 10\nan error\n", "(error|warning)")]
