@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from kaalia.errors import ContractError
-from kaalia.model.copying import CopyEnd, Holder, HolderKind
+from kaalia.model.copying import CopyEnd, CopyOrder, Holder, HolderKind
 
 LOCAL = "local"
 CLOUDS = frozenset({"drive", "s3", "b2", "dropbox", "hf"})
@@ -21,6 +21,8 @@ _KEY = re.compile(
     r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
     r" [A-Za-z0-9+/]{40,16000}={0,3}"
 )
+_ID = re.compile(r"[0-9a-f]{8,64}")
+"""It becomes part of names of files."""
 _REMEDY = "write C.ID:/path for an instance, V.ID:/path for a volume, local:path for your own machine"
 
 
@@ -59,6 +61,15 @@ def path(name: str, value: object) -> str:
         raise _path_invalid(name, value, "no part of it may be ..")
     clean = posixpath.normpath(f"/{value.lstrip('/')}")
     return f"{clean}/" if value.endswith(("/", "/.")) and clean != "/" else clean
+
+
+def check_order(order: CopyOrder) -> None:
+    """On the machine, whoever signed. Raises ContractError `copy_path_invalid` or `copy_id_invalid`."""
+    if not _ID.fullmatch(order.copy_id):
+        message = f"cannot copy by the order {order.copy_id[:80]!r}: that is no id of one"
+        raise ContractError("copy_id_invalid", message, remedy="tell the marketplace's operator")
+    for end in (order.source, order.target):
+        path("path", end.path)
 
 
 def check_apart(source: CopyEnd, target: CopyEnd) -> None:

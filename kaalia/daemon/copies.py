@@ -21,6 +21,7 @@ from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.store import volumes
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
+from kaalia.transfer.copier import Copier, Tools
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
 from kaalia.transfer.serving import Serving, Show, Shown
@@ -44,12 +45,23 @@ def transfers(
     def kit() -> Path:
         return Path(access.kit(ANY_CONTRACT).folder)
 
-    host_key = signature.openssh_private(signature.derived_key(key, "host key of copies"))
-    serving = Serving(kit, config.state_dir / FOLDER, host_key, _show(database, disk, roots))
+    def copy_key(copy_id: str) -> Ed25519PrivateKey:
+        return signature.derived_key(key, f"key of copy {copy_id}")
+
+    host_key = signature.derived_key(key, "host key of copies")
+    show, folder = _show(database, disk, roots), config.state_dir / FOLDER
+    serving = Serving(kit, folder, signature.openssh_private(host_key), show)
     ports = PortRange(config.ports.first, config.ports.last)
+    equipment = Equipment(
+        check=serving.check,
+        serve=serving.serve,
+        by_ipv6=ipv6.is_only,
+        host_key=signature.openssh_public(host_key),
+        copy_key=lambda copy_id: signature.openssh_public(copy_key(copy_id)),
+    )
+    tools = Tools(kit, folder, show, lambda copy_id: signature.openssh_private(copy_key(copy_id)))
     keeper = PortKeeper(database, clock, ports, is_port_busy)
-    equipment = Equipment(serving.check, serving.serve, ipv6.is_only)
-    return TransferService(database, changes, clock, keeper, equipment)
+    return TransferService(database, changes, clock, keeper, equipment, Copier(database, clock, tools))
 
 
 def _show(database: Database, disk: DiskVolumes, roots: Roots) -> Show:

@@ -269,7 +269,7 @@ class _Lines(_Output):
 
 
 class _Told(_Output):
-    """Hands on stderr line by line; a line that does not end is handed on in parts."""
+    """Hands on stderr line by line; a line that does not end is handed on in parts. Progress returns to the start."""
 
     def __init__(self, on_line: Callable[[str], None], limit_bytes: int = 4096) -> None:
         super().__init__(limit_bytes)
@@ -279,13 +279,14 @@ class _Told(_Output):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd != _STDERR:
             return
-        self._buffer += data
+        self._buffer += data.replace(b"\r", b"\n")
         *lines, rest = self._buffer.split(b"\n")
         if len(rest) > self.limit_bytes:
             lines, rest = [*lines, rest], bytearray()
         self._buffer = bytearray(rest)
         for line in lines:
-            self._on_line(line.decode(errors="replace").rstrip())
+            if line.strip():
+                self._on_line(line.decode(errors="replace").rstrip())
 
 
 _P = TypeVar("_P", bound=_Output)

@@ -4,6 +4,7 @@ Somebody else's instance or volume is not there: 404. A copy from or to the call
 rsync, which gets an address for it; of nothing that is copied passes by here.
 """
 
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from kaalia.marketplace import accounts, copy_notes, errands, instance_keys, ins
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
-from kaalia.model.copying import CopyEnd, DoorOrder, Holder, HolderKind
+from kaalia.model.copying import CopyDestination, CopyEnd, CopyOrder, DoorOrder, Holder, HolderKind
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import TaskRequest, Verb
 
@@ -55,17 +56,85 @@ async def open_door(context: Context, caller: Caller, end: CopyEnd, *, is_target
     """
     now, what = context.clock.now(), f"copy from or to {end.holder}"
     async with context.engine.begin() as tx:
-        machine_id = await _machine_of(tx, caller, end.holder)
-        machine = await errands.check_online(context, tx, machine_id, what)
-        address = _address(machine, end.holder)
-        order = DoorOrder(end.holder, copying.keys(await _keys(tx, caller, end.holder)))
-        task = TaskRequest(errands.new_id(), Verb.DOOR, _number(end.holder), now + errands.DEADLINE, door=order)
-        await errands.post(tx, machine_id, task, now)
+        machine = await _online(context, tx, caller, end.holder, what)
+        keys = copying.keys(await _keys(tx, caller, end.holder))
         warning = copying.warning(end) if is_target else ""
-        await copy_notes.put(tx, end.holder, machine_id, "copy by rsync: allowed for some minutes", warning, now)
+        await copy_notes.put(tx, end.holder, machine.id, "copy by rsync: allowed for some minutes", warning, now)
+    away = await _door(context, machine, end.holder, keys, what)
+    msg = warning or f"{end.holder} is reached for copies at {away.host}, port {away.port}"
+    return Door(away.host, away.port, msg)
+
+
+async def begin(context: Context, caller: Caller, source: CopyEnd, target: CopyEnd) -> str:
+    """Copy between two of the caller's instances or volumes, of one machine or of two; what he should know.
+
+    It goes on when this has returned: its course and its end stand in the messages of both instances. Between machines
+    the one that has the source logs in to a door of the other, by a key that it made for this copy.
+
+    Raises ApiError and ContractError as `open_door`.
+    """
+    what, copy_id = f"copy from {source.holder} to {target.holder}", secrets.token_hex(16)
+    async with context.engine.begin() as tx:
+        sender = await _online(context, tx, caller, source.holder, what)
+        receiver = await _online(context, tx, caller, target.holder, what)
+        owners = await _keys(tx, caller, target.holder)
+    away = None
+    if sender.id != receiver.id:
+        _address(receiver, target.holder)
+        key = await _ask(context, sender.id, Verb.COPY_KEY, source.holder, what, copy_id=copy_id)
+        away = await _door(context, receiver, target.holder, copying.keys([key, *owners]), what)
+    warning, now = copying.warning(target), context.clock.now()
+    async with context.engine.begin() as tx:
+        for holder in dict.fromkeys((source.holder, target.holder)):
+            note = warning if holder == target.holder else ""
+            await copy_notes.put(tx, holder, sender.id, f"{what}: asked for", note, now)
+    order = CopyOrder(copy_id, source, target, away)
+    await _ask(context, sender.id, Verb.COPY, source.holder, what, copy=order)
+    return warning or f"{what} has begun"
+
+
+async def cancel(context: Context, caller: Caller, target: Holder) -> str:
+    """End all copies to one of the caller's instances or volumes. Raises ApiError 404 `copy_unknown` and others."""
+    what = f"cancel copies to {target}"
+    async with context.engine.begin() as tx:
+        await _machine_of(tx, caller, target)
+        machine_id = await copy_notes.machine_of(tx, target)
+        if machine_id is not None:
+            await errands.check_online(context, tx, machine_id, what)
+    count = "0"
+    if machine_id is not None:
+        count = await _ask(context, machine_id, Verb.CANCEL_COPY, target, what, holder=target)
+    if count == "0":
+        message = f"cannot {what}: none goes on"
+        raise ApiError(404, "copy_unknown", message, remedy="The instance's message tells of its newest copy")
+    return f"{count} cancelled"
+
+
+async def _door(
+    context: Context, machine: MachineRecord, holder: Holder, keys: tuple[str, ...], what: str
+) -> CopyDestination:
+    """A port of that machine by which the owners of these keys reach these files. Raises ApiError."""
+    address = _address(machine, holder)
+    told = await _ask(context, machine.id, Verb.DOOR, holder, what, door=DoorOrder(holder, keys))
+    port, _, host_key = told.partition(" ")
+    if not port.isdecimal():
+        raise ApiError(502, "machine_answer_invalid", f"cannot {what}: its machine answered what is no port")
+    return CopyDestination(address, int(port), host_key)
+
+
+async def _ask(context: Context, machine_id: int, verb: Verb, about: Holder, what: str, **order: Any) -> str:
+    """A machine's answer to a one-shot request. Raises ApiError."""
+    now = context.clock.now()
+    task = TaskRequest(errands.new_id(), verb, _number(about), now + errands.DEADLINE, **order)
+    async with context.engine.begin() as tx:
+        await errands.post(tx, machine_id, task, now)
     context.machine_bells.ring(machine_id)
-    port = await errands.result(context, task.task_id, what)
-    return Door(address, int(port), warning or f"{end.holder} is reached for copies at {address}, port {port}")
+    return await errands.result(context, task.task_id, what)
+
+
+async def _online(context: Context, tx: AsyncConnection, caller: Caller, holder: Holder, what: str) -> MachineRecord:
+    """The machine that has one of the caller's. Raises ApiError 404, 409 `machine_offline`."""
+    return await errands.check_online(context, tx, await _machine_of(tx, caller, holder), what)
 
 
 async def _machine_of(tx: AsyncConnection, caller: Caller, holder: Holder) -> int:

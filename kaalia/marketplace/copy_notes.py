@@ -21,6 +21,13 @@ async def record(tx: AsyncConnection, machine_id: int, status: CopyStatus, now: 
     await tx.execute(sa.update(copy_notes).where(mine).values(text=_short(text), said_at=now.timestamp()))
 
 
+async def machine_of(tx: AsyncConnection, holder: Holder) -> int | None:
+    """Which machine was asked for the newest copy from or to a holder; None: none was."""
+    query = sa.select(copy_notes.c.machine_id).where(copy_notes.c.holder == str(holder))
+    found: int | None = await tx.scalar(query)
+    return found
+
+
 async def notes(tx: AsyncConnection, instance_ids: Collection[int], now: datetime) -> dict[int, str]:
     """What is told of each instance's newest copy; of most nothing."""
     names = {str(Holder(HolderKind.INSTANCE, number)): number for number in instance_ids}

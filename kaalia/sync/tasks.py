@@ -36,7 +36,7 @@ Execute = Callable[[int, str, float], Awaitable[str]]
 Search = Callable[[str, str], Awaitable[str]]
 """(text, regular expression) to the lines in which it finds something, in bounded time."""
 
-COPYING = frozenset({Verb.DOOR})
+COPYING = frozenset({Verb.DOOR, Verb.COPY, Verb.COPY_KEY, Verb.CANCEL_COPY})
 _DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
     COPYING, "copy the files"
 )

@@ -7,6 +7,7 @@ but those over files, and becomes the program that was named. Ends with its code
 program's: of a door the connection.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -24,8 +25,11 @@ from kaalia.host.process import forked
 STAGE = "/tmp"  # noqa: S108 its own
 """Where the new root is put together, seen by this process only; every system has it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-FAILED = 70
-"""Exit code: the cell could not be made (sysexits.h: EX_SOFTWARE)."""
+FAILED, SOURCE_MISSING, TARGET_UNUSABLE = 70, 71, 72
+"""Exit codes: the cell could not be made (sysexits.h: EX_SOFTWARE); a path of its route leads nowhere."""
+LAST_WORDS_MS = 800
+LINE_IN, LINE_OUT = 3, 4
+"""Where the program of a cell with a line finds it; what it prints goes to standard error."""
 RIGHTS = (
     *(confine.CHOWN, confine.DAC_OVERRIDE, confine.DAC_READ_SEARCH, confine.FOWNER, confine.FSETID),
     *(confine.SET_GID, confine.SET_UID, confine.CHROOT),
@@ -45,6 +49,19 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """Two paths, each inside something that the cell shows, which become the last words of the program's arguments.
+
+    Links are followed as in that tree alone. `target` None: it is elsewhere, and in the arguments already.
+    """
+
+    source_tree: str
+    source: str
+    target_tree: str = ""
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """`files`: small ones that are made, by path. `argv[0]` is a path inside the cell."""
 
@@ -55,6 +72,14 @@ class Cell:
     env: Mapping[str, str]
     watched: tuple[int, ...] = ()
     """Processes without which the cell has no right to go on: it is killed when one of them ends."""
+    route: Route | None = None
+    has_line: bool = False
+    """Standard input and output are a line to elsewhere (LINE_IN, LINE_OUT), and the cell ends when that is cut."""
+    words_after: tuple[str, ...] = ()
+    """Of the arguments, behind the route."""
+
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def encode(cell: Cell) -> str:
@@ -64,7 +89,9 @@ def encode(cell: Cell) -> str:
 def decode(text: str) -> Cell:
     raw: dict[str, Any] = json.loads(text)
     binds = tuple(Bind(**one) for one in raw["binds"])
-    return Cell(binds, raw["files"], tuple(raw["folders"]), tuple(raw["argv"]), raw["env"], tuple(raw["watched"]))
+    route = None if raw["route"] is None else Route(**raw["route"])
+    words = {name: tuple(raw[name]) for name in ("folders", "argv", "watched", "words_after")}
+    return Cell(binds=binds, files=raw["files"], env=raw["env"], route=route, has_line=raw["has_line"], **words)
 
 
 def main() -> None:
@@ -75,19 +102,36 @@ def main() -> None:
         confine.alone()
     except OSError as error:
         sys.exit(f"cannot make the cell: {error}")
-    sys.exit(_outlived(forked(lambda: become(cell)), watched))
+    line = os.dup(0) if cell.has_line else None
+    sys.exit(_outlived(forked(lambda: become(cell)), watched, line))
 
 
-def _outlived(child: int, watched: list[int]) -> int:
+def _outlived(child: int, watched: list[int], line: int | None) -> int:
     """Wait for the child, or for the end of what it must not outlive; its exit code."""
     for descriptor in (0, 1):
         os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)  # the connection is the child's alone
-    handle = os.pidfd_open(child)
-    ready, _, _ = select.select([handle, *watched], [], [])
+    handle, poll = os.pidfd_open(child), select.poll()
+    asked, asking = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.close(asking))
+    for one in (handle, asked, *watched):
+        poll.register(one, select.POLLIN)
+    if line is not None:
+        poll.register(line, 0)  # whoever holds the other end has gone
+    ready = dict(poll.poll())
+    if line in ready:
+        poll.unregister(line)
+        ready = dict(poll.poll(LAST_WORDS_MS))  # a line ends in order before who speaks on it does
     if handle not in ready:
-        os.kill(child, signal.SIGKILL)
+        _end(child, handle)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def _end(child: int, handle: int) -> None:
+    """In order, so that rsync removes what it has half written, and then by force."""
+    os.kill(child, signal.SIGTERM)
+    if not select.select([handle], [], [], LAST_WORDS_MS / 1000)[0]:
+        os.kill(child, signal.SIGKILL)
 
 
 def become(cell: Cell) -> NoReturn:
@@ -98,14 +142,50 @@ def become(cell: Cell) -> NoReturn:
         _furnish(cell)
         for bind, tree in shown:
             _show(bind, tree)
+        route = () if cell.route is None else _resolved(cell.route)
+        argv = (*cell.argv, *route, *cell.words_after)
+        if cell.has_line:
+            _keep_line()
         mounts.settle_in(STAGE)
         mounts.limit_path("/", mounts.READ_ONLY | mounts.NO_SUID | mounts.NO_DEVICES)
         confine.bound_rights(*RIGHTS)
+        mounts.keep_rights(*RIGHTS)
         os.umask(0o022)
-        os.execve(cell.argv[0], cell.argv, dict(cell.env))  # noqa: S606 an argument list, and it stays that way
+        if cell.route is None:
+            _run(argv, cell.env)
+        os._exit(_supervised(forked(lambda: _run(argv, cell.env))))
     except OSError as error:
         os.write(2, f"cannot make the cell: {error}\n".encode())
     os._exit(FAILED)
+
+
+def _run(argv: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    try:
+        os.setsid()
+        os.execve(argv[0], argv, dict(env))  # noqa: S606 an argument list, and it stays that way
+    except OSError as error:
+        os.write(2, f"cannot run {argv[0]}: {error}\n".encode())
+    os._exit(FAILED)
+
+
+def _supervised(child: int) -> int:
+    """As process 1, whose end would be that of all: let every part of rsync come to its own, also when it is to end."""
+    signal.signal(signal.SIGTERM, lambda *_: _ask_to_end())
+    code = FAILED
+    while True:
+        try:
+            process, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return code & 0xFF
+        if process == child:
+            code = os.waitstatus_to_exitcode(status)
+            _ask_to_end()
+
+
+def _ask_to_end() -> None:
+    """Everybody else here."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGTERM)
 
 
 def _taken(bind: Bind) -> int:
@@ -146,6 +226,63 @@ def _show(bind: Bind, tree: int) -> None:
     flags = mounts.NO_SUID | mounts.NO_DEVICES
     flags |= mounts.READ_ONLY if bind.is_read_only else 0
     mounts.limit_path(str(target), flags if bind.runs_programs else flags | mounts.NO_PROGRAMS)
+
+
+def _resolved(route: Route) -> tuple[str, ...]:
+    """Both paths without any link, so that each leads where it would lead its holder. Ends the process otherwise."""
+    tree = os.open(_inside(route.source_tree), _FOLDER)
+    try:
+        if route.source.endswith("/"):
+            source = f"{_named(mounts.inside(tree, route.source, _FOLDER))}/"
+        else:
+            folder, _, name = route.source.rpartition("/")
+            parent = mounts.inside(tree, folder or "/", _FOLDER)
+            os.lstat(name, dir_fd=parent)
+            source = f"{_named(parent)}/{name}"
+    except OSError as error:
+        _refuse(SOURCE_MISSING, route.source, error)
+    if route.target is None:
+        return (source,)
+    try:
+        return source, _target(os.open(_inside(route.target_tree), _FOLDER), route.target)
+    except OSError as error:
+        _refuse(TARGET_UNUSABLE, route.target, error)
+
+
+def _target(tree: int, path: str) -> str:
+    """A folder that is there, or a name in one, which is made if it has to be. Raises OSError."""
+    try:
+        return f"{_named(mounts.inside(tree, path, _FOLDER))}/"
+    except (FileNotFoundError, NotADirectoryError):
+        folder, _, name = path.rstrip("/").rpartition("/")
+    names = [one for one in folder.split("/") if one]
+    for count in range(1, len(names) + 1):
+        there = "/".join(names[:count])
+        try:
+            os.close(mounts.inside(tree, there, _FOLDER))
+        except FileNotFoundError:
+            parent = mounts.inside(tree, "/".join(names[: count - 1]) or "/", _FOLDER)
+            os.mkdir(names[count - 1], 0o755, dir_fd=parent)
+            os.close(parent)
+    parent = mounts.inside(tree, folder or "/", _FOLDER)
+    return f"{_named(parent)}/{name}{'/' if path.endswith('/') else ''}"
+
+
+def _named(handle: int) -> str:
+    """Where an open folder is, as the cell will call it."""
+    return str(Path(f"/proc/self/fd/{handle}").readlink()).removeprefix(STAGE)
+
+
+def _refuse(code: int, path: str, error: OSError) -> NoReturn:
+    os.write(2, f"{path}: {os.strerror(error.errno or 0)}\n".encode(errors="replace"))
+    os._exit(code)
+
+
+def _keep_line() -> None:
+    os.dup2(0, LINE_IN)
+    os.dup2(1, LINE_OUT)
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    os.dup2(2, 1)
 
 
 def _device(path: str) -> Bind:

@@ -14,11 +14,12 @@ from kaalia.contracts import copying
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.volume import VolumeDesired
 from kaalia.errors import ContractError, HostError
-from kaalia.model.copying import CopyState, CopyStatus, DoorOrder, Holder, HolderKind
+from kaalia.model.copying import CopyOrder, CopyState, CopyStatus, DoorOrder, Holder, HolderKind
 from kaalia.service import Tasks, run_forever
 from kaalia.store import contracts, outbox, volumes
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
+from kaalia.transfer.copier import Copier
 from kaalia.transfer.door import Door, Moved, Serve, listen
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.units import format_bytes
@@ -39,6 +40,10 @@ class Equipment:
     check: Callable[[], object]
     serve: Serve
     by_ipv6: Callable[[], bool]
+    host_key: str
+    """The public one of its sshd."""
+    copy_key: Callable[[str], str]
+    """By copy id, the public key of a copy away."""
 
 
 class TransferService:
@@ -47,12 +52,19 @@ class TransferService:
     name = "transfer"
 
     def __init__(
-        self, database: Database, changes: Changes, clock: Clock, keeper: PortKeeper, equipment: Equipment
+        self,
+        database: Database,
+        changes: Changes,
+        clock: Clock,
+        keeper: PortKeeper,
+        equipment: Equipment,
+        copier: Copier,
     ) -> None:
         self._database = database
         self._clock = clock
         self._keeper = keeper
         self._equipment = equipment
+        self._copier = copier
         self._bell = changes.subscribe(Topic.CONTRACTS)
         self._doors: dict[Holder, Door] = {}
         self._accepting = Tasks()
@@ -61,18 +73,40 @@ class TransferService:
 
     async def run(self) -> None:
         await self._keeper.forget()
+        await self._copier.recover()
         try:
             await run_forever(self.name, self._turn)
         finally:
+            await self._copier.close()
             await self._accepting.close()
             for door in self._doors.values():
                 await door.close()
 
     async def answer(self, request: TaskRequest) -> str:
-        """What a request of the marketplace is answered with: of a door its port. Raises KaaliaError."""
-        if request.verb is Verb.DOOR and request.door is not None:
-            return str(await self.open(request.door))
+        """What a request of the marketplace is answered with, as `wire.protocol.Verb` says. Raises KaaliaError."""
+        match request:
+            case TaskRequest(verb=Verb.DOOR, door=DoorOrder() as order):
+                return f"{await self.open(order)} {self._equipment.host_key}"
+            case TaskRequest(verb=Verb.COPY, copy=CopyOrder() as wanted):
+                here = [wanted.source.holder, *([wanted.target.holder] if wanted.away is None else [])]
+                await self._database.read(lambda tx: _check(tx, *here))
+                await self._copier.start(wanted)
+                return "begun"
+            case TaskRequest(verb=Verb.COPY_KEY, copy_id=str() as copy_id):
+                return self._equipment.copy_key(copy_id)
+            case TaskRequest(verb=Verb.CANCEL_COPY, holder=Holder() as holder):
+                return str(await self._cancel(holder))
         raise ContractError("verb_unknown", "cannot copy so: this version of kaalia does not know how")
+
+    async def _cancel(self, holder: Holder) -> int:
+        """What the renter's own rsync brings is cancelled too."""
+        count = await self._copier.cancel(holder)
+        async with self._lock:
+            door = self._doors.get(holder)
+            if door is not None:
+                count += door.sessions
+                await self._close(door)
+        return count
 
     async def open(self, order: DoorOrder) -> int:
         """The port by which the holder's files are reached from now on.
@@ -154,7 +188,9 @@ def _is_here(tx: Transaction, holder: Holder) -> bool:
     return stored is not None and stored.volume.desired is not VolumeDesired.ENDED
 
 
-def _check(tx: Transaction, holder: Holder) -> None:
-    if not _is_here(tx, holder):
+def _check(tx: Transaction, *holders: Holder) -> None:
+    for holder in holders:
+        if _is_here(tx, holder):
+            continue
         message = f"cannot copy: {holder} is not on this machine"
         raise ContractError("copy_holder_unknown", message, remedy="look at `vastai show instances`")

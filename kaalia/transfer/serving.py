@@ -74,9 +74,8 @@ class Serving:
             watched=(os.getpid(), *([] if shown.process is None else [shown.process])),
         )
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(self._folder / "host_key", self._host_key)
-            return _write(self._folder / f"{holder}.json", cell.encode(found).encode())
+            private_file(self._folder / "host_key", self._host_key)
+            return private_file(self._folder / f"{holder}.json", cell.encode(found).encode())
         except OSError as error:
             raise HostError(
                 "copy_unprepared",
@@ -85,8 +84,9 @@ class Serving:
             ) from error
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Whole or not at all; readable by root alone."""
+def private_file(path: Path, content: bytes) -> Path:
+    """Whole or not at all; readable by root alone. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != content:
         new = path.with_name(f".{path.name}.new")
         new.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
-from kaalia.model.copying import CopyStatus, DoorOrder
+from kaalia.model.copying import CopyOrder, CopyStatus, DoorOrder, Holder
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.relay import RelayLink
@@ -62,7 +62,13 @@ class Verb(StrEnum):
     EXECUTE = "execute"
     """`ls`, `rm` or `du` among the files of an instance, running or not."""
     DOOR = "door"
-    """Let rsync in to the files of `TaskRequest.door`; the result's text is the port."""
+    """Let rsync in to the files of `TaskRequest.door`; the result's text is the port, a space, and the host key."""
+    COPY = "copy"
+    """Begin `TaskRequest.copy`; what becomes of it is told by messages."""
+    COPY_KEY = "copy_key"
+    """The result's text is the public key with which this machine will carry out a copy away (`copy_id`)."""
+    CANCEL_COPY = "cancel_copy"
+    """End all copies to `TaskRequest.holder`; the result's text is how many."""
     UNKNOWN = "unknown"
     """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
 
@@ -86,6 +92,9 @@ class TaskRequest:
     command: str | None = None
     """Of `execute`, as the renter wrote it: the machine parses it by `contracts.command`, whoever signed."""
     door: DoorOrder | None = None
+    copy: CopyOrder | None = None
+    copy_id: str | None = None
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tests.e2e.rented import destroy, rent, running_stack, status
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import DEMO_IMAGE
 from tests.support.kinds import KINDS, import_kinds, name_of
+from tests.support.scene import simulated_gpus
 from tests.support.ssh import new_key
-from tests.support.stack import Stack
+from tests.support.stack import Stack, StackOptions
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -118,6 +120,115 @@ def test_the_disk_of_an_instance_is_not_overfilled(stack: Stack, key: Path, tmp_
     destroy(stack, instance)
 
 
+def message(stack: Stack, instance: int) -> str:
+    return str((stack.instance(instance) or {}).get("status_msg"))
+
+
+def direct(stack: Stack, source: str, target: str, instance: int) -> str:
+    """By the client, to its end; what the message of the target's instance says then."""
+    begun = stack.renter.run("copy", source, target)
+    assert "Remote to Remote copy initiated" in begun.stdout, begun.stdout + begun.stderr
+    ends = ("finished", "failed", "cancelled", "cut off")
+    wait_until("the end of the copy", lambda: any(end in message(stack, instance) for end in ends), 60, 0.3)
+    return message(stack, instance)
+
+
+def test_files_go_from_one_instance_to_another_and_to_a_stopped_one(stack: Stack, key: Path, tmp_path: Path) -> None:
+    one, two = rent(stack, image=name_of("debian"), **SSH), rent(stack, image=name_of("distroless"), **SSH)
+    for instance in (one, two):
+        stack.wait_status(instance, "running")
+    mine = tree(tmp_path / "mine")
+    assert "speedup is" in copy(stack, key, f"local:{mine}/", f"C.{one}:/work/").stdout
+
+    assert "finished" in direct(stack, f"C.{one}:/work/", f"C.{two}:/made/here/", two)
+    assert f"copy from C.{one}:/work/ to C.{two}:/made/here/: finished" in message(stack, one)
+    stack.renter.run("stop", "instance", str(two))
+    stack.wait_status(two, "stopped")
+    assert "finished" in direct(stack, f"{one}:/work", f"{two}:/again", two)
+    for number, path in enumerate(("/made/here/", "/again/work/")):
+        down = copy(stack, key, f"C.{two}:{path}", f"local:{tmp_path / f'back{number}'}")
+        assert "speedup is" in down.stdout, down
+        assert same(mine, tmp_path / f"back{number}")
+    assert "copy_source_missing" not in message(stack, two)
+    assert "it is not there" in direct(stack, f"C.{one}:/nothing/", f"C.{two}:/x/", two)
+    refused = stack.renter.run("copy", f"C.{one}:/work/", f"C.{one}:/work/deep/")
+    assert "one is inside the other" in refused.stdout + refused.stderr
+    destroy(stack, one, two)
+
+
+def test_a_copy_is_cancelled_and_one_that_a_crash_cut_off_is_told(stack: Stack, key: Path, tmp_path: Path) -> None:
+    one, two = rent(stack, disk=3), rent(stack, disk=3)
+    for instance in (one, two):
+        stack.wait_status(instance, "running")
+    mine = tmp_path / "many"
+    mine.mkdir()
+    for number in range(20000):
+        (mine / str(number)).write_bytes(b"x" * 2000)
+    assert "speedup is" in copy(stack, key, f"local:{mine}", f"C.{one}:/").stdout
+
+    stack.renter.run("copy", f"C.{one}:/many/", f"C.{two}:/in/")
+    cancelled = stack.renter.run("cancel", "copy", f"C.{two}")
+    assert "Remote copy canceled" in cancelled.stdout, cancelled.stdout + cancelled.stderr
+    wait_until("the message", lambda: "was cancelled" in message(stack, two), 20, 0.3)
+    nothing = stack.renter.run("cancel", "copy", f"C.{two}")
+    assert "none goes on" in nothing.stdout + nothing.stderr
+
+    stack.renter.run("copy", f"C.{one}:/many/", f"C.{two}:/in/")
+    stack.kill_daemon()
+    stack.start_daemon()
+    wait_until("the message", lambda: "cut off by a restart" in message(stack, two), 40, 0.3)
+    assert "finished" in direct(stack, f"C.{one}:/many/", f"C.{two}:/in/", two)
+    assert "speedup is" in copy(stack, key, f"C.{two}:/in/", f"local:{tmp_path / 'back'}").stdout
+    assert same(mine, tmp_path / "back")
+    destroy(stack, one, two)
+
+
+def test_the_disk_of_the_target_holds(stack: Stack, key: Path, tmp_path: Path) -> None:
+    one, two = rent(stack, disk=3), rent(stack, disk=1)
+    for instance in (one, two):
+        stack.wait_status(instance, "running")
+    with (tmp_path / "big").open("wb") as file:
+        for _ in range(1200):
+            file.write(os.urandom(1024**2))
+    assert "speedup is" in copy(stack, key, f"local:{tmp_path / 'big'}", f"C.{one}:/").stdout
+    told = direct(stack, f"C.{one}:/big", f"C.{two}:/", two)
+    assert f"the disk space of C.{two} is used up" in told
+    destroy(stack, one, two)
+
+
+def test_files_go_from_one_machine_to_another(stack: Stack, key: Path, tmp_path: Path) -> None:
+    one = rent(stack)
+    stack.wait_status(one, "running")
+    mine = tree(tmp_path / "mine")
+    assert "speedup is" in copy(stack, key, f"local:{mine}/", f"C.{one}:/work/").stdout
+    with another_machine(stack, tmp_path) as other:
+        two = rent(other)
+        stack.wait_status(two, "running")
+        assert "finished" in direct(stack, f"C.{one}:/work/", f"C.{two}:/far/away/", two)
+        down = copy(stack, key, f"C.{two}:/far/away/", f"local:{tmp_path / 'back'}")
+        assert "speedup is" in down.stdout, down
+        assert same(mine, tmp_path / "back")
+        destroy(other, two)
+    destroy(stack, one)
+
+
+@contextmanager
+def another_machine(stack: Stack, folder: Path) -> Iterator[Stack]:
+    """A second machine of the same owner and marketplace, with the same engine."""
+    config: dict[str, Any] = {"docker": {"subnet_pool": "10.215.0.0/16"}}
+    gpus = simulated_gpus(folder, "2xRTX_4090")
+    other = Stack(folder / "other", StackOptions(stack.engine, "22000-22399", gpu_env=gpus, extra_config=config))
+    other.port, other.url, other.data_dir = stack.port, stack.url, stack.data_dir
+    other.host_key, other.renter_key = stack.host_key, stack.renter_key
+    other.folder.mkdir()
+    other.join()
+    try:
+        other.list_machine()
+        yield other
+    finally:
+        other.close()
+
+
 def test_strangers_are_kept_out_and_ports_come_back(stack: Stack, key: Path, tmp_path: Path) -> None:
     instance = rent(stack)
     stack.wait_status(instance, "running")
@@ -129,8 +240,7 @@ def test_strangers_are_kept_out_and_ports_come_back(stack: Stack, key: Path, tmp
     body = {"client_id": "me", "src_id": f"C.{instance}", "dst_id": None, "src_path": "/", "dst_path": "x"}
     code, told = stack.host_api.call("PUT", "/api/v0/commands/rsync/", body)
     assert (code, told["error"]) == (404, "no_such_instance")
-    message = wait_until("the message", lambda: (stack.instance(instance) or {}).get("status_msg"), 10)
-    assert "copy by rsync" in message
+    assert "copy by rsync" in message(stack, instance)
     destroy(stack, instance)
 
     def held() -> list[str]:

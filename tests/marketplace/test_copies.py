@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from kaalia.errors import Problem
 from kaalia.marketplace import copy_notes, errands
 from kaalia.marketplace.db import tables
-from kaalia.model.copying import CopyState, CopyStatus, Holder, HolderKind
+from kaalia.model.copying import CopyDestination, CopyState, CopyStatus, Holder, HolderKind
 from kaalia.wire import document
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
-from tests.marketplace.renting import rent, rented_market
-from tests.marketplace.support import Answer, Market
+from tests.marketplace.renting import accept, ask_of, list_machine, rent, rented_market
+from tests.marketplace.support import Answer, Market, add_machine
 from tests.support.machines import machine_report
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJhbEFfYX0vGl1ZbRpA3vWq3VbHlaWmGvTq0vTqzqqzq"
@@ -49,14 +49,20 @@ async def open_task(market: Market) -> TaskRequest | None:
 async def answered(market: Market, result: TaskResult, asking: Any) -> tuple[TaskRequest, Answer]:
     """What the machine was asked, and what the client was told when it gave that result."""
     waiting = asyncio.ensure_future(asking)
+    return await give(market, result), await waiting
+
+
+async def give(market: Market, result: TaskResult) -> TaskRequest:
+    """A machine's answer to the next request; what it was."""
     async with asyncio.timeout(5):
         while (task := await open_task(market)) is None:
             await asyncio.sleep(0.01)
     async with market.context.engine.begin() as tx:
         mine = sa.update(tables.tasks).where(tables.tasks.c.task_id == task.task_id)
         await tx.execute(mine.values(result=document.encode(result)))
-    market.context.task_bells[task.task_id].set()
-    return task, await waiting
+    if bell := market.context.task_bells.get(task.task_id):
+        bell.set()
+    return task
 
 
 def refusal(answer: Answer) -> tuple[int, str]:
@@ -68,7 +74,7 @@ def refusal(answer: Answer) -> tuple[int, str]:
 async def test_an_upload_gets_the_machines_address_and_a_port(tmp_path: Path) -> None:
     async with opened(tmp_path) as (market, instance):
         for name in (f"C.{instance}", str(instance)):
-            task, answer = await answered(market, TaskResult("40799"), copy(market, None, name))
+            task, answer = await answered(market, TaskResult("40799 ssh-ed25519 HOST"), copy(market, None, name))
             assert answer.status == 200
             assert {"success": True, "dst_addr": "203.0.113.7", "dst_port": 40799}.items() <= answer.body.items()
             assert task.verb is Verb.DOOR
@@ -80,7 +86,7 @@ async def test_an_upload_gets_the_machines_address_and_a_port(tmp_path: Path) ->
 async def test_a_download_by_either_route(tmp_path: Path) -> None:
     async with opened(tmp_path) as (market, instance):
         for local in (None, "local"):
-            _, answer = await answered(market, TaskResult("40700"), copy(market, instance, local))
+            _, answer = await answered(market, TaskResult("40700 ssh-ed25519 HOST"), copy(market, instance, local))
             assert {"success": True, "src_addr": "203.0.113.7", "src_port": 40700}.items() <= answer.body.items()
 
 
@@ -126,6 +132,56 @@ async def test_nobody_without_a_key_is_let_in(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         instance = await rent(market)
         assert refusal(await copy(market, None, f"C.{instance}")) == (400, "copy_keys_missing")
+
+
+async def test_two_of_one_machine_are_one_request(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, one):
+        two = await rent(market)
+        task, answer = await answered(market, TaskResult("begun"), copy(market, one, f"C.{two}"))
+        assert (answer.status, answer.body["success"]) == (200, True)
+        assert "dst_port" not in answer.body
+        assert task.verb is Verb.COPY
+        assert task.copy is not None
+        assert (str(task.copy.source.holder), task.copy.source.path) == (f"C.{one}", "/a/")
+        assert (str(task.copy.target.holder), task.copy.target.path) == (f"C.{two}", "/b/")
+        assert task.copy.away is None
+        for instance in (one, two):
+            row = (await market.renter.call("GET", f"/api/v0/instances/{instance}/")).body["instances"]
+            assert f"copy from C.{one} to C.{two}: asked for" in row["status_msg"]
+
+        nobody = await market.host.call("DELETE", "/api/v0/commands/copy_direct/", {"dst_id": f"C.{two}"})
+        assert refusal(nobody) == (404, "no_such_instance")
+        cancelling = market.renter.call("DELETE", "/api/v0/commands/copy_direct/", {"dst_id": f"{two}:/b/"})
+        task, answer = await answered(market, TaskResult("1"), cancelling)
+        assert (task.verb, str(task.holder)) == (Verb.CANCEL_COPY, f"C.{two}")
+        assert answer.body["success"] is True
+        cancelling = market.renter.call("DELETE", "/api/v0/commands/copy_direct/", {"dst_id": f"C.{two}"})
+        _, answer = await answered(market, TaskResult("0"), cancelling)
+        assert refusal(answer) == (404, "copy_unknown")
+
+
+async def test_two_machines_meet_by_a_key_and_a_door(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, one):
+        report = machine_report()
+        other = await add_machine(
+            market.context, replace(report, network=replace(report.network, public_ip="203.0.113.9"))
+        )
+        await list_machine(market.context, other)
+        two = int((await accept(market, await ask_of(market.context, machine_id=other))).body["new_contract"])
+        key = f"ssh-ed25519 {'B' * 68}"
+
+        waiting = asyncio.ensure_future(copy(market, f"C.{one}", f"C.{two}"))
+        first = await give(market, TaskResult(key))
+        second = await give(market, TaskResult("40777 ssh-ed25519 HOST"))
+        third = await give(market, TaskResult("begun"))
+        assert (await waiting).body["success"] is True
+
+        assert [task.verb for task in (first, second, third)] == [Verb.COPY_KEY, Verb.DOOR, Verb.COPY]
+        assert second.door is not None
+        assert set(second.door.keys) == {key, KEY}
+        assert third.copy is not None
+        assert third.copy.copy_id == first.copy_id
+        assert third.copy.away == CopyDestination("203.0.113.9", 40777, "ssh-ed25519 HOST")
 
 
 async def test_what_goes_on_is_read_in_the_instances_message(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ async def test_volumes_of_an_older_schema_get_their_bytes_in_the_ledger(tmp_path
             "relay_tunnels",
             "relay_key",
             "certificates",
+            "copies",
         ):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("PRAGMA user_version = 14")

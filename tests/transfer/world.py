@@ -14,6 +14,7 @@ from kaalia.service import Tasks
 from kaalia.store import volumes
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
+from kaalia.transfer.copier import Copier, Tools
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
 from kaalia.transfer.serving import Serving, Shown
@@ -39,6 +40,8 @@ class World:
     key: Path
     public: str
     busy: set[int]
+    tools: Tools
+    host_key: str
 
     def files(self, number: int) -> Path:
         """Those of a volume."""
@@ -63,7 +66,8 @@ class World:
 
 
 @asynccontextmanager
-async def world_in(folder: Path) -> AsyncIterator[World]:
+async def world_in(folder: Path, first: int = FIRST) -> AsyncIterator[World]:
+    folder.mkdir(exist_ok=True)
     changes, clock, busy = Changes(), FakeClock(), set[int]()
     database = Database(folder / "state.db", changes)
     await database.open()
@@ -75,16 +79,20 @@ async def world_in(folder: Path) -> AsyncIterator[World]:
     def is_busy(port: int, _: Protocol) -> bool:
         return port in busy
 
-    host_key = signature.openssh_private(signature.generate_key())
+    made = signature.generate_key()
+    host_key = signature.openssh_private(made)
     serving = Serving((KITS / "current").resolve, folder / "transfer", host_key, show)
-    keeper = PortKeeper(database, clock, PortRange(FIRST, LAST), is_busy)
-    equipment = Equipment(serving.check, serving.serve, lambda: False)
-    service = TransferService(database, changes, clock, keeper, equipment)
+    keeper = PortKeeper(database, clock, PortRange(first, first + LAST - FIRST), is_busy)
+    public_of = signature.openssh_public
+    equipment = Equipment(serving.check, serving.serve, lambda: False, public_of(made), lambda _: public_of(copy_key))
+    copy_key = signature.generate_key()
+    tools = Tools((KITS / "current").resolve, folder / "transfer", show, lambda _: signature.openssh_private(copy_key))
+    service = TransferService(database, changes, clock, keeper, equipment, Copier(database, clock, tools))
     key, public = new_key(folder)
     running = Tasks()
     running.start("transfer", service.run())
     try:
-        yield World(folder, database, changes, clock, service, key, public, busy)
+        yield World(folder, database, changes, clock, service, key, public, busy, tools, equipment.host_key)
     finally:
         await running.close()
         await database.close()

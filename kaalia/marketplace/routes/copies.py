@@ -1,7 +1,8 @@
-"""Copies: `vastai copy`."""
+"""Copies: `vastai copy`, `vastai cancel copy`."""
 
 from typing import Any
 
+from kaalia.contracts import copying
 from kaalia.marketplace import copies
 from kaalia.marketplace.copies import Wanted
 from kaalia.marketplace.routing import Call, Route
@@ -18,12 +19,21 @@ async def copy(call: Call) -> dict[str, Any]:
         case Wanted(source=CopyEnd() as source, target=None):
             door = await copies.open_door(call.context, call.caller, source, is_target=False)
             return {"success": True, "src_addr": door.address, "src_port": door.port, "msg": door.msg}
-        case _:
-            message = "cannot copy from one instance or volume to another: this marketplace does not do that yet"
-            raise ApiError(400, "copy_unsupported", message, remedy="Copy by way of your own machine")
+        case Wanted(source=CopyEnd() as source, target=CopyEnd() as target):
+            return {"success": True, "msg": await copies.begin(call.context, call.caller, source, target)}
+    raise AssertionError("two places of the caller's own are refused before")
+
+
+async def cancel(call: Call) -> dict[str, Any]:
+    holder = copying.holder("dst_id", str(call.body.get("dst_id")).partition(":")[0])
+    if holder is None:
+        message = "cannot cancel copies to your own machine: they are yours"
+        raise ApiError(400, "invalid_args", message, remedy="Stop rsync there")
+    return {"success": True, "msg": await copies.cancel(call.context, call.caller, holder)}
 
 
 ROUTES: tuple[Route, ...] = (
     Route("PUT", "/api/v0/commands/rsync", "instance_write", copy),
     Route("PUT", "/api/v0/commands/copy_direct", "instance_write", copy),
+    Route("DELETE", "/api/v0/commands/copy_direct", "instance_write", cancel),
 )
