@@ -25,8 +25,9 @@ LATER_S = 60.0
 """For what failed: it may still be mended, by the renter or by a network that comes back."""
 SOON_FOR_S = 600.0
 """An installation takes a minute; over a slow line some more."""
-LAST_LOOK_S = 60.0
-"""After a start, and more: one that ends again and again is told by then."""
+WELL_S = 15.0
+WELL_FOR_S = 60.0
+"""One that ends again and again is told by then."""
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class _Watched:
     began_s: float
     next_s: float | None
     found: Notebook = UNKNOWN
+    well_since_s: float | None = None
 
 
 class Notebooks:
@@ -92,7 +94,9 @@ class Notebooks:
 
     def _next_s(self, one: _Watched) -> float | None:
         now_s = self._clock.monotonic_s()
-        age_s = now_s - one.began_s
-        if one.found.is_settled and not one.found.words:
-            return now_s + LAST_LOOK_S if age_s < LAST_LOOK_S else None
-        return now_s + (SOON_S if not one.found.is_settled and age_s < SOON_FOR_S else LATER_S)
+        is_well = one.found.is_settled and not one.found.words
+        one.well_since_s = (one.well_since_s or now_s) if is_well else None
+        if one.well_since_s is not None:
+            return now_s + WELL_S if now_s - one.well_since_s < WELL_FOR_S else None
+        is_soon = not one.found.is_settled and now_s - one.began_s < SOON_FOR_S
+        return now_s + (SOON_S if is_soon else LATER_S)

@@ -39,6 +39,23 @@ def test_the_button_token_is_replaced_only_where_it_is_a_placeholder() -> None:
     assert "OPEN_BUTTON_TOKEN" not in dict(compose({}, [], IDENTITY, Launch(LaunchMode.SSH)))
 
 
+def test_what_interfaces_of_images_read_is_passed_as_it_is() -> None:
+    asked = {
+        "OPEN_BUTTON_PORT": "1111",
+        "JUPYTER_PORT": "8080",
+        "JUPYTER_DIR": "/workspace",
+        "PORTAL_CONFIG": "localhost:1111:11111:/:Instance Portal|localhost:8080:8080:/terminals/1:Jupyter Terminal",
+        "PROVISIONING_SCRIPT": "https://example.com/provision.sh?ref=main&x=1",
+        "JUPYTER_TYPE": "lab",
+    }
+
+    env = dict(compose({}, asked.items(), IDENTITY, Launch(LaunchMode.JUPYTER, jupyter_dir="/other")))
+
+    assert {name: env[name] for name in asked} == asked
+    assert env["JUPYTER_TOKEN"] == "token"
+    assert "OPEN_BUTTON_PORT" not in dict(compose({}, [], IDENTITY, Launch(LaunchMode.JUPYTER)))
+
+
 def test_launch_options_become_variables() -> None:
     launch = Launch(
         LaunchMode.JUPYTER, jupyter_dir="/home/notebooks", use_jupyter_lab=True, python_utf8=True, lang_utf8=True
