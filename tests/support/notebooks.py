@@ -1,45 +1,54 @@
-"""Images with Python in them, made of the Python that runs these tests: for Jupyter in containers without a network.
+"""Images with Python in them, made of the Python that runs these tests, and bash: for Jupyter without a network.
 
 | image                    | what it has                                                              |
 |--------------------------|--------------------------------------------------------------------------|
-| kaalia/python:latest     | Python with its own ensurepip, bash; no package                          |
-| kaalia/jupyter:latest    | the same with `.cache/jupyter` (scripts/setup): jupyter_server, no pages |
+| kaalia/jupyter:latest    | `.cache/jupyter` (scripts/setup): jupyter_server, without pages          |
+| kaalia/jupyterlab:latest | `.cache/jupyter-lab` (scripts/setup-jupyter): JupyterLab                 |
+| kaalia/python:latest     | no package; wheels of JupyterLab and notebook in /wheels                 |
+| kaalia/python:bare       | no package, and no ensurepip                                             |
 """
 
 import io
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from tests.support.engine_api import EngineApi
 from tests.support.kinds import debian
 
-PYTHON_IMAGE = "kaalia/python:latest"
-JUPYTER_IMAGE = "kaalia/jupyter:latest"
+JUPYTER_IMAGE, LAB_IMAGE = "kaalia/jupyter:latest", "kaalia/jupyterlab:latest"
+PYTHON_IMAGE, BARE_IMAGE = "kaalia/python:latest", "kaalia/python:bare"
 CACHE = Path(__file__).parents[2] / ".cache"
-SERVER = CACHE / "jupyter"
-"""Packages as pip lays them out, by scripts/setup."""
+SERVER, LAB, WHEELS = CACHE / "jupyter", CACHE / "jupyter-lab", CACHE / "jupyter-wheels"
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages"}
 _CHANGES = ("ENV PATH=/usr/local/bin:/usr/bin:/bin", 'CMD ["sleep", "9999"]')
 
 
-def import_python(engine: EngineApi, name: str = PYTHON_IMAGE, **folders: Path) -> str:
-    """Make the image and return its name. `folders`: what lies at `/NAME`, or in Python's own path by `packages`."""
-    places = {_packages() if at == "packages" else at: folder for at, folder in folders.items()}
-    engine.import_image(name, _tar(places), _CHANGES)
-    return name
+def import_jupyter(engine: EngineApi) -> None:
+    engine.import_image(JUPYTER_IMAGE, _tar({_packages(): SERVER}), _CHANGES)
 
 
-def import_jupyter(engine: EngineApi) -> str:
-    return import_python(engine, JUPYTER_IMAGE, packages=SERVER)
+def import_lab(engine: EngineApi) -> None:
+    data = {f"usr/local/{name}": LAB / name for name in ("share", "etc")}
+    engine.import_image(LAB_IMAGE, _tar({_packages(): LAB, **data}), _CHANGES)
 
 
-def _tar(folders: Mapping[str, Path]) -> bytes:
-    """Debian's programs, Python below /usr/local, and `folders` by where they go."""
+def import_python(engine: EngineApi) -> None:
+    """Both images without packages."""
+    loads = list(LAB.rglob("*.so*"))  # what the wheels will want of the image
+    engine.import_image(PYTHON_IMAGE, _tar({"wheels": WHEELS}, loads), _CHANGES)
+    engine.import_image(BARE_IMAGE, _tar({}, left_out={"ensurepip"}), _CHANGES)
+
+
+def _tar(folders: Mapping[str, Path], loads: Iterable[Path] = (), left_out: Collection[str] = ()) -> bytes:
+    """Debian's programs, Python below /usr/local, and `folders` by where they go. `left_out`: parts of Python.
+
+    `loads`: programs whose libraries are to be there too.
+    """
     library = Path(sys.base_prefix, "lib", _VERSION)
     native = [
         *library.glob("lib-dynload/*.so"),
@@ -47,25 +56,29 @@ def _tar(folders: Mapping[str, Path]) -> bytes:
     ]
     buffer = io.BytesIO(debian()[0])
     with tarfile.open(fileobj=buffer, mode="a") as tar:
+        for parent in ("usr/local", "usr/local/bin", "usr/local/lib"):  # the engine's own would be closed to others
+            entry = tarfile.TarInfo(parent)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
         program = Path(sys.base_prefix, "bin", _VERSION).resolve()
         tar.add(program, f"usr/local/bin/{_VERSION}")
         link = tarfile.TarInfo("usr/local/bin/python3")
         link.type, link.linkname = tarfile.SYMTYPE, _VERSION
         tar.addfile(link)
         known = set(tar.getnames())
-        for place, file in _libraries([program, *native]).items():
+        for place, file in _libraries([program, *native, *loads]).items():
             if place not in known:
                 tar.add(file.resolve(), place)
-        tar.add(library, f"usr/local/lib/{_VERSION}", filter=_plain)
+        tar.add(library, f"usr/local/lib/{_VERSION}", filter=partial(_plain, _LEFT_OUT | set(left_out)))
         for place, folder in folders.items():
             tar.add(folder, place)
     return buffer.getvalue()
 
 
-def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    parts = set(Path(entry.name).parts)
-    is_left_out = parts & _LEFT_OUT or ".opt-" in entry.name or any(part.startswith("config-") for part in parts)
-    return None if is_left_out else entry
+def _plain(unwanted: Collection[str], entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    parts = Path(entry.name).parts
+    is_unwanted = not set(unwanted).isdisjoint(parts) or any(part.startswith("config-") for part in parts)
+    return None if is_unwanted or ".opt-" in entry.name else entry
 
 
 def _libraries(programs: Iterable[Path]) -> dict[str, Path]:

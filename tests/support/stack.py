@@ -42,6 +42,7 @@ class StackOptions:
     gpu_env: dict[str, str] | None = None
     extra_config: dict[str, Any] | None = None
     extra_env: dict[str, str] | None = None
+    marketplace_args: tuple[str, ...] = ()
     clocks: dict[str, Path] | None = None
     """Control files of `tests.support.clocked` for `daemon` and `marketplace`; None: the real clocks."""
 
@@ -106,7 +107,8 @@ class Stack:
 
     def start_marketplace(self) -> None:
         serve = ["marketplace", "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data_dir)]
-        self.marketplace = self._spawn("marketplace", [*serve, "--may-probe", "127.0.0.0/8"])
+        serve += ["--may-probe", "127.0.0.0/8", *self.options.marketplace_args]
+        self.marketplace = self._spawn("marketplace", serve)
         wait_until("the marketplace to answer", lambda: Rest(self.url).get("/api/v0/gpu_names/unique/"), 30)
 
     def start_daemon(self, **env: str) -> None:
