@@ -39,9 +39,9 @@ def parts(reference: str) -> tuple[str, str | None, str | None]:
     reference = automatic_name(reference) or reference
     match = _REFERENCE.fullmatch(reference) if len(reference) <= 2 * NAME_MAX_CHARS + 128 else None
     if match is None:
-        raise _invalid(reference, "it is no image reference", "write it as ubuntu:22.04 or ghcr.io/owner/name:tag")
+        raise invalid(reference, "it is no image reference", "write it as ubuntu:22.04 or ghcr.io/owner/name:tag")
     if len(match["name"]) > NAME_MAX_CHARS:
-        raise _invalid(reference, f"its name is longer than {NAME_MAX_CHARS} characters", "use a shorter name")
+        raise invalid(reference, f"its name is longer than {NAME_MAX_CHARS} characters", "use a shorter name")
     return match["name"], match["tag"], match["digest"]
 
 
@@ -49,7 +49,7 @@ def normalise(reference: str) -> str:
     """`repo` becomes `repo:latest`. Raises what `check` raises."""
     check(reference)
     if automatic_name(reference) is not None:
-        raise _invalid(reference, "its tag is still to be chosen", "name a tag of the image")
+        raise invalid(reference, "its tag is still to be chosen", "name a tag of the image")
     has_tag = "@" in reference or ":" in reference.rpartition("/")[2]
     return reference if has_tag else f"{reference}:latest"
 
@@ -97,6 +97,18 @@ def _by_numbers(tag: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", tag)]
 
 
+def push_target(reference: str) -> str:
+    """Where a snapshot is pushed, with its tag. Raises ContractError image_invalid.
+
+    >>> push_target("ghcr.io/owner/name")
+    'ghcr.io/owner/name:latest'
+    """
+    name, tag, digest = parts(reference)
+    if digest is not None or automatic_name(reference) is not None:
+        raise invalid(reference, "a snapshot needs a plain tag", "write it as owner/name:tag")
+    return f"{name}:{tag or 'latest'}"
+
+
 def registry_of(reference: str) -> str:
     """The registry's host name and port; `docker.io` when the reference names none."""
     first, slash, _ = reference.partition("/")
@@ -110,5 +122,6 @@ def registry_name(name: str) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
-def _invalid(reference: str, why: str, remedy: str) -> ContractError:
+def invalid(reference: str, why: str, remedy: str) -> ContractError:
+    """The refusal of a reference, `image_invalid`."""
     return ContractError("image_invalid", f"cannot use image {reference[:300]!r}: {why}", remedy=remedy)

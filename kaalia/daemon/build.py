@@ -198,5 +198,6 @@ def _marketplace_services(
         execute=tenants.execute,
         copy=tenants.copy,
         search=searching.matching_lines,
+        snapshot=tenants.snapshot,
     )
     return [sync, tenants, TunnelService(database, changes, clock, config.state_dir)]

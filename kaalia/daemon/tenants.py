@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kaalia.clock import Clock
 from kaalia.config import Config
 from kaalia.contracts.lease import LeaseTime
-from kaalia.daemon import policy
+from kaalia.daemon import policy, snapshots
 from kaalia.daemon.copies import transfers
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, net, system
@@ -31,12 +31,13 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
-from kaalia.runtime.base import ANY_CONTRACT, RegistryLogin
+from kaalia.runtime.base import ANY_CONTRACT, Progress, RegistryLogin
 from kaalia.runtime.container import registry
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
 from kaalia.runtime.container.runtime import ContainerRuntime
+from kaalia.runtime.container.snapshots import Order, Snapshots
 from kaalia.runtime.container.space import EngineSpace
 from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox import pause
@@ -84,6 +85,7 @@ class TenantsService:
         self._answering = answering
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._runtime: ContainerRuntime | None = None
+        self._snapshots: Snapshots | None = None
         self._transfer: TransferService | None = None
 
     async def run(self) -> None:
@@ -113,11 +115,13 @@ class TenantsService:
             sandboxes=sandboxes,
         )
         await self._tell_kit(self._access(key))
+        low_water = self._config.disk.low_water_bytes
+        self._snapshots = snapshots.snapshots(self._engine, machine, self._database, self._space, low_water)
+        await snapshots.sweep(self._snapshots)
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
         disk = DiskService(self._database, self._changes, hands, space.usage, self._space, volumes, self._clock)
-        low_water = self._config.disk.low_water_bytes
         watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
@@ -216,6 +220,12 @@ class TenantsService:
     async def _space(self) -> Space:
         found = await block.filesystem(Path((await self._engine.facts()).data_root))
         return Space(found.total_bytes, found.free_bytes)
+
+    async def snapshot(self, request: TaskRequest, login: RegistryLogin | None, progress: Progress) -> str:
+        """The digest that was pushed. Raises WorkloadError."""
+        if self._snapshots is None:
+            raise WorkloadError("not_enrolled", "cannot take a snapshot: this machine is not enrolled yet")
+        return await self._snapshots.take(Order(request.contract_id, request.image, request.pause, login), progress)
 
     async def copy(self, request: TaskRequest) -> str:
         """What is answered to a request for a copy. Raises KaaliaError."""

@@ -24,6 +24,7 @@ from kaalia.marketplace import (
     relays,
     removal,
     rentals,
+    snapshot_notes,
     traffic,
     volumes,
 )
@@ -165,12 +166,26 @@ async def take_result(context: Context, machine_id: int, task_id: str, result: T
     kept = document.encode(replace(result, text=shortened(result.text)))
     mine = sa.and_(tables.tasks.c.task_id == task_id, tables.tasks.c.machine_id == machine_id)
     async with context.engine.begin() as tx:
+        is_snapshot = await snapshot_notes.record(tx, machine_id, task_id, result, context.clock.now())
+        if not result.is_final:
+            return
         await tx.execute(sa.update(tables.tasks).where(mine, tables.tasks.c.result.is_(None)).values(result=kept))
         known = await tx.scalar(sa.select(tables.tasks.c.task_id).where(mine))
-    if known is None:
+    if known is None and not is_snapshot:
         raise ApiError(404, "task_unknown", f"cannot keep the result: machine {machine_id} has no such task")
     if bell := context.task_bells.get(task_id):
         bell.set()
+
+
+async def task_login(context: Context, machine_id: int, task_id: str) -> RegistryLoginReply:
+    """The login for a task of this machine, once. Raises ApiError 404 `login_unknown`."""
+    async with context.engine.begin() as tx:
+        login = await snapshot_notes.login(context, tx, machine_id, task_id)
+    if login is None:
+        raise ApiError(
+            404, "login_unknown", "cannot find a registry login of this task: there is none, or it was given"
+        )
+    return login
 
 
 async def registry_login(context: Context, machine_id: int, contract_id: int) -> RegistryLoginReply:

@@ -18,7 +18,18 @@ from kaalia.contracts import lease, pricing
 from kaalia.contracts.contract import Contract, Desired, is_expired
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
-from kaalia.marketplace import copy_notes, deposits, listings, liveness, machines, relays, templates, traffic, volumes
+from kaalia.marketplace import (
+    copy_notes,
+    deposits,
+    listings,
+    liveness,
+    machines,
+    relays,
+    snapshot_notes,
+    templates,
+    traffic,
+    volumes,
+)
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -46,9 +57,10 @@ async def rows(context: Context, caller: Caller, instance_id: int | None = None)
         mounts = await volumes.mounts(tx, agreed)
         charged = await traffic.charged(tx, list(agreed))
         relayed = await relays.reached_by(tx, agreed.keys())
-        copied = await copy_notes.notes(tx, agreed.keys(), now)
+        notes = (await copy_notes.notes(tx, agreed.keys(), now), await snapshot_notes.notes(tx, agreed.keys(), now))
     told = [_instance(context, row, owners[row.machine_id], names, now) for row in found]
-    told = [replace(one, copied=copied.get(one.contract.contract_id, "")) for one in told]
+    copied = {number: "; ".join(one[number] for one in notes if number in one) for number in agreed}
+    told = [replace(one, copied=copied[one.contract.contract_id]) for one in told]
     shown = [wire.encode(replace(one, relayed=relayed.get(one.contract.contract_id)), now) for one in told]
     return [{**row, **wire.traffic(charged[row["id"]]), "volume_info": mounts[row["id"]]} for row in shown]
 

@@ -45,7 +45,7 @@ async def request(tx: AsyncConnection, machine_id: int, contract_id: int, body: 
         filter=_filter(body.get("filter")),
         daemon_logs=str(body.get("daemon_logs", "")).lower() == "true",
     )
-    return await _put(tx, machine_id, task, now)
+    return await put(tx, machine_id, task, now)
 
 
 async def execute(tx: AsyncConnection, machine_id: int, contract_id: int, text: Any, now: datetime) -> str:
@@ -68,10 +68,11 @@ async def execute(tx: AsyncConnection, machine_id: int, contract_id: int, text: 
         deadline_at=now + DEADLINE,
         command=text,
     )
-    return await _put(tx, machine_id, task, now)
+    return await put(tx, machine_id, task, now)
 
 
-async def _put(tx: AsyncConnection, machine_id: int, task: TaskRequest, now: datetime) -> str:
+async def put(tx: AsyncConnection, machine_id: int, task: TaskRequest, now: datetime) -> str:
+    """Give the machine a task; its id. Ring the machine's bell after the commit."""
     await tx.execute(sa.delete(tasks).where(tasks.c.created_at < (now - KEPT).timestamp()))
     await tx.execute(
         sa.insert(tasks).values(

@@ -33,6 +33,7 @@ from kaalia.wire.protocol import (
     PATH_ENROLL,
     PATH_REGISTRY_LOGIN,
     PATH_STATUS,
+    PATH_TASK_LOGIN,
     PATH_TASK_RESULT,
     CertificateRequest,
     EnrolReply,
@@ -116,6 +117,11 @@ class MarketplaceClient:
 
     async def put_result(self, task_id: str, result: TaskResult) -> None:
         await self._send("PUT", self._path(PATH_TASK_RESULT, task_id=quote(task_id, safe="")), result)
+
+    async def task_login(self, task_id: str) -> RegistryLoginReply:
+        """Given once."""
+        path = self._path(PATH_TASK_LOGIN, task_id=quote(task_id, safe=""))
+        return _decoded(RegistryLoginReply, await self._send("POST", path))
 
     async def registry_login(self, contract_id: int) -> RegistryLoginReply:
         raw = await self._send("POST", self._path(PATH_REGISTRY_LOGIN, contract_id=contract_id))

@@ -23,6 +23,7 @@ from kaalia.sync.client import HeardTime, MarketplaceClient
 from kaalia.sync.enroll import load_key
 from kaalia.sync.pull import Pull
 from kaalia.sync.push import Push
+from kaalia.sync.snapshots import TakeSnapshot
 from kaalia.sync.tasks import Copy, Execute, ReadLogs, Search, TaskRunner
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class SyncService:
         execute: Execute | None = None,
         copy: Copy | None = None,
         search: Search | None = None,
+        snapshot: TakeSnapshot | None = None,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -67,6 +69,7 @@ class SyncService:
         self._execute = execute
         self._copy = copy
         self._search = search
+        self._snapshot = snapshot
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
@@ -108,6 +111,7 @@ class SyncService:
             execute=self._execute,
             copy=self._copy,
             search=self._search,
+            snapshot=self._snapshot,
         )
         pull = Pull(self._database, client, self._clock, member, self._backoff(), self._policy, self._lost)
         push = Push(self._database, client, self._clock, self._outbox, self._backoff(), self._chance, self._heartbeat_s)

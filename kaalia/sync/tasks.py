@@ -18,6 +18,7 @@ from kaalia.store.database import Database
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
 from kaalia.sync.log_filter import apply_filter, is_simple
+from kaalia.sync.snapshots import SnapshotTasks, TakeSnapshot
 from kaalia.sync.story import tell
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb, shortened
 
@@ -62,6 +63,7 @@ class TaskRunner:
         execute: Execute | None = None,
         copy: Copy | None = None,
         search: Search | None = None,
+        snapshot: TakeSnapshot | None = None,
     ) -> None:
         self._database = database
         self._client = client
@@ -72,6 +74,7 @@ class TaskRunner:
         self._execute = execute
         self._copy = copy
         self._search = search
+        self._snapshots = None if snapshot is None else SnapshotTasks(client, clock, snapshot)
         self._running = Tasks()
         # A walk over many files keeps nobody from his logs.
         self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
@@ -86,6 +89,8 @@ class TaskRunner:
 
     async def close(self) -> None:
         await self._running.close()
+        if self._snapshots is not None:
+            await self._snapshots.close()
 
     async def answer(self, request: TaskRequest) -> TaskResult:
         """The result, within ANSWER_S whatever happens."""
@@ -105,7 +110,11 @@ class TaskRunner:
             return TaskResult("", error.problem)
 
     async def _carry_out(self, request: TaskRequest) -> None:
-        await self._deliver(request, await self.answer(request))
+        if request.verb is Verb.SNAPSHOT and self._snapshots is not None:
+            result = await self._snapshots.answer(request)
+        else:
+            result = await self.answer(request)
+        await self._deliver(request, result)
 
     async def _text(self, request: TaskRequest) -> str:
         if request.verb is Verb.EXECUTE and self._execute is not None:

@@ -25,6 +25,7 @@ PATH_ENROLL = "/kaalia/v1/enroll"
 PATH_DESIRED = "/kaalia/v1/machines/{machine_id}/desired"
 PATH_STATUS = "/kaalia/v1/machines/{machine_id}/status"
 PATH_TASK_RESULT = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/result"
+PATH_TASK_LOGIN = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/login"
 PATH_REGISTRY_LOGIN = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/registry-login"
 PATH_CERTIFICATE = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/certificate"
 
@@ -69,6 +70,8 @@ class Verb(StrEnum):
     """The result's text is the public key with which this machine will carry out a copy away (`copy_id`)."""
     CANCEL_COPY = "cancel_copy"
     """End all copies to `TaskRequest.holder`; the result's text is how many."""
+    SNAPSHOT = "snapshot"
+    """Push what the container holds as an image: lasts, and tells how it goes by results that are not final."""
     UNKNOWN = "unknown"
     """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
 
@@ -95,12 +98,18 @@ class TaskRequest:
     copy: CopyOrder | None = None
     copy_id: str | None = None
     holder: Holder | None = None
+    image: str = ""
+    """Of `snapshot`: where to push, with a tag."""
+    pause: bool = True
+    """Of `snapshot`: while it is committed nothing runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     text: str
     problem: Problem | None = None
+    is_final: bool = True
+    """False: how it goes; another one follows."""
 
 
 @dataclass(frozen=True, slots=True)

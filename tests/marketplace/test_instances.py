@@ -383,13 +383,3 @@ async def test_filter_values_are_offered(tmp_path: Path) -> None:
             {"actual_status": "running", "gpu_name": "RTX 4090", "verification": "unverified"},
             {"actual_status": None, "gpu_name": "RTX 4090", "verification": "unverified"},
         ]
-
-
-async def test_later_routes_do_not_exist_yet(tmp_path: Path) -> None:
-    async with rented_market(tmp_path) as market:
-        instance_id = await rent(market)
-
-        for name in ["command"]:
-            answer = await market.renter.call("PUT", f"/api/v0/instances/{name}/{instance_id}/", {})
-
-            assert (answer.status, answer.body["error"]) == (404, "no_such_endpoint")

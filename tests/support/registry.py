@@ -34,6 +34,8 @@ class Mode(StrEnum):
     """Layers begin, then nothing more comes."""
     SILENT = "silent"
     """The manifest request is never answered."""
+    SILENT_PUSH = "silent_push"
+    """What is pushed is never taken."""
     CUT_OFF = "cut_off"
     """The connection breaks in the middle of a layer."""
 
@@ -59,6 +61,7 @@ class Registry:
     _blobs: dict[str, _Blob] = field(default_factory=dict)
     _tags: dict[tuple[str, str], str] = field(default_factory=dict)
     _tokens: set[str] = field(default_factory=set)
+    _uploads: dict[str, bytearray] = field(default_factory=dict)
     _runner: web.AppRunner | None = None
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,12 +70,16 @@ class Registry:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=256 * 1024**2)
         app.router.add_get("/token", self._token)
         app.router.add_get("/v2/", self._base)
         app.router.add_get("/v2/{name:.+}/manifests/{reference}", self._manifest)
         app.router.add_get("/v2/{name:.+}/blobs/{digest}", self._blob)
         app.router.add_get("/v2/{name:.+}/tags/list", self._list)
+        app.router.add_post("/v2/{name:.+}/blobs/uploads/", self._begin_upload)
+        app.router.add_patch("/v2/{name:.+}/blobs/uploads/{upload}", self._upload)
+        app.router.add_put("/v2/{name:.+}/blobs/uploads/{upload}", self._end_upload)
+        app.router.add_put("/v2/{name:.+}/manifests/{reference}", self._take_manifest)
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -175,6 +182,48 @@ class Registry:
             return web.Response(body=blob.content, content_type="application/octet-stream")
         self.layer_requests += 1
         return await self._send_layer(request, blob.content)
+
+    # What is pushed
+
+    async def _begin_upload(self, request: web.Request) -> web.StreamResponse:
+        if self.mode is Mode.SILENT_PUSH:
+            await self._closing.wait()
+        upload = secrets.token_hex(8)
+        self._uploads[upload] = bytearray()
+        return web.Response(status=202, headers=self._upload_headers(request.match_info["name"], upload))
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        name, upload = request.match_info["name"], request.match_info["upload"]
+        if self.mode is Mode.CUT_OFF and request.transport is not None:
+            request.transport.abort()
+        self._uploads[upload] += await request.read()
+        return web.Response(status=202, headers=self._upload_headers(name, upload))
+
+    async def _end_upload(self, request: web.Request) -> web.StreamResponse:
+        content = bytes(self._uploads.pop(request.match_info["upload"])) + await request.read()
+        digest = request.query["digest"]
+        if _digest(content) != digest:
+            return _refusal(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+        media = _LAYER_TYPE if content[:2] == b"\x1f\x8b" else _CONFIG_TYPE
+        self._blobs[digest] = _Blob(media, content)
+        return web.Response(status=201, headers={"Docker-Content-Digest": digest})
+
+    async def _take_manifest(self, request: web.Request) -> web.StreamResponse:
+        content = await request.read()
+        digest = _digest(content)
+        self._blobs[digest] = _Blob(request.content_type, content)
+        self._tags[request.match_info["name"], request.match_info["reference"]] = digest
+        return web.Response(status=201, headers={"Docker-Content-Digest": digest})
+
+    def _upload_headers(self, name: str, upload: str) -> dict[str, str]:
+        size = max(len(self._uploads[upload]) - 1, 0)
+        return {"Location": f"/v2/{name}/blobs/uploads/{upload}", "Docker-Upload-UUID": upload, "Range": f"0-{size}"}
+
+    def pushed(self, name: str, tag: str) -> tuple[dict[str, Any], list[bytes]]:
+        """Configuration and uncompressed layers of what was pushed."""
+        manifest = json.loads(self._blobs[self._tags[name, tag]].content)
+        layers = [gzip.decompress(self._blobs[one["digest"]].content) for one in manifest["layers"]]
+        return json.loads(self._blobs[manifest["config"]["digest"]].content), layers
 
     async def _send_layer(self, request: web.Request, content: bytes) -> web.StreamResponse:
         first = request.http_range.start or 0

@@ -79,6 +79,12 @@ async def task_result(call: Call) -> web.Response:
     return web.Response(status=204)
 
 
+async def task_login(call: Call) -> web.Response:
+    await authenticated(call)
+    task_id = call.request.match_info["task_id"]
+    return _answer(await daemons.task_login(call.context, call.number("machine_id"), task_id))
+
+
 async def registry_login(call: Call) -> web.Response:
     await authenticated(call)
     login = await daemons.registry_login(call.context, call.number("machine_id"), call.number("contract_id"))
@@ -94,6 +100,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_MACHINE}/probe", MACHINE, probe),
     Route("POST", f"{_MACHINE}/speed", MACHINE, speed),
     Route("PUT", _MACHINE + "/tasks/{task_id}/result", MACHINE, task_result),
+    Route("POST", _MACHINE + "/tasks/{task_id}/login", MACHINE, task_login),
     Route("POST", _MACHINE + r"/contracts/{contract_id:\d+}/registry-login", MACHINE, registry_login),
 )
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Desired
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import instances, logs, renewals, rentals
+from kaalia.marketplace import instances, logs, renewals, rentals, snapshots
 from kaalia.marketplace.create_request import checked_label
 from kaalia.marketplace.pages import PAGE_MAX, page
 from kaalia.marketplace.rentals import Rental
@@ -124,6 +124,12 @@ async def update(call: Call) -> dict[str, Any]:
     return {"success": True, "updated_instance": row, "msg": f"instance {instance_id} is made anew"}
 
 
+async def take_snapshot(call: Call) -> dict[str, Any]:
+    instance_id = call.number("id")
+    target = await snapshots.take(call.context, call.caller, instance_id, call.body)
+    return {"success": True, "msg": f"a snapshot of instance {instance_id} is pushed to {target}"}
+
+
 async def destroy(call: Call) -> dict[str, Any]:
     instance_id = call.number("id")
     await instances.destroy(call.context, call.caller, [instance_id])
@@ -208,6 +214,7 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", r"/api/v0/instances/reboot/{id:\d+}", "instance_write", reboot),
     Route("PUT", r"/api/v0/instances/recycle/{id:\d+}", "instance_write", recycle),
     Route("PUT", r"/api/v0/instances/update_template/{id:\d+}", "instance_write", update),
+    Route("POST", r"/api/v0/instances/take_snapshot/{id:\d+}", "instance_write", take_snapshot),
     Route("DELETE", r"/api/v0/instances/{id:\d+}", "instance_write", destroy),
     Route("DELETE", "/api/v0/instances", "instance_write", destroy_many),
     Route("PUT", r"/api/v0/instances/request_logs/{id:\d+}", "instance_read", request_logs),

@@ -35,7 +35,7 @@ LOOK_TIMEOUT_S = 30
 """An engine that says nothing for this long when it is only asked is taken for hung."""
 _WORK_TIMEOUT_S = 180
 _EVENTS = ("create", "start", "die", "oom", "pause", "unpause", "rename", "destroy")
-"""What changes a container's state. Health checks and execs are left out: a tenant makes as many as it likes."""
+"""What changes a container's state. Not health checks and execs: a tenant makes as many as it likes."""
 _CALL_THREADS = 8
 _LONG_THREADS = 24
 
@@ -151,18 +151,19 @@ class DockerEngine:
 
         await self._work(f"remove image {image_id[:19]}", remove)
 
-    def start_pull(
+    def start_transfer(
         self,
-        reference: str,
+        doing: str,
+        path: str,
+        params: Mapping[str, str],
         login: Mapping[str, str],
         silence_s: float,
         on_document: Callable[[Document], None],
     ) -> asyncio.Future[None]:
-        """Pull, calling `on_document` *in another thread* for each line of progress. Cancelling cuts the pull.
+        """POST what lasts, calling `on_document` *in another thread* for each line of progress. Cancelling cuts it.
 
         `login` is {} or {username, password, serveraddress}; it travels in the header of this one request.
         """
-        doing = f"pull {reference}"
         stream = Stream(self.socket_path, silence_s)
         # Never without the header: the engine's host may hold logins of its owner.
         headers = {"X-Registry-Auth": encode_header(dict(login)).decode()}
@@ -170,7 +171,7 @@ class DockerEngine:
         def read() -> None:
             with stream:
                 try:
-                    stream.open(doing, "POST", self._path("/images/create"), {"fromImage": reference}, headers)
+                    stream.open(doing, "POST", self._path(path), params, headers)
                     for document in stream.documents():
                         if "errorDetail" in document or "error" in document:
                             raise classify(doing, refusal(document))
@@ -178,9 +179,9 @@ class DockerEngine:
                 except TimeoutError as error:
                     raise stalled(doing, silence_s, str(error)) from error
 
-        pulling = asyncio.get_running_loop().run_in_executor(self._long, self._translated, doing, read)
-        self._register(stream, pulling)
-        return pulling
+        moving = asyncio.get_running_loop().run_in_executor(self._long, self._translated, doing, read)
+        self._register(stream, moving)
+        return moving
 
     # Containers
 
@@ -333,8 +334,6 @@ class DockerEngine:
                 client.remove_network(network_id)
 
         await self._work(f"remove network {name}", remove)
-
-    # Threads
 
     async def _look(self, doing: str, work: Callable[[APIClient], T]) -> T:
         return await self._in_thread(self._calls, doing, lambda: work(self._client(self._look_timeout_s)))

@@ -147,7 +147,10 @@ class Images:
                 told_at_s = now_s
                 loop.call_soon_threadsafe(flight.tell, state.line())
 
-        future = self._engine.start_pull(reference, _login_for(reference, login), self._inactivity_s, on_document)
+        params, given = {"fromImage": reference}, login_for(reference, login)
+        future = self._engine.start_transfer(
+            f"pull {reference}", "/images/create", params, given, self._inactivity_s, on_document
+        )
         flight = _Flight(future, line=state.line())
         self._flights[key] = flight
         return flight
@@ -159,7 +162,7 @@ class Images:
         flight.future.cancel()
 
 
-def _login_for(reference: str, login: RegistryLogin | None) -> dict[str, str]:
+def login_for(reference: str, login: RegistryLogin | None) -> dict[str, str]:
     """As `docker login` does it: credentials go to the registry they were given for, and to no other."""
     registry = references.registry_of(reference)
     if login is None or references.registry_name(login.registry) != registry:
