@@ -1,5 +1,6 @@
 """What the access kit notes of a contract's Jupyter, and what its renter is told of it. Pure.
 
+    waiting for its certificate, which the marketplace has not sent yet
     installing jupyterlab: 12 packages found
     started lab
     failed jupyter_no_pip the Python of the image has neither pip nor ensurepip
@@ -32,7 +33,7 @@ def read(note: str) -> Notebook:
     kind, _, rest = line[:WORDS_MAX].partition(" ")
     if kind == "started":
         return Notebook("", is_settled=True)
-    if kind == "installing":
+    if kind in ("installing", "waiting"):
         return Notebook(f"Jupyter is not there yet: {line[:WORDS_MAX]}", is_settled=False)
     code, _, why = rest.partition(" ")
     found = problem(code, why) if kind == "failed" else None

@@ -22,6 +22,7 @@ def test_progress_is_told_and_a_start_ends_it() -> None:
 
     assert under_way.words == "Jupyter is not there yet: installing jupyterlab: 12 packages found"
     assert not under_way.is_settled
+    assert read("waiting for its certificate\n").words == "Jupyter is not there yet: waiting for its certificate"
     assert (read("started lab").words, read("started lab").is_settled) == ("", True)
 
 

@@ -23,7 +23,6 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 JUPYTER: dict[str, Any] = {"runtype": "jupyter_direc ssh_direc ssh_proxy", "args": None}
-NO_INDEX = {"PIP_NO_INDEX": "1"}
 _IS_IT = "tr '\\0' ' ' < $at/cmdline | grep -q '[-]m jupyter_server '"
 PID = f"for at in /proc/[0-9]*; do {_IS_IT} && echo ${{at#/proc/}}; done"
 
@@ -99,8 +98,7 @@ def move(stack: Stack, address: str) -> None:
 def test_jupyter_is_reached_by_https_and_its_token_and_comes_back(
     stack: Stack, key: Path, trust: ssl.SSLContext
 ) -> None:
-    env = {**NO_INDEX, "JUPYTER_DIR": "/srv/work"}
-    instance = rent(stack, image=JUPYTER_IMAGE, env=env, disk=2, **JUPYTER)
+    instance = rent(stack, image=JUPYTER_IMAGE, jupyter_dir="/srv/work", disk=2, **JUPYTER)
     ssh = login(stack, key, instance)
     page = Page(stack, instance, trust)
     wait_until("Jupyter to answer", page.answers, 60, 0.5)

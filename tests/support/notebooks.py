@@ -2,7 +2,7 @@
 
 | image                    | what it has                                                              |
 |--------------------------|--------------------------------------------------------------------------|
-| kaalia/jupyter:latest    | `.cache/jupyter` (scripts/setup): jupyter_server, without pages          |
+| kaalia/jupyter:latest    | `.cache/jupyter` (scripts/setup): jupyter_server, no pages, no ensurepip |
 | kaalia/jupyterlab:latest | `.cache/jupyter-lab` (scripts/setup-jupyter): JupyterLab                 |
 | kaalia/python:latest     | no package; wheels of JupyterLab and notebook in /wheels                 |
 | kaalia/python:bare       | no package, and no ensurepip                                             |
@@ -29,7 +29,7 @@ _CHANGES = ("ENV PATH=/usr/local/bin:/usr/bin:/bin", 'CMD ["sleep", "9999"]')
 
 
 def import_jupyter(engine: EngineApi) -> None:
-    engine.import_image(JUPYTER_IMAGE, _tar({_packages(): SERVER}), _CHANGES)
+    engine.import_image(JUPYTER_IMAGE, _tar({_packages(): SERVER}, left_out={"ensurepip"}), _CHANGES)
 
 
 def import_lab(engine: EngineApi) -> None:
