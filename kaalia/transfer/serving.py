@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def private_file(path: Path, content: bytes) -> Path:
     """Whole or not at all; readable by root alone. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != content:
-        new = path.with_name(f".{path.name}.new")
+        # Connections that come together write in threads of their own.
+        new = path.with_name(f".{path.name}.{threading.get_ident()}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
