@@ -13,8 +13,9 @@ _PDEATHSIG, _BOUND_DROP, _NO_NEW_RIGHTS = 1, 24, 38
 """linux/prctl.h"""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SET_GID, SET_UID, CHROOT = 0, 1, 2, 3, 4, 6, 7, 18
-"""Capabilities: linux/capability.h."""
+CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SET_GID, SET_UID, CHROOT = 0, 1, 3, 4, 6, 7, 18
+"""Capabilities: linux/capability.h. Never DAC_READ_SEARCH: it opens any file of a file system by number, shown or not,
+and DAC_OVERRIDE alone reads and searches all that is shown."""
 
 
 def alone() -> None:

@@ -28,10 +28,6 @@ _NO_NEW_RIGHTS = 38
 _CAPABILITIES_V3 = 0x20080522
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3
-"""Capabilities by which root reads and removes others' files: linux/capability.h."""
-
-
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 

@@ -31,7 +31,7 @@ LAST_WORDS_MS = 800
 LINE_IN, LINE_OUT = 3, 4
 """Where the program of a cell with a line finds it; what it prints goes to standard error."""
 RIGHTS = (
-    *(confine.CHOWN, confine.DAC_OVERRIDE, confine.DAC_READ_SEARCH, confine.FOWNER, confine.FSETID),
+    *(confine.CHOWN, confine.DAC_OVERRIDE, confine.FOWNER, confine.FSETID),
     *(confine.SET_GID, confine.SET_UID, confine.CHROOT),
 )
 """To keep and restore owners and modes of any file, and what sshd and rsync want to give up more."""

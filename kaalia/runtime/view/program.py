@@ -19,7 +19,7 @@ from typing import Any
 
 from kaalia.contracts.command import Program, parse
 from kaalia.errors import KaaliaError
-from kaalia.host import mounts
+from kaalia.host import confine, mounts
 from kaalia.runtime.view.build import VIEW, NotThereError, Source, build
 from kaalia.runtime.view.listing import Listing
 from kaalia.runtime.view.output import EnoughError, Output
@@ -31,6 +31,8 @@ _LEAVE_S = 2.0
 """How long those who use a view are waited for, after SIGKILL, before it is let go all the same."""
 _OVER_S = 1.0
 _MEMORY_BYTES = 2**30
+RIGHTS = (confine.DAC_OVERRIDE, confine.FOWNER)
+"""To read and remove files of any owner."""
 
 
 def main() -> int:
@@ -150,7 +152,7 @@ def _move_to(holder: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
-    mounts.keep_rights(mounts.DAC_OVERRIDE, mounts.DAC_READ_SEARCH, mounts.FOWNER)
+    mounts.keep_rights(*RIGHTS)
 
 
 def _say(answer: dict[str, Any]) -> None:
