@@ -16,12 +16,12 @@ from kaalia.model.workload import Protocol
 from kaalia.runtime.base import ANY_CONTRACT
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.roots import Roots
-from kaalia.runtime.view.build import VIEW
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.store import volumes
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from kaalia.transfer.copier import Copier, Tools
+from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
 from kaalia.transfer.serving import Serving, Show, Shown
@@ -57,6 +57,7 @@ def transfers(
         serve=serving.serve,
         by_ipv6=ipv6.is_only,
         host_key=signature.openssh_public(host_key),
+        gate=DoorGate(config.state_dir),
         copy_key=lambda copy_id: signature.openssh_public(copy_key(copy_id)),
     )
     tools = Tools(kit, folder, show, lambda copy_id: signature.openssh_private(copy_key(copy_id)))
@@ -69,7 +70,7 @@ def _show(database: Database, disk: DiskVolumes, roots: Roots) -> Show:
     async def show(holder: Holder) -> AsyncIterator[Shown]:
         if holder.kind is HolderKind.INSTANCE:
             async with roots.open(holder.number) as view:
-                yield Shown(VIEW, view.pid)
+                yield Shown(f"/{view.path.name}", view.pid)  # below the root of that process
             return
         stored = await database.read(lambda tx: volumes.get(tx, holder.number))
         if stored is None:

@@ -8,28 +8,33 @@ program's: of a door the connection.
 """
 
 import contextlib
-import json
 import os
 import select
 import signal
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from kaalia.host import confine, mounts
 from kaalia.host.process import forked
+from kaalia.transfer.plan import (
+    FAILED,
+    LINE_IN,
+    LINE_OUT,
+    SOURCE_MISSING,
+    TARGET_UNUSABLE,
+    Bind,
+    Cell,
+    Route,
+    decode,
+)
 
 STAGE = "/tmp"  # noqa: S108 its own
 """Where the new root is put together, seen by this process only; every system has it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-FAILED, SOURCE_MISSING, TARGET_UNUSABLE = 70, 71, 72
-"""Exit codes: the cell could not be made (sysexits.h: EX_SOFTWARE); a path of its route leads nowhere."""
 LAST_WORDS_MS = 800
-LINE_IN, LINE_OUT = 3, 4
-"""Where the program of a cell with a line finds it; what it prints goes to standard error."""
 RIGHTS = (
     *(confine.CHOWN, confine.DAC_OVERRIDE, confine.FOWNER, confine.FSETID),
     *(confine.SET_GID, confine.SET_UID, confine.CHROOT),
@@ -37,61 +42,7 @@ RIGHTS = (
 """To keep and restore owners and modes of any file, and what sshd and rsync want to give up more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """A folder or file of this machine, and where the cell sees it. `process`: in whose mounts `source` is found."""
-
-    source: str
-    target: str
-    is_read_only: bool = True
-    runs_programs: bool = False
-    process: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Two paths, each inside something that the cell shows, which become the last words of the program's arguments.
-
-    Links are followed as in that tree alone. `target` None: it is elsewhere, and in the arguments already.
-    """
-
-    source_tree: str
-    source: str
-    target_tree: str = ""
-    target: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """`files`: small ones that are made, by path. `argv[0]` is a path inside the cell."""
-
-    binds: tuple[Bind, ...]
-    files: Mapping[str, str]
-    folders: tuple[str, ...]
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    watched: tuple[int, ...] = ()
-    """Processes without which the cell has no right to go on: it is killed when one of them ends."""
-    route: Route | None = None
-    has_line: bool = False
-    """Standard input and output are a line to elsewhere (LINE_IN, LINE_OUT), and the cell ends when that is cut."""
-    words_after: tuple[str, ...] = ()
-    """Of the arguments, behind the route."""
-
-
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-def encode(cell: Cell) -> str:
-    return json.dumps(asdict(cell))
-
-
-def decode(text: str) -> Cell:
-    raw: dict[str, Any] = json.loads(text)
-    binds = tuple(Bind(**one) for one in raw["binds"])
-    route = None if raw["route"] is None else Route(**raw["route"])
-    words = {name: tuple(raw[name]) for name in ("folders", "argv", "watched", "words_after")}
-    return Cell(binds=binds, files=raw["files"], env=raw["env"], route=route, has_line=raw["has_line"], **words)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from kaalia.service import Tasks, answer_anyway
 from kaalia.store import copies, outbox
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
-from kaalia.transfer import away, cell, rsync, sshd
-from kaalia.transfer.cell import Bind, Cell
+from kaalia.transfer import away, rsync, sshd
+from kaalia.transfer.plan import PROGRAM, Bind, Cell, encode
 from kaalia.transfer.serving import Show, Shown, private_file
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
@@ -122,7 +122,7 @@ class Copier:
                 theirs = await stack.enter_async_context(line)
             spec = await asyncio.to_thread(self._prepare, order, source, target)
             stack.push_async_callback(asyncio.to_thread, spec.unlink, missing_ok=True)
-            argv = (*await outside.prefix(), sys.executable, "-P", "-m", cell.__name__, str(spec))
+            argv = (*await outside.prefix(), sys.executable, "-P", "-m", PROGRAM, str(spec))
             program = await Program.start(argv, told.hear, connection=theirs.fileno())
             theirs.close()
             try:
@@ -161,7 +161,7 @@ class Copier:
             words_after=rsync.words_after(order),
         )
         try:
-            return private_file(self._tools.folder / f"{order.copy_id}.json", cell.encode(made).encode())
+            return private_file(self._tools.folder / f"{order.copy_id}.json", encode(made).encode())
         except OSError as error:
             raise HostError(
                 "copy_unprepared",

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from kaalia.errors import Problem
 from kaalia.model.copying import CopyOrder
-from kaalia.transfer import cell, sshd
-from kaalia.transfer.cell import Route
+from kaalia.transfer import plan, sshd
+from kaalia.transfer.plan import Route
 from kaalia.units import format_bytes
 
 SOURCE, TARGET = "/source", "/target"
 BRIDGE = "/etc/bridge"
 """Takes the place of ssh, which runs elsewhere: joins rsync to the cell's line."""
 _BUSYBOX = f"{sshd.KIT}/sbin/busybox"
-BRIDGE_TEXT = f"exec 5<&0\n{_BUSYBOX} cat <&5 >&{cell.LINE_OUT} &\nexec {_BUSYBOX} cat <&{cell.LINE_IN}\n"
+BRIDGE_TEXT = f"exec 5<&0\n{_BUSYBOX} cat <&5 >&{plan.LINE_OUT} &\nexec {_BUSYBOX} cat <&{plan.LINE_IN}\n"
 """Like ssh it ends when the far end does: rsync waits for that."""
 _COMMON = (sshd.RSYNC, "-a", "--numeric-ids", "--partial", "--info=progress2", "--no-inc-recursive")
 _PROGRESS = re.compile(r"\s*([\d,]+)\s+(\d+)%\s+(\S+/s)\b")
@@ -64,10 +64,10 @@ def problem(order: CopyOrder, exit_code: int, said: str) -> Problem | None:
     if any(sign in said for sign in _NO_SPACE):
         message = f"cannot copy all to {place}: the disk space of {order.target.holder} is used up"
         return Problem("copy_disk_full", message, "free space there, then copy again: it goes on where it was", said)
-    if exit_code == cell.SOURCE_MISSING:
+    if exit_code == plan.SOURCE_MISSING:
         message = f"cannot copy {order.source.path} of {order.source.holder}: it is not there"
         return Problem("copy_source_missing", message, "look with `vastai execute ID 'ls /'`", said)
-    if exit_code == cell.TARGET_UNUSABLE:
+    if exit_code == plan.TARGET_UNUSABLE:
         message = f"cannot copy to {place}: a part of this path is no folder"
         return Problem("copy_target_unusable", message, "name another folder", said)
     message = f"cannot copy all to {place}: rsync ended with {exit_code}"

@@ -21,6 +21,7 @@ from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.transfer.copier import Copier
 from kaalia.transfer.door import Door, Moved, Serve, listen
+from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.units import format_bytes
 from kaalia.wire import document
@@ -42,6 +43,7 @@ class Equipment:
     by_ipv6: Callable[[], bool]
     host_key: str
     """The public one of its sshd."""
+    gate: DoorGate
     copy_key: Callable[[str], str]
     """By copy id, the public key of a copy away."""
 
@@ -69,11 +71,15 @@ class TransferService:
         self._doors: dict[Holder, Door] = {}
         self._accepting = Tasks()
         self._lock = asyncio.Lock()
+        self._ready = asyncio.Event()
+        """What an earlier daemon left is cleared away."""
         self._told: dict[Holder, Moved] = {}
 
     async def run(self) -> None:
         await self._keeper.forget()
+        await self._equipment.gate.hold([], by_ipv6=await asyncio.to_thread(self._equipment.by_ipv6))
         await self._copier.recover()
+        self._ready.set()
         try:
             await run_forever(self.name, self._turn)
         finally:
@@ -84,6 +90,7 @@ class TransferService:
 
     async def answer(self, request: TaskRequest) -> str:
         """What a request of the marketplace is answered with, as `wire.protocol.Verb` says. Raises KaaliaError."""
+        await self._ready.wait()
         match request:
             case TaskRequest(verb=Verb.DOOR, door=DoorOrder() as order):
                 return f"{await self.open(order)} {self._equipment.host_key}"
@@ -133,6 +140,7 @@ class TransferService:
         except HostError:
             await self._keeper.give_back(port)
             raise
+        await self._equipment.gate.hold([port, *(one.port for one in self._doors.values())], by_ipv6=by_ipv6)
         door = self._doors[holder] = Door(holder, listener, self._equipment.serve, self._clock)
         self._accepting.start(holder, run_forever(f"door of {holder}", door.accept))
         log.info("copies: %s is reached at port %d", holder, port)
@@ -152,6 +160,8 @@ class TransferService:
         await door.close()
         del self._doors[door.holder]
         self._told.pop(door.holder, None)
+        by_ipv6 = await asyncio.to_thread(self._equipment.by_ipv6)
+        await self._equipment.gate.hold([one.port for one in self._doors.values()], by_ipv6=by_ipv6)
         await self._keeper.give_back(door.port)
         log.info("copies: %s is closed", door.holder)
 

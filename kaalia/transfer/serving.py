@@ -14,8 +14,8 @@ from kaalia.errors import HostError
 from kaalia.host import outside
 from kaalia.host.process import Program
 from kaalia.model.copying import Holder
-from kaalia.transfer import cell, sshd
-from kaalia.transfer.cell import Bind, Cell
+from kaalia.transfer import sshd
+from kaalia.transfer.plan import PROGRAM, Bind, Cell, encode
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Serving:
         """To the end of the session. Raises HostError, WorkloadError."""
         async with self._show(holder) as shown:
             spec = await asyncio.to_thread(self._prepare, holder, keys, shown)
-            argv = (*await outside.prefix(), sys.executable, "-P", "-m", cell.__name__, str(spec))
+            argv = (*await outside.prefix(), sys.executable, "-P", "-m", PROGRAM, str(spec))
             program = await Program.start(
                 argv, lambda line: log.info("copies of %s: %s", holder, line), None, connection
             )
@@ -76,7 +76,7 @@ class Serving:
         )
         try:
             private_file(self._folder / "host_key", self._host_key)
-            return private_file(self._folder / f"{holder}.json", cell.encode(found).encode())
+            return private_file(self._folder / f"{holder}.json", encode(found).encode())
         except OSError as error:
             raise HostError(
                 "copy_unprepared",

@@ -128,6 +128,16 @@ async def test_a_machine_that_nobody_reaches_is_told_of_before_it_is_asked(tmp_p
         assert await open_task(market) is None
 
 
+async def test_clouds_are_refused_in_words(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, instance):
+        client = market.client(market.renter)
+        said = await client.run("cloud", "copy", "--src", "/a", "--instance", str(instance), "--connection", "1")
+        assert "Run rclone inside the instance" in said.stdout + said.stderr
+        assert await client.json("show", "connections") == []
+        cancelled = await market.renter.call("DELETE", "/api/v0/commands/rclone/", {"dst_id": str(instance)})
+        assert refusal(cancelled) == (400, "copy_cloud_unsupported")
+
+
 async def test_nobody_without_a_key_is_let_in(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         instance = await rent(market)

@@ -1,8 +1,8 @@
 """The real OpenSSH client and the real `vastai` in images of four kinds, with nothing installed in them.
 
-For each kind: ssh-url, commands, scp, sftp, rsync, a forwarded port, tmux, variables, onstart, keys attached and taken
-away under way, reboot, stop and start, the daemon killed under a session; and what of the image was changed. Then what
-must be refused: a private key, a user that the image lacks.
+For each kind: ssh-url, commands, scp, sftp, rsync, `vastai copy` there and back and to another instance, a forwarded
+port, tmux, variables, onstart, keys attached and taken away under way, reboot, stop and start, the daemon killed under
+a session; and what of the image was changed. Then what must be refused: a private key, a user that the image lacks.
 """
 
 import tempfile
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.proofs.copying import Copying
 from tests.proofs.report import Report, Say
 from tests.support.kinds import KINDS, import_kinds, name_of
 from tests.support.scene import scene
@@ -85,6 +86,7 @@ def walk(renter: Renter, kind: str) -> None:
     report.check(f"{kind}: only documented files are touched", changed <= DOCUMENTED, sorted(changed - DOCUMENTED))
     sessions(renter, kind, instance, ssh)
     keys(renter, kind, instance, ssh)
+    Copying(stack, report, renter.key).prove(kind, instance, lambda: renter.rent(kind))
     lives(renter, kind, instance, ssh)
     stack.renter_api.call("DELETE", f"/api/v0/instances/{instance}/", {})
     wait_until("the container to go", lambda: not stack.engine.has_container(f"C.{instance}"), 60)

@@ -10,13 +10,16 @@ import pytest
 
 from kaalia.contracts.volume import VolumeDesired
 from kaalia.errors import ContractError
+from kaalia.host import netfilter
+from kaalia.host.netfilter import Change, Family
 from kaalia.store import claims
 from kaalia.store.changes import Topic
 from kaalia.transfer import service
 from kaalia.transfer.door import OPEN_S
+from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support import own_network
 from tests.support.ssh import new_key
-from tests.transfer.world import FIRST, LAST, World, world_in
+from tests.transfer.world import FIRST, LAST, World, holder, world_in
 
 pytestmark = [
     pytest.mark.skipif(not own_network.is_possible(), reason="needs scripts/sandbox: namespaces and ports of its own"),
@@ -150,6 +153,22 @@ async def test_a_port_is_claimed_while_a_door_is_open_and_no_longer(
             pass
         await world.add_volume(902, VolumeDesired.ENDED)
         await _until(world, [])
+
+
+async def test_a_closed_firewall_lets_renters_to_open_doors_alone(tmp_path: Path) -> None:
+    with own_network.own_network():
+        await netfilter.apply(Family.IPV4, [Change("filter", commands=[("-P", "INPUT", "DROP")])])
+        async with world_in(tmp_path) as world:
+            await world.add_volume(901)
+            port = await world.open(901)
+            saved = await netfilter.saved(Family.IPV4, "filter")
+            chain = next(name for name in saved if name.startswith("KAALIA-COPY-"))
+            assert [rule.text for rule in saved[chain]] == [f"-p tcp -m tcp --dport {port} -j ACCEPT"]
+            assert saved["INPUT"][0].text == f"-j {chain}"
+            request = TaskRequest("t", Verb.CANCEL_COPY, 0, world.clock.now(), holder=holder(901))
+            await world.service.answer(request)
+            after = await netfilter.saved(Family.IPV4, "filter")
+            assert not [name for name in after if name.startswith("KAALIA")]
 
 
 async def test_no_port_no_holder_no_door(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from kaalia.store import volumes
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.transfer.copier import Copier, Tools
+from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
 from kaalia.transfer.serving import Serving, Shown
 from kaalia.wire import signature
+from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support.clock import FakeClock
 from tests.support.kits import KITS
 from tests.support.ssh import new_key
@@ -54,7 +56,10 @@ class World:
         return self.files(number)
 
     async def open(self, number: int, *keys: str) -> int:
-        return await self.service.open(DoorOrder(holder(number), keys or (self.public,)))
+        request = TaskRequest(
+            "t", Verb.DOOR, 0, self.clock.now(), door=DoorOrder(holder(number), keys or (self.public,))
+        )
+        return int((await self.service.answer(request)).partition(" ")[0])
 
     def rsync(self, port: int, *words: str, key: Path | None = None) -> subprocess.CompletedProcess[str]:
         """As the public client calls it; `AT` in a word is the machine."""
@@ -84,7 +89,14 @@ async def world_in(folder: Path, first: int = FIRST) -> AsyncIterator[World]:
     serving = Serving((KITS / "current").resolve, folder / "transfer", host_key, show)
     keeper = PortKeeper(database, clock, PortRange(first, first + LAST - FIRST), is_busy)
     public_of = signature.openssh_public
-    equipment = Equipment(serving.check, serving.serve, lambda: False, public_of(made), lambda _: public_of(copy_key))
+    equipment = Equipment(
+        check=serving.check,
+        serve=serving.serve,
+        by_ipv6=lambda: False,
+        host_key=public_of(made),
+        gate=DoorGate(folder),
+        copy_key=lambda _: public_of(copy_key),
+    )
     copy_key = signature.generate_key()
     tools = Tools((KITS / "current").resolve, folder / "transfer", show, lambda _: signature.openssh_private(copy_key))
     service = TransferService(database, changes, clock, keeper, equipment, Copier(database, clock, tools))

@@ -32,8 +32,22 @@ async def cancel(call: Call) -> dict[str, Any]:
     return {"success": True, "msg": await copies.cancel(call.context, call.caller, holder)}
 
 
+async def cloud(call: Call) -> dict[str, Any]:
+    """`cloud copy` and `cancel sync`: there are no connections to clouds, so there is nothing to do."""
+    message = "cannot copy from or to a cloud: this marketplace keeps no connections to clouds"
+    raise ApiError(400, "copy_cloud_unsupported", message, remedy="Run rclone inside the instance")
+
+
+async def connections(call: Call) -> list[dict[str, Any]]:
+    """Of the account, to clouds: none."""
+    return []
+
+
 ROUTES: tuple[Route, ...] = (
     Route("PUT", "/api/v0/commands/rsync", "instance_write", copy),
     Route("PUT", "/api/v0/commands/copy_direct", "instance_write", copy),
     Route("DELETE", "/api/v0/commands/copy_direct", "instance_write", cancel),
+    Route("POST", "/api/v0/commands/rclone", "instance_write", cloud),
+    Route("DELETE", "/api/v0/commands/rclone", "instance_write", cloud),
+    Route("GET", "/api/v0/users/cloud_integrations", "user_read", connections),
 )
