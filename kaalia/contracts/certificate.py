@@ -21,11 +21,28 @@ def is_wanted(contract: Contract) -> bool:
 def names(public_ip: str | None, relay_host: str | None) -> tuple[str, ...]:
     """Where renters reach the contract's Jupyter: the machine's address, a relay, and their own end of a tunnel.
 
-    The address is the machine's own word: a host name there would be a certificate for anybody's site.
+    The address is the machine's word: a host name there would be a certificate for anybody's site.
     """
     address = _address(public_ip or "")
     relay = relay_host and (_address(relay_host) or relay_host.lower())
     return tuple(dict.fromkeys([*filter(None, (address, relay)), *LOCAL_NAMES]))
+
+
+def is_proven(public_ip: str | None, seen: str | None, *, is_direct: bool) -> bool:
+    """The address that a machine names is its own: its signed request comes from there.
+
+    `seen`: where from, None: unknown. `is_direct`: without a proxy. An inner address says who somebody is only in the
+    network that the marketplace itself is in. On one machine with the marketplace all of loopback is the machine's.
+    """
+    try:
+        told, found = ipaddress.ip_address(public_ip or ""), ipaddress.ip_address(seen or "")
+    except ValueError:
+        return False
+    if told.is_loopback:
+        return is_direct and found.is_loopback
+    if told != found or told.is_unspecified or told.is_link_local or told.is_multicast:
+        return False
+    return told.is_global or is_direct
 
 
 def is_due(known: Certificate | None, wanted: tuple[str, ...], now: datetime) -> bool:

@@ -1,7 +1,7 @@
 """The marketplace's own certificate authority: renters install its root once, and trust what instances show by it.
 
-It signs for keys that machines made, and for the addresses to which the marketplace itself sends renters: a machine
-names none. The root's key is kept sealed and leaves the process never.
+It signs for keys that machines made, and for the addresses to which the marketplace itself sends renters: a machine's
+own only where it is seen to come from there. The root's key is kept sealed and leaves the process never.
 """
 
 import ipaddress
@@ -23,6 +23,7 @@ from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.authority_tables import authority
 from kaalia.marketplace.db.tables import contracts
 from kaalia.model.certificate import Certificate
+from kaalia.prober.bounds import Origin
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
 
@@ -39,19 +40,21 @@ async def root(context: Context) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-async def certify(context: Context, machine_id: int, contract_id: int, public_key: str) -> Certificate:
-    """A certificate for one of the machine's own live contracts.
+async def certify(
+    context: Context, machine_id: int, contract_id: int, public_key: str, origin: Origin | None
+) -> Certificate:
+    """A certificate for one of the machine's own live contracts. `origin`: of its signed request, None: unknown.
 
     Raises ApiError 404 `contract_unknown`, 400 `certificate_unneeded` or `key_invalid`, 500 `authority_sealed`.
     """
     key = _public_key(public_key)
     async with context.engine.begin() as tx:
-        names = await _names(tx, machine_id, contract_id)
+        names = await _names(tx, machine_id, contract_id, origin)
     signer = await _opened(context)
     return _signed(signer, contract_id, key, names, context.clock.now(), context.settings.certificate_life)
 
 
-async def _names(tx: AsyncConnection, machine_id: int, contract_id: int) -> tuple[str, ...]:
+async def _names(tx: AsyncConnection, machine_id: int, contract_id: int, origin: Origin | None) -> tuple[str, ...]:
     mine = sa.and_(contracts.c.id == contract_id, contracts.c.machine_id == machine_id, contracts.c.ended_at.is_(None))
     text = await tx.scalar(sa.select(contracts.c.document).where(mine))
     machine = await machines.get(tx, machine_id)
@@ -62,6 +65,8 @@ async def _names(tx: AsyncConnection, machine_id: int, contract_id: int) -> tupl
         raise ApiError(400, "certificate_unneeded", message, remedy="rent with runtype jupyter")
     relayed = (await relays.reached_by(tx, [contract_id])).get(contract_id)
     public_ip = None if machine.report is None else machine.report.network.public_ip
+    if origin is None or not rules.is_proven(public_ip, origin.address, is_direct=origin.is_direct):
+        public_ip = None
     return rules.names(public_ip, None if relayed is None else relayed.host)
 
 

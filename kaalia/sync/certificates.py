@@ -24,8 +24,10 @@ from kaalia.wire import signature
 
 log = logging.getLogger(__name__)
 
-RETRIES_S = (2.0, 5.0, 20.0, 60.0)
-"""While the marketplace refuses one, or has not heard yet of a new address of this machine; the last for good."""
+RETRIES_S = (2.0, 5.0, 20.0, 60.0, 60.0, 60.0, 600.0)
+"""While the marketplace refuses one, or leaves out this machine's address: it has not heard of it yet, or does not see
+the machine come from there. The last for good.
+"""
 LOOK_MAX_S = 6 * 3600.0
 """The wall clock may be set meanwhile."""
 

@@ -3,6 +3,7 @@
 A value that nobody measured is null. Nothing is guessed from a model's name.
 """
 
+import ipaddress
 import re
 from functools import lru_cache
 from typing import Any
@@ -83,11 +84,16 @@ def fault(report: MachineReport) -> str | None:
     """Why a report is not that of a machine; None for one that offers can be made of."""
     ports, disk, proven = report.network.port_range, report.disk, report.network.proven
     speed = report.network.speed
+    public_ip = report.network.public_ip
+    addresses = (*(() if public_ip is None else (public_ip,)), *report.network.local_ips)
+    nowhere = next((text for text in addresses if not _is_address(text)), None)
     sizes = [report.memory.total_bytes, *(gpu.vram_mb for gpu in report.gpus)]
     sizes += [disk.total_bytes, disk.free_bytes, disk.others_bytes or 0] if disk else []
     checks = (
         (len(report.gpus) > GPUS_MAX, f"it has {len(report.gpus)} GPUs, more than {GPUS_MAX}"),
         (len({gpu.uuid for gpu in report.gpus}) < len(report.gpus), "two of its GPUs have the same UUID"),
+        # Renters' programs and other machines connect to it.
+        (nowhere is not None, f"{(nowhere or '')[:60]!r} is no address of a machine"),
         (not 0 < ports.first <= ports.last < 65536, f"{ports.first}-{ports.last} is no range of ports"),
         (
             proven is not None and not 0 <= proven.tcp <= ports.last - ports.first + 1,
@@ -101,6 +107,15 @@ def fault(report: MachineReport) -> str | None:
         (min(sizes) < 0, f"it has a size of {min(sizes)}"),
     )
     return next((why for is_fault, why in checks if is_fault), None)
+
+
+def _is_address(text: str) -> bool:
+    """Without a zone, which may be any text."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_unspecified or address.is_multicast or "%" in text)
 
 
 _UNMEASURED = (

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from kaalia.contracts.certificate import LOCAL_NAMES, is_due, is_wanted, names, renewal_at
+from kaalia.contracts.certificate import LOCAL_NAMES, is_due, is_proven, is_wanted, names, renewal_at
 from kaalia.contracts.contract import Desired
 from kaalia.model.certificate import Certificate
 from kaalia.model.workload import LaunchMode
@@ -33,6 +33,31 @@ def test_names_are_where_renters_come_in(public_ip: str | None, relay: str | Non
 @pytest.mark.parametrize("told", ["bank.example", "203.0.113.7, bank.example", "*", ""])
 def test_a_machine_is_certified_for_addresses_only(told: str) -> None:
     assert names(told, None) == LOCAL_NAMES
+
+
+@pytest.mark.parametrize(
+    ("public_ip", "seen", "is_direct", "is_own"),
+    [
+        ("8.8.8.8", "8.8.8.8", False, True),
+        ("2001:4860:0::8888", "2001:4860::8888", False, True),
+        ("1.1.1.1", "8.8.8.8", True, False),
+        ("192.168.1.1", "8.8.8.8", True, False),
+        ("192.168.1.1", "192.168.1.1", True, True),
+        ("192.168.1.1", "192.168.1.1", False, False),  # a proxy's word may be of any network
+        ("127.0.0.2", "127.0.0.1", True, True),
+        ("127.0.0.1", "127.0.0.1", False, False),
+        ("127.0.0.1", "192.168.1.1", True, False),
+        ("169.254.1.1", "169.254.1.1", True, False),
+        ("0.0.0.0", "0.0.0.0", True, False),
+        ("8.8.8.8", None, False, False),
+        (None, "8.8.8.8", True, False),
+        ("bank.example", "bank.example", True, False),
+    ],
+)
+def test_an_address_is_a_machines_own_when_it_asks_from_there(
+    public_ip: str | None, seen: str | None, is_direct: bool, is_own: bool
+) -> None:
+    assert is_proven(public_ip, seen, is_direct=is_direct) is is_own
 
 
 def test_only_living_contracts_with_jupyter_want_one() -> None:

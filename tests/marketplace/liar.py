@@ -87,9 +87,9 @@ class Liar:
 
 
 @asynccontextmanager
-async def open_liar(folder: Path) -> AsyncIterator[Liar]:
+async def open_liar(folder: Path, **settings: Any) -> AsyncIterator[Liar]:
     """A market with one enrolled machine."""
-    async with open_market(folder) as market, aiohttp.ClientSession() as session:
+    async with open_market(folder, **settings) as market, aiohttp.ClientSession() as session:
         liar = Liar(market, session, signature.generate_key())
         reply = await liar.enrol(await new_token(market))
         liar.machine_id = document.decode(EnrolReply, reply.body).machine_id

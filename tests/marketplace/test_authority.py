@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from kaalia.contracts.certificate import LOCAL_NAMES
 from kaalia.contracts.contract import Desired
 from kaalia.marketplace import authority, machines
 from kaalia.marketplace.db import tables
@@ -31,21 +32,29 @@ from tests.sync.support import SPEC, contract, rent, write_contract
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = signature.tls_public_pem(KEY)
+HERE = "8.8.8.8"
 JUPYTER = replace(SPEC, launch_mode=LaunchMode.JUPYTER)
 
 
 @asynccontextmanager
 async def notebook(folder: Path) -> AsyncIterator[tuple[Liar, int]]:
-    """A machine of the public address 203.0.113.7 that has reported, and its contract with Jupyter."""
-    async with open_liar(folder) as liar:
+    """A machine that has reported the public address HERE, and its contract with Jupyter."""
+    async with open_liar(folder, behind_proxy=True) as liar:
+        report = machine_report()
         async with liar.market.context.engine.begin() as tx:
-            await machines.put_report(tx, liar.machine_id, machine_report())
+            await machines.put_report(
+                tx, liar.machine_id, replace(report, network=replace(report.network, public_ip=HERE))
+            )
         yield liar, await rent(liar.market.context, liar.machine_id, spec=JUPYTER)
 
 
-async def ask(liar: Liar, contract_id: int, public_key: str = PUBLIC) -> tuple[int, str, Certificate | None]:
-    """Status, code and the certificate."""
-    reply = await liar.send("POST", liar.path(f"contracts/{contract_id}/certificate"), CertificateRequest(public_key))
+async def ask(
+    liar: Liar, contract_id: int, public_key: str = PUBLIC, origin: str = HERE
+) -> tuple[int, str, Certificate | None]:
+    """Status, code and the certificate. The marketplace's own proxy says that the request comes from `origin`."""
+    target, body = liar.path(f"contracts/{contract_id}/certificate"), document.encode(CertificateRequest(public_key))
+    headers = {**liar.sign("POST", target, body.encode()), "X-Forwarded-For": origin}
+    reply = await liar.raw("POST", target, headers, body.encode())
     if reply.status != 200:
         return reply.status, reply.code, None
     return reply.status, "", document.decode(Certificate, reply.body)
@@ -71,7 +80,7 @@ async def test_what_is_signed_holds_by_the_root_that_anyone_gets(tmp_path: Path)
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     told = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
     assert sorted(told) == sorted(certificate.names)
-    assert "203.0.113.7" in certificate.names
+    assert certificate.names[0] == HERE
     uses = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(uses) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert certificate.ends_at - certificate.begins_at == timedelta(days=90)
@@ -82,6 +91,16 @@ async def test_what_is_signed_holds_by_the_root_that_anyone_gets(tmp_path: Path)
     with pytest.raises(VerificationError):
         policy.build_server_verifier(x509.DNSName("bank.example")).verify(made, [])
     ssl.create_default_context(cadata=root.public_bytes(serialization.Encoding.PEM).decode())
+
+
+@pytest.mark.parametrize("origin", ["1.1.1.1", "192.168.1.1", "unknown"])
+async def test_an_address_that_the_machine_does_not_come_from_is_not_certified(tmp_path: Path, origin: str) -> None:
+    async with notebook(tmp_path) as (liar, contract_id):
+        status, _, certificate = await ask(liar, contract_id, origin=origin)
+
+    assert status == 200
+    assert certificate is not None
+    assert certificate.names == LOCAL_NAMES
 
 
 async def test_only_the_own_living_contracts_with_jupyter_are_certified(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from kaalia.contracts.certificate import LOCAL_NAMES
 from kaalia.contracts.contract import Desired
 from kaalia.errors import MarketplaceError
 from kaalia.marketplace import machines
@@ -29,11 +30,14 @@ from tests.marketplace.support import Market
 from tests.support.machines import machine_report
 from tests.sync.support import SPEC, Machine, contract, open_pair, rent
 
+HERE, THERE = "127.0.0.2", "127.0.0.3"
+"""The marketplace sees the machine come from its own loopback."""
+REPORT = replace(machine_report(), network=replace(machine_report().network, public_ip=HERE))
 JUPYTER = replace(SPEC, launch_mode=LaunchMode.JUPYTER)
 
 
 class Rig:
-    """A machine at 203.0.113.7 with a contract of each kind."""
+    """A machine at HERE with a contract of each kind."""
 
     def __init__(self, market: Market, host: Machine, key: Ed25519PrivateKey) -> None:
         self.market, self.host, self.key = market, host, key
@@ -45,8 +49,8 @@ class Rig:
     async def rent(self) -> None:
         context, machine_id = self.market.context, self.host.member.machine_id
         async with context.engine.begin() as tx:
-            await machines.put_report(tx, machine_id, machine_report())
-        await self.host.database.transaction(lambda tx: machine.put_report(tx, machine_report()))
+            await machines.put_report(tx, machine_id, REPORT)
+        await self.host.database.transaction(lambda tx: machine.put_report(tx, REPORT))
         self.notebook = await rent(context, machine_id, spec=JUPYTER)
         self.plain = await rent(context, machine_id)
         await self.agree(self.notebook, spec=JUPYTER)
@@ -79,7 +83,7 @@ async def test_one_is_fetched_for_the_machines_own_key_and_the_bell_is_rung(tmp_
 
     assert known.keys() == {made.notebook}
     certificate = known[made.notebook]
-    assert certificate.names[0] == "203.0.113.7"
+    assert certificate.names[0] == HERE
     key = x509.load_pem_x509_certificate(certificate.chain.encode()).public_key()
     assert key == signature.tls_key(made.key, made.notebook).public_key()
     assert is_rung
@@ -103,8 +107,7 @@ async def test_it_is_renewed_in_its_last_third_and_not_before(tmp_path: Path) ->
 async def test_a_new_address_or_relay_is_certified_once_the_marketplace_knows_it(tmp_path: Path) -> None:
     async with rig(tmp_path) as made:
         await made.keeper.look()
-        report = machine_report()
-        moved = replace(report, network=replace(report.network, public_ip="203.0.113.9"))
+        moved = replace(REPORT, network=replace(REPORT.network, public_ip=THERE))
         await made.host.database.transaction(lambda tx: machine.put_report(tx, moved))
         made.advance(timedelta(seconds=RETRIES_S[-1]))
         await made.keeper.look()
@@ -119,9 +122,29 @@ async def test_a_new_address_or_relay_is_certified_once_the_marketplace_knows_it
         await made.host.database.transaction(lambda tx: relays.put_links(tx, [link]))
         wanted = await made.host.database.read(store.wanted)
 
-    assert early[made.notebook].names[0] == "203.0.113.7"
-    assert late[made.notebook].names[0] == "203.0.113.9"
-    assert wanted[made.notebook][:2] == ("203.0.113.9", "relay.example")
+    assert early[made.notebook].names[0] == HERE
+    assert late[made.notebook].names[0] == THERE
+    assert wanted[made.notebook][:2] == (THERE, "relay.example")
+
+
+async def test_an_address_that_is_not_the_machines_own_is_asked_for_rarely(tmp_path: Path) -> None:
+    async with rig(tmp_path) as made:
+        foreign = replace(REPORT, network=replace(REPORT.network, public_ip="1.1.1.1"))
+        await made.host.database.transaction(lambda tx: machine.put_report(tx, foreign))
+        async with made.market.context.engine.begin() as tx:
+            await machines.put_report(tx, made.host.member.machine_id, foreign)
+        await made.keeper.look()
+        first = await made.known()
+        made.bell.clear()
+        for seconds in RETRIES_S:
+            made.advance(timedelta(seconds=seconds))
+            await made.keeper.look()
+        again, is_rung = await made.known(), made.bell.is_set()
+
+    assert first[made.notebook].names == LOCAL_NAMES
+    assert again == first
+    assert not is_rung
+    assert RETRIES_S[-1] >= 600
 
 
 async def test_it_is_kept_while_the_marketplace_is_away_and_forgotten_with_the_contract(tmp_path: Path) -> None:

@@ -106,3 +106,18 @@ def test_a_measured_speed_is_told_and_one_of_no_line_is_a_fault() -> None:
     for mbps in (-1.0, 0.0, 2e6):
         lie = dataclasses.replace(network, speed=build_speed(up=build_figure(mbps)))
         assert "speed" in (facts.fault(dataclasses.replace(report, network=lie)) or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["bank.example", "-oProxyCommand=x", "", "0.0.0.0", "224.0.0.1", "fe80::1%a;b", "1.2.3"]
+)
+def test_what_is_no_address_of_a_machine_is_a_fault(text: str) -> None:
+    report = machine_report(gpus=1)
+    told = dataclasses.replace(report, network=dataclasses.replace(report.network, public_ip=text))
+    routed = dataclasses.replace(report, network=dataclasses.replace(report.network, local_ips=("10.0.0.5", text)))
+
+    assert "no address" in (facts.fault(told) or "")
+    assert "no address" in (facts.fault(routed) or "")
+    for fine in (None, "127.0.0.1", "2001:db8::7"):
+        network = dataclasses.replace(report.network, public_ip=fine)
+        assert facts.fault(dataclasses.replace(report, network=network)) is None

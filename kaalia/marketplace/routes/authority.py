@@ -28,7 +28,7 @@ async def certificate(call: Call) -> web.Response:
     except KaaliaError as error:
         raise ApiError(400, error.code, error.problem.message) from error
     machine_id, contract_id = call.number("machine_id"), call.number("contract_id")
-    made = await authority.certify(call.context, machine_id, contract_id, request.public_key)
+    made = await authority.certify(call.context, machine_id, contract_id, request.public_key, call.origin)
     return web.Response(body=document.encode(made).encode(), content_type="application/json")
 
 
