@@ -4,7 +4,7 @@ It signs for keys that machines made, and for the addresses to which the marketp
 own only where it is seen to come from there. The root's key is kept sealed and leaves the process never.
 """
 
-import ipaddress
+import logging
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -18,14 +18,17 @@ from yarl import URL
 
 from kaalia.contracts import certificate as rules
 from kaalia.contracts.contract import Contract
-from kaalia.marketplace import machines, relays, sealing
+from kaalia.marketplace import constraints, machines, relays, sealing
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.authority_tables import authority
+from kaalia.marketplace.db.relay_tables import relays as relay_table
 from kaalia.marketplace.db.tables import contracts
 from kaalia.model.certificate import Certificate
 from kaalia.prober.bounds import Origin
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
+
+log = logging.getLogger(__name__)
 
 ROOT_LIFE = timedelta(days=20 * 365)
 BACKDATED = timedelta(hours=1)
@@ -51,7 +54,10 @@ async def certify(
     async with context.engine.begin() as tx:
         names = await _names(tx, machine_id, contract_id, origin)
     signer = await _opened(context)
-    return _signed(signer, contract_id, key, names, context.clock.now(), context.settings.certificate_life)
+    allowed = constraints.within(signer[0], names)
+    if left_out := set(names) - set(allowed):
+        log.warning("authority: %s is not certified: the root is older than that relay; see docs/jupyter.md", *left_out)
+    return _signed(signer, contract_id, key, allowed, context.clock.now(), context.settings.certificate_life)
 
 
 async def _names(tx: AsyncConnection, machine_id: int, contract_id: int, origin: Origin | None) -> tuple[str, ...]:
@@ -86,7 +92,7 @@ async def _opened(context: Context) -> tuple[x509.Certificate, ec.EllipticCurveP
         async with context.engine.begin() as tx:
             row = (await tx.execute(sa.select(authority))).one_or_none()
             if row is None:
-                certificate, key = _made(context)
+                certificate, key = _made(context, list(await tx.scalars(sa.select(relay_table.c.host))))
                 sealed = sealing.seal(context.signing_key, _key_pem(key), sealing.AUTHORITY)
                 text = certificate.public_bytes(serialization.Encoding.PEM).decode()
                 await tx.execute(sa.insert(authority).values(only_row=_ROW, certificate=text, sealed_key=sealed))
@@ -107,9 +113,9 @@ async def _opened(context: Context) -> tuple[x509.Certificate, ec.EllipticCurveP
     return x509.load_pem_x509_certificate(row.certificate.encode()), loaded
 
 
-def _made(context: Context) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _made(context: Context, relay_hosts: list[str]) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    host = URL(context.settings.public_url).host or "marketplace"
+    host = URL(context.settings.public_url).raw_host or constraints.LOCALHOST
     name = _name(f"kaalia root of {host}")
     now = context.clock.now()
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -117,6 +123,7 @@ def _made(context: Context) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKe
         _builder(name, name, key.public_key(), now - BACKDATED, now + ROOT_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(constraints.constraints([host, *relay_hosts]), critical=True)
         .add_extension(identifier, critical=False)
     )
     return builder.sign(key, hashes.SHA256()), key
@@ -135,8 +142,14 @@ def _signed(
     ends_at = min(begins_at + life, above.not_valid_after_utc)
     authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(above_key.public_key())
     made = (
-        _builder(_name(f"C.{contract_id}"), above.subject, key, begins_at - BACKDATED, ends_at)
-        .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
+        _builder(
+            _name(f"instance C.{contract_id}"),  # no host name, which OpenSSL would hold against the bounds
+            above.subject,
+            key,
+            begins_at - BACKDATED,
+            ends_at,
+        )
+        .add_extension(x509.SubjectAlternativeName([constraints.general(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -171,13 +184,6 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _general(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -1,7 +1,9 @@
 """The authority: what it signs holds for browsers, and it signs nothing else."""
 
+import contextlib
 import ipaddress
 import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,20 +20,23 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from kaalia.contracts.certificate import LOCAL_NAMES
 from kaalia.contracts.contract import Desired
-from kaalia.marketplace import authority, machines
+from kaalia.marketplace import authority, constraints, machines, relay_list
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.authority_tables import authority as table
 from kaalia.model.certificate import Certificate
+from kaalia.model.machine import PortRange
 from kaalia.model.workload import LaunchMode
 from kaalia.wire import document, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import CertificateRequest
 from tests.marketplace.liar import Liar, open_liar, other_machine
+from tests.marketplace.support import open_context
 from tests.support.machines import machine_report
 from tests.sync.support import SPEC, contract, rent, write_contract
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = signature.tls_public_pem(KEY)
+DAY = timedelta(days=1)
 HERE = "8.8.8.8"
 JUPYTER = replace(SPEC, launch_mode=LaunchMode.JUPYTER)
 
@@ -101,6 +106,50 @@ async def test_an_address_that_the_machine_does_not_come_from_is_not_certified(t
     assert status == 200
     assert certificate is not None
     assert certificate.names == LOCAL_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("localhost", True),
+        ("8.8.8.8", True),
+        ("2001:4860::8888", True),
+        ("relay.kaalia.example", True),
+        ("relay.elsewhere.example", True),
+        ("bank.example", False),
+        ("example", False),
+    ],
+)
+async def test_not_even_the_key_of_the_root_signs_for_other_sites(tmp_path: Path, name: str, holds: bool) -> None:
+    async with open_context(tmp_path, public_url="https://kaalia.example:8090") as context:
+        await relay_list.add(context.engine, "west", "relay.elsewhere.example", 2222, PortRange(20000, 20031))
+        signer = await authority._opened(context)
+        made = authority._signed(signer, 51, KEY.public_key(), (name, *LOCAL_NAMES), context.clock.now(), DAY)
+        now = context.clock.now()
+    file = tmp_path / "leaf.pem"
+    file.write_text(made.chain)
+    file.with_name("root.pem").write_bytes(signer[0].public_bytes(serialization.Encoding.PEM))
+    leaf, policy = x509.load_pem_x509_certificate(made.chain.encode()), PolicyBuilder().store(Store([signer[0]]))
+    verifier = policy.time(now).build_server_verifier(x509.DNSName("localhost"))
+
+    openssl = subprocess.run(
+        ["openssl", "verify", "-attime", str(int(now.timestamp())), "-CAfile", file.with_name("root.pem"), file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (openssl.returncode == 0) is holds, openssl.stderr
+    assert holds or "permitted subtree violation" in openssl.stderr
+    with contextlib.nullcontext() if holds else pytest.raises(VerificationError):
+        verifier.verify(leaf, [])
+
+
+async def test_a_relay_that_the_root_may_not_name_is_left_out(tmp_path: Path) -> None:
+    """One name beyond the root's bounds would make the whole certificate worthless."""
+    async with open_context(tmp_path) as context:
+        root, _ = await authority._opened(context)
+
+    assert constraints.within(root, ("relay.example", "8.8.8.8", *LOCAL_NAMES)) == ("8.8.8.8", *LOCAL_NAMES)
 
 
 async def test_only_the_own_living_contracts_with_jupyter_are_certified(tmp_path: Path) -> None:
