@@ -5,7 +5,7 @@ from pathlib import Path
 
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 """For such a program; what systemd runs has one of its own."""
-_BY_SYSTEMD = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--")
+_BY_SYSTEMD = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect")
 _CAP_SYS_ADMIN = 21
 
 
@@ -15,7 +15,15 @@ def is_sandboxed(status: str) -> bool:
     return not int(held, 16) >> _CAP_SYS_ADMIN & 1
 
 
-async def prefix() -> tuple[str, ...]:
-    """What an argument list has to begin with to be run outside."""
+async def prefix(*limits: str) -> tuple[str, ...]:
+    """What an argument list has to begin with to be run outside.
+
+    `limits`: settings of systemd.resource-control(5), such as `TasksMax=64`. A program that needs no systemd to be run
+    so must keep to limits of its own.
+    """
     status = await asyncio.to_thread(Path("/proc/self/status").read_text)
-    return _BY_SYSTEMD if is_sandboxed(status) else ()
+    return by_systemd(*limits) if is_sandboxed(status) else ()
+
+
+def by_systemd(*limits: str) -> tuple[str, ...]:
+    return (*_BY_SYSTEMD, *(f"--property={one}" for one in limits), "--")

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from pathlib import Path
 from kaalia.clock import Clock
 from kaalia.contracts import copying
 from kaalia.errors import ContractError, HostError, KaaliaError, Problem
-from kaalia.host import outside
 from kaalia.host.process import Program
 from kaalia.model.copying import CopyOrder, CopyState, CopyStatus, Holder
 from kaalia.service import Tasks, answer_anyway
@@ -26,8 +24,8 @@ from kaalia.store import copies, outbox
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.transfer import away, rsync, sshd
-from kaalia.transfer.plan import PROGRAM, Bind, Cell, encode
-from kaalia.transfer.serving import Show, Shown, private_file
+from kaalia.transfer.plan import Bind, Cell, encode
+from kaalia.transfer.serving import Show, Shown, cell_argv, private_file
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
@@ -122,7 +120,7 @@ class Copier:
                 theirs = await stack.enter_async_context(line)
             spec = await asyncio.to_thread(self._prepare, order, source, target)
             stack.push_async_callback(asyncio.to_thread, spec.unlink, missing_ok=True)
-            argv = (*await outside.prefix(), sys.executable, "-P", "-m", PROGRAM, str(spec))
+            argv = await cell_argv(spec)
             program = await Program.start(argv, told.hear, connection=theirs.fileno())
             theirs.close()
             try:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 OPEN_S = 300.0
 """From a grant, or from the end of the last session, on."""
 SESSIONS_MAX = 16
+SESSIONS_ALL_MAX = 32
+"""Over all doors: of each some processes, with up to `cell.MEMORY_BYTES`."""
 BACKLOG = 16
 _TCP_INFO_BYTES = 136
 """Up to tcpi_bytes_received of linux/tcp.h."""
@@ -44,13 +46,16 @@ class Moved:
 class Door:
     """`accept` is repeated until the door is closed, which ends its sessions too."""
 
-    def __init__(self, holder: Holder, listener: socket.socket, serve: Serve, clock: Clock) -> None:
-        """`listener`: bound and listening, not blocking; it is closed here."""
+    def __init__(
+        self, holder: Holder, listener: socket.socket, serve: Serve, clock: Clock, all_sessions: Callable[[], int]
+    ) -> None:
+        """`listener`: bound and listening, not blocking; it is closed here. `all_sessions`: those of all doors."""
         self.holder = holder
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         self._serve_one = serve
         self._clock = clock
+        self._all_sessions = all_sessions
         self._keys: tuple[str, ...] = ()
         self._until_s = 0.0
         self._sessions = Tasks()
@@ -82,9 +87,9 @@ class Door:
         self._ended = Moved()
 
     async def accept(self) -> None:
-        """One connection; a door that is full hangs up."""
+        """One connection; a door that is full hangs up, and so do all when the machine serves enough."""
         connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-        if len(self._connections) >= SESSIONS_MAX:
+        if len(self._connections) >= SESSIONS_MAX or self._all_sessions() >= SESSIONS_ALL_MAX:
             connection.close()
             return
         self._numbers += 1

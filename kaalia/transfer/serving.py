@@ -19,6 +19,9 @@ from kaalia.transfer.plan import PROGRAM, Bind, Cell, encode
 
 log = logging.getLogger(__name__)
 
+LIMITS = ("MemoryMax=1536M", "MemorySwapMax=0", "CPUWeight=20", "TasksMax=32")
+"""Of a cell as a whole, where systemd runs it; of its processes see `cell`. Tenants have a CPUWeight of 100."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -49,7 +52,7 @@ class Serving:
         """To the end of the session. Raises HostError, WorkloadError."""
         async with self._show(holder) as shown:
             spec = await asyncio.to_thread(self._prepare, holder, keys, shown)
-            argv = (*await outside.prefix(), sys.executable, "-P", "-m", PROGRAM, str(spec))
+            argv = await cell_argv(spec)
             program = await Program.start(
                 argv, lambda line: log.info("copies of %s: %s", holder, line), None, connection
             )
@@ -83,6 +86,10 @@ class Serving:
                 f"cannot prepare copies of {holder} in {self._folder}: {error}",
                 remedy="free space on the machine's disk, and see that root may write there",
             ) from error
+
+
+async def cell_argv(spec: Path) -> tuple[str, ...]:
+    return (*await outside.prefix(*LIMITS), sys.executable, "-P", "-m", PROGRAM, str(spec))
 
 
 def private_file(path: Path, content: bytes) -> Path:

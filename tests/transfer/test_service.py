@@ -14,7 +14,7 @@ from kaalia.host import netfilter
 from kaalia.host.netfilter import Change, Family
 from kaalia.store import claims
 from kaalia.store.changes import Topic
-from kaalia.transfer import service
+from kaalia.transfer import door, service
 from kaalia.transfer.door import OPEN_S
 from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support import own_network
@@ -199,6 +199,29 @@ async def test_what_is_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 await asyncio.sleep(0.05)
         assert "2.9 MiB received" in text
         assert '"number":901' in text
+
+
+async def test_the_machine_serves_so_many_at_a_time_over_all_doors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "SESSIONS_ALL_MAX", 2)
+    async with world_in(tmp_path) as world:
+        await world.add_volume(901)
+        await world.add_volume(902)
+        one, two = await world.open(901), await world.open(902)
+        (tmp_path / "file").write_text("x")
+        held = [await asyncio.open_connection("127.0.0.1", port) for port in (one, two)]
+        for reader, _ in held:
+            assert (await reader.readline()).startswith(b"SSH-2.0-")
+        for port in (one, two):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b"", "it hangs up"
+            writer.close()
+        for _, writer in held:
+            writer.close()
+        async with asyncio.timeout(10):
+            while (await rsync(world, two, str(tmp_path / "file"), "AT::V.902/")).returncode != 0:
+                await asyncio.sleep(0.1)
 
 
 async def _told(world: World) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.errors import WorkloadError
-from kaalia.host.outside import is_sandboxed
+from kaalia.host.outside import by_systemd, is_sandboxed
 from kaalia.runtime.volumes.place import Place
 
 
@@ -66,3 +66,9 @@ def test_only_what_is_called_like_a_volume_is_found(tmp_path: Path) -> None:
 def test_the_sandbox_is_told_by_a_missing_capability() -> None:
     assert is_sandboxed("Name:\tx\nCapEff:\t0000000000000000\n")
     assert not is_sandboxed("Name:\tx\nCapEff:\t000001ffffffffff\n")
+
+
+def test_what_systemd_runs_has_its_limits() -> None:
+    words = by_systemd("MemoryMax=1G", "TasksMax=8")
+    assert words[-3:] == ("--property=MemoryMax=1G", "--property=TasksMax=8", "--")
+    assert by_systemd()[-1] == "--"
