@@ -4,7 +4,9 @@ It signs for keys that machines made, and for the addresses to which the marketp
 own only where it is seen to come from there. The root's key is kept sealed and leaves the process never.
 """
 
+import ipaddress
 import logging
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -18,7 +20,7 @@ from yarl import URL
 
 from kaalia.contracts import certificate as rules
 from kaalia.contracts.contract import Contract
-from kaalia.marketplace import constraints, machines, relays, sealing
+from kaalia.marketplace import machines, relays, sealing
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.authority_tables import authority
 from kaalia.marketplace.db.relay_tables import relays as relay_table
@@ -34,6 +36,8 @@ ROOT_LIFE = timedelta(days=20 * 365)
 BACKDATED = timedelta(hours=1)
 """For browsers whose clock is behind."""
 _ROW = 1
+_LOCALHOST = "localhost"
+_EVERYWHERE = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 _COMMON_NAME_MAX = 64
 
 
@@ -54,7 +58,7 @@ async def certify(
     async with context.engine.begin() as tx:
         names = await _names(tx, machine_id, contract_id, origin)
     signer = await _opened(context)
-    allowed = constraints.within(signer[0], names)
+    allowed = within(signer[0], names)
     if left_out := set(names) - set(allowed):
         log.warning("authority: %s is not certified: the root is older than that relay; see docs/jupyter.md", *left_out)
     return _signed(signer, contract_id, key, allowed, context.clock.now(), context.settings.certificate_life)
@@ -115,7 +119,7 @@ async def _opened(context: Context) -> tuple[x509.Certificate, ec.EllipticCurveP
 
 def _made(context: Context, relay_hosts: list[str]) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    host = URL(context.settings.public_url).raw_host or constraints.LOCALHOST
+    host = URL(context.settings.public_url).raw_host or _LOCALHOST
     name = _name(f"kaalia root of {host}")
     now = context.clock.now()
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -123,7 +127,7 @@ def _made(context: Context, relay_hosts: list[str]) -> tuple[x509.Certificate, e
         _builder(name, name, key.public_key(), now - BACKDATED, now + ROOT_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(constraints.constraints([host, *relay_hosts]), critical=True)
+        .add_extension(_bounds([host, *relay_hosts]), critical=True)
         .add_extension(identifier, critical=False)
     )
     return builder.sign(key, hashes.SHA256()), key
@@ -149,7 +153,7 @@ def _signed(
             begins_at - BACKDATED,
             ends_at,
         )
-        .add_extension(x509.SubjectAlternativeName([constraints.general(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -184,6 +188,36 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _bounds(hosts: Iterable[str]) -> x509.NameConstraints:
+    """For which names the root may sign, so that who steals its key is no other site to those who trust it.
+
+    Any address, since machines come with theirs; of names only ours: RFC 5280, 4.2.1.10.
+    `hosts`: the marketplace's own and its relays'; a name stands for all below it too.
+    """
+    names = dict.fromkeys([_LOCALHOST, *(host.lower().rstrip(".") for host in hosts if not _is_address(host))])
+    permitted = [*(x509.IPAddress(net) for net in _EVERYWHERE), *(x509.DNSName(name) for name in names)]
+    return x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=None)
+
+
+def within(root: x509.Certificate, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that the root may sign for: one other name makes a whole certificate invalid."""
+    permitted = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or ()
+    zones = [one.value for one in permitted if isinstance(one, x509.DNSName)]
+    return tuple(name for name in names if _is_address(name) or any(f".{name}".endswith(f".{zone}") for zone in zones))
+
+
+def _general(name: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(name)) if _is_address(name) else x509.DNSName(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

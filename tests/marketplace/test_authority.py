@@ -20,7 +20,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from kaalia.contracts.certificate import LOCAL_NAMES
 from kaalia.contracts.contract import Desired
-from kaalia.marketplace import authority, constraints, machines, relay_list
+from kaalia.marketplace import authority, machines, relay_list
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.authority_tables import authority as table
 from kaalia.model.certificate import Certificate
@@ -149,7 +149,7 @@ async def test_a_relay_that_the_root_may_not_name_is_left_out(tmp_path: Path) ->
     async with open_context(tmp_path) as context:
         root, _ = await authority._opened(context)
 
-    assert constraints.within(root, ("relay.example", "8.8.8.8", *LOCAL_NAMES)) == ("8.8.8.8", *LOCAL_NAMES)
+    assert authority.within(root, ("relay.example", "8.8.8.8", *LOCAL_NAMES)) == ("8.8.8.8", *LOCAL_NAMES)
 
 
 async def test_only_the_own_living_contracts_with_jupyter_are_certified(tmp_path: Path) -> None:
