@@ -1,77 +1,40 @@
 """A hostile instance tries to lead those who work among its files for the renter out of it: by `..`, absolute paths,
 chains of links, links of /proc, devices, pipes, strange names, its volume, and a link that is swapped meanwhile.
 
-Against `vastai execute` on the instance while it runs and while it is stopped, with the storage drivers overlay2 and
-btrfs. Witnesses outside are compared before and after; none of their names may be said. A control counts how many of
-the paths do lead out where nothing is confined. Whoever else works there is one more `Target`.
+Against `vastai execute` and `vastai copy` on the instance while it runs and while it is stopped, and copies of its
+volume, with the storage drivers overlay2 and btrfs. Witnesses outside are compared before and after; none of their
+secrets may be said. A control counts how many of the paths do lead out where nothing is confined.
 """
 
-import shlex
 import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
+from tests.proofs.path_targets import REFUSED, Execute, Rsync, Target
 from tests.proofs.report import Report, Say
 from tests.support import hostile
 from tests.support.hostile import Outside
-from tests.support.rest import Rest
 from tests.support.scene import scene
+from tests.support.ssh import new_key
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
 IMAGE = "kaalia/hostile:latest"
 PATHS = 230
-SWAPS = 24
+SWAPS = 6
+"""How often each walk is tried."""
 AT_ONCE = 3
-PATIENCE_S = 9.0
+PATIENCE_S = {"execute": 9.0, "copy C": 30.0, "copy V": 30.0}
 SCRIPT = "{fill}; mkdir -p /swap/kept; touch /swap/kept/a /swap/kept/b; echo ready; {then}"
 SWAP = (
     "ln -s {folder} /swap/evil; mkdir /swap/x; touch /swap/x/{named}; "
     "while :; do mv /swap/x /swap/y; mv /swap/evil /swap/x; mv /swap/x /swap/evil; mv /swap/y /swap/x; done"
 )
-
-
-class Target(Protocol):
-    """Somebody who works among an instance's files when the renter asks for it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def attacks(self, path: str, outside: Outside) -> Sequence[Callable[[], str]]:
-        """Tries to read, list, write or remove by this path; each gives all that came back."""
-        ...
-
-
-@dataclass(frozen=True)
-class Execute:
-    """`vastai execute`, by the requests that it sends."""
-
-    stack: Stack
-    instance_id: int
-    name: str = "execute"
-
-    def attacks(self, path: str, outside: Outside) -> Sequence[Callable[[], str]]:
-        quoted, inner = shlex.quote(path), shlex.quote(f"{path.rstrip('/')}/{outside.named}")
-        turn = len(path) % 3
-        reading = (f"ls -la -- {quoted}", f"ls -lR -- {quoted}", f"du -a -- {quoted}")[turn]
-        removing = (f"rm -rf -- {inner}", f"rm -rfv -- {inner}", f"rm -d -- {inner}")[turn]
-        return [partial(self.run, reading), partial(self.run, removing)]
-
-    def run(self, command: str) -> str:
-        api = self.stack.renter_api
-        status, body = api.call("PUT", f"/api/v0/instances/command/{self.instance_id}/", {"command": command})
-        if status != 200:
-            return f"REFUSED {status} {body}"
-        told = str(body["result_url"]).removeprefix(self.stack.url)
-        return str(Rest(self.stack.url).call("GET", told, timeout_s=15)[1])
 
 
 def prove(seed: int, rounds: int, say: Say) -> Report:
@@ -100,23 +63,27 @@ def attack(stack: Stack, folder: Path, report: Report, seed: int, driver: str) -
     paths = hostile.paths(outside, places, pids, seed, PATHS)
     control(tar, [path for _, path in paths], folder / "naive", report)
     before = outside.state()
-    instance = rent(stack, make_volume(stack), outside, "sleep 9999")
+    key, public = new_key(folder)
+    stack.renter.run("create", "ssh-key", public)
+    volume = make_volume(stack)
+    instance = rent(stack, volume, outside, "sleep 9999")
+    of_volume = Rsync(stack, f"V.{volume}", key, hostile.VOLUME)
     for state_name in ("running", "stopped"):
         if state_name == "stopped":
             stack.renter.run("stop", "instance", str(instance))
             wait_until("it to be stopped", lambda: stack.local_state(instance) == "stopped", 30)
         began = time.monotonic()
-        strike(targets(stack, instance), paths, outside, report, state_name)
+        strike([*targets(stack, instance, key), of_volume], paths, outside, report, state_name)
         compare(before, outside, report, f"{driver}, {state_name}")
         stack_counts = f"{report.counts['escapes']} tries, {len(report.violations)} violations"
         report.say(f"{driver}, {state_name}: {stack_counts}, {time.monotonic() - began:.0f} s")
-    swap(stack, outside, report)
+    swap(stack, outside, report, key)
     compare(before, outside, report, f"{driver}, a link swapped meanwhile")
     report.say(f"{driver}, a link swapped meanwhile: {len(report.violations)} violations")
 
 
-def targets(stack: Stack, instance_id: int) -> Iterable[Target]:
-    return [Execute(stack, instance_id)]
+def targets(stack: Stack, instance_id: int, key: Path) -> list[Target]:
+    return [Execute(stack, instance_id), Rsync(stack, f"C.{instance_id}", key)]
 
 
 def strike(
@@ -131,23 +98,24 @@ def strike(
         target, kind, path, act = one
         began = time.monotonic()
         text = act()
-        report.worst("slowest_answer_s", time.monotonic() - began)
+        seconds = time.monotonic() - began
+        report.worst(f"slowest_{target.name}_s", seconds)
+        report.counts[f"escapes by {target.name}"] += 1
         report.counts["escapes"] += 1
         report.counts[f"escapes by {kind}"] += 1
         report.counts[f"escapes on {state}"] += 1
-        judge(report, f"{target.name}, {state}, {kind} {path!r}", text, outside, time.monotonic() - began)
+        judge(report, f"{target.name}, {state}, {kind} {path!r}", text, outside)
+        report.check(f"{target.name}, {state}, {path!r} is in time", seconds < PATIENCE_S[target.name], seconds)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(strike_once, tries()))
 
 
-def judge(report: Report, what: str, text: str, outside: Outside, seconds: float) -> None:
-    """Nothing outside was seen, and something was answered in time."""
-    report.check(
-        f"{what} tells nothing of the outside", outside.secret not in text and "state.db" not in text, text[-300:]
-    )
-    is_answer = seconds < PATIENCE_S and not text.startswith(("kaalia:", "REFUSED", "None"))
-    report.check(f"{what} is answered", is_answer, f"{seconds:.1f} s: {text[:300]}")
+def judge(report: Report, what: str, text: str, outside: Outside) -> None:
+    """Nothing outside was seen, and it was a try at all."""
+    is_clean = outside.secret not in text and "state.db" not in text
+    report.check(f"{what} tells nothing of the outside", is_clean, text[-300:])
+    report.check(f"{what} is answered", not text.startswith(REFUSED), text[:300])
 
 
 def compare(before: dict[str, tuple[object, ...]], outside: Outside, report: Report, when: str) -> None:
@@ -170,16 +138,16 @@ def control(tar: bytes, paths: Sequence[str], root: Path, report: Report) -> Non
     subprocess.run(["rm", "-rf", str(root)], check=True)
 
 
-def swap(stack: Stack, outside: Outside, report: Report) -> None:
+def swap(stack: Stack, outside: Outside, report: Report, key: Path) -> None:
     """A folder that becomes a link to the outside and back, while it is walked."""
     loop = SWAP.format(folder=outside.folder, named=outside.named)
-    execute = Execute(stack, rent(stack, None, outside, loop))
-    commands = [f"rm -rf /swap/x/{outside.named}", "ls -lR /swap", "du -a /swap /swap/x", "ls -la /swap/x/"]
+    instance = rent(stack, None, outside, loop)
+    walks = [walk for target in targets(stack, instance, key) for walk in target.walks("/swap", outside)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for text in pool.map(execute.run, commands * (SWAPS // len(commands))):
+        for text in pool.map(lambda walk: walk(), walks * SWAPS):
             report.counts["escapes"] += 1
             report.counts["escapes by a swap"] += 1
-            judge(report, "a link swapped meanwhile", text, outside, 0.0)
+            judge(report, "a link swapped meanwhile", text, outside)
 
 
 def make_volume(stack: Stack) -> int:

@@ -39,7 +39,7 @@ Document = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class View:
     """The root is `path`, a folder of this machine: links in it may lead anywhere, so whoever goes there confines
-    himself first (`view.build.of_holder`, chroot, openat2). `pid`: the process that holds it.
+    himself first (chroot, openat2), or takes `view.build.VIEW` from the mounts of `pid`, which holds it.
     """
 
     pid: int

@@ -70,15 +70,6 @@ def build(source: Source) -> None:
     mounts.limit_path("/", mounts.READ_ONLY | mounts.HARMLESS)
 
 
-def of_holder(pid: int) -> int:
-    """The view that another process holds, with its volumes, as a mount to put elsewhere. Raises OSError.
-
-    Whoever takes it must be gone, with all of his processes, before he leaves `Roots.open`.
-    """
-    with _visit(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)):
-        return mounts.taken(VIEW, recursive=True)
-
-
 @contextmanager
 def _visit(namespace: int) -> Iterator[None]:
     """Be in another mount namespace, and come back."""
