@@ -2,7 +2,8 @@
 
 For each kind: ssh-url, commands, scp, sftp, rsync, `vastai copy` there and back and to another instance, a forwarded
 port, tmux, variables, onstart, keys attached and taken away under way, reboot, stop and start, the daemon killed under
-a session; and what of the image was changed. Then what must be refused: a private key, a user that the image lacks.
+a session; a snapshot to a registry, and a recycle of what is rented of it; and what of the image was changed. Then what
+must be refused: a private key, a user that the image lacks.
 """
 
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 from tests.proofs.copying import Copying
 from tests.proofs.report import Report, Say
 from tests.support.kinds import KINDS, import_kinds, name_of
+from tests.support.registry import Registry, a_registry
 from tests.support.scene import scene
 from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login
 from tests.support.ssh import Ssh, new_key
@@ -33,16 +35,16 @@ LOCKED_OUT = 255
 class Renter:
     """One renter with a key, and a stack to rent from."""
 
-    def __init__(self, stack: Stack, report: Report) -> None:
-        self.stack, self.report = stack, report
+    def __init__(self, stack: Stack, report: Report, registry: Registry) -> None:
+        self.stack, self.report, self.registry = stack, report, registry
         self.key, self.public = new_key(stack.folder, "renter")
         stack.renter.run("create", "ssh-key", self.public)
         self.onstart = stack.folder / "onstart.sh"
         self.onstart.write_text(ONSTART)
 
-    def rent(self, kind: str, *flags: str) -> int:
+    def rent(self, kind: str, *flags: str, image: str | None = None) -> int:
         offer = wait_until("an offer", lambda: self.stack.rentable_offer(1), 60)
-        words = ("--image", name_of(kind), "--disk", "1", "--ssh", "--direct", *flags)
+        words = ("--image", image or name_of(kind), "--disk", "1", "--ssh", "--direct", *flags)
         made = self.stack.renter.json("create", "instance", str(offer), *words)
         return int(made["new_contract"])
 
@@ -58,10 +60,10 @@ class Renter:
 
 def prove(seed: int, rounds: int, say: Say) -> Report:
     report = Report(say)
-    with scene(gpus="2xRTX_4090") as (stack, _):
+    with scene(gpus="2xRTX_4090") as (stack, _), a_registry() as registry:
         import_kinds(stack.engine)
         stack.list_machine()
-        renter = Renter(stack, report)
+        renter = Renter(stack, report, registry)
         for number in range(rounds or 1):
             for kind in KINDS:
                 walk(renter, kind)
@@ -88,6 +90,7 @@ def walk(renter: Renter, kind: str) -> None:
     keys(renter, kind, instance, ssh)
     Copying(stack, report, renter.key).prove(kind, instance, lambda: renter.rent(kind))
     lives(renter, kind, instance, ssh)
+    anew(renter, kind, instance, ssh)
     stack.renter_api.call("DELETE", f"/api/v0/instances/{instance}/", {})
     wait_until("the container to go", lambda: not stack.engine.has_container(f"C.{instance}"), 60)
 
@@ -167,6 +170,40 @@ def lives(renter: Renter, kind: str, instance: int, ssh: Ssh) -> None:
     report.check(f"{kind}: ssh after stop and start, the same port", again.port == ssh.port, (again.port, ssh.port))
     done = again.run("cat /root/.vast_containerlabel")
     report.check(f"{kind}: and the same host key", done.stdout == f"C.{instance}\n", done.stderr)
+
+
+def anew(renter: Renter, kind: str, instance: int, ssh: Ssh) -> None:
+    """A snapshot goes to the registry; one that is rented of it has the files, and is recycled in its place."""
+    stack, report, registry = renter.stack, renter.report, renter.registry
+    ssh.run("echo saved > /root/saved")
+    repo, place = f"me/{kind}:{instance}", registry.address
+    login_words = ("--docker_login_user", registry.username, "--docker_login_pass", registry.password)
+    stack.renter.run("take", "snapshot", str(instance), "--repo", repo, "--container_registry", place, *login_words)
+    report.check(f"{kind}: take snapshot", becomes(lambda: "snapshot pushed to" in message(renter, instance), 60))
+    child = renter.rent(
+        kind, "--login", f"-u {registry.username} -p {registry.password} {place}", image=f"{place}/{repo}"
+    )
+    here = renter.at(child)
+    done = here.run("cat /root/saved; echo lost > /root/lost")
+    report.check(f"{kind}: what was saved is in the snapshot", done.stdout == "saved\n", done)
+    made = stack.engine.inspect(f"C.{child}")["Id"]
+    stack.renter.run("recycle", "instance", str(child))
+    wait_until("the recycle", lambda: another(stack, child, made), 60)
+    again = login(stack, renter.key, child)
+    report.check(f"{kind}: ssh after recycle, the same port", again.port == here.port, (again.port, here.port))
+    done = again.run("cat /root/saved; cat /root/lost")
+    report.check(f"{kind}: and the same host key, a fresh image", done.stdout == "saved\n", done)
+    report.counts["recycled"] += 1
+    stack.renter_api.call("DELETE", f"/api/v0/instances/{child}/", {})
+    wait_until("the container to go", lambda: not stack.engine.has_container(f"C.{child}"), 60)
+
+
+def another(stack: Stack, instance: int, before: str) -> bool:
+    return stack.engine.has_container(f"C.{instance}") and stack.engine.inspect(f"C.{instance}")["Id"] != before
+
+
+def message(renter: Renter, instance: int) -> str:
+    return str((renter.stack.instance(instance) or {}).get("status_msg"))
 
 
 def refusals(renter: Renter) -> None:

@@ -5,14 +5,10 @@ again, and is started once more. A lost answer: dockerd did it, nobody hears of 
 After each case I1, I2 and I3 of docs/architecture.md are checked by `witness`.
 """
 
-import asyncio
 import random
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +19,7 @@ from tests.proofs.witness import Witness
 from tests.support.docker_engine import PrivateDocker
 from tests.support.docker_proxy import DockerProxy, Fault
 from tests.support.images import rootfs
-from tests.support.registry import Registry
+from tests.support.registry import Registry, a_registry
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -379,20 +375,3 @@ def act(world: World, chance: random.Random) -> None:
         number = chance.choice({START: stopped, DESTROY: mine}.get(work, running))
         world.witness.release(number)
         world.ask(work, number)
-
-
-@contextmanager
-def a_registry() -> Iterator[Registry]:
-    """Answers from a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    registry = Registry()
-    asyncio.run_coroutine_threadsafe(registry.start(), loop).result(10)
-    try:
-        yield registry
-    finally:
-        asyncio.run_coroutine_threadsafe(registry.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

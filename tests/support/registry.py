@@ -8,7 +8,9 @@ import io
 import json
 import secrets
 import tarfile
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -180,6 +182,8 @@ class Registry:
             return _refusal(404, "BLOB_UNKNOWN", "blob unknown to registry")
         if blob.media_type != _LAYER_TYPE:
             return web.Response(body=blob.content, content_type="application/octet-stream")
+        if request.method == "HEAD":  # who pushes asks what is here already
+            return web.Response(headers={"Content-Length": str(len(blob.content))})
         self.layer_requests += 1
         return await self._send_layer(request, blob.content)
 
@@ -244,6 +248,23 @@ class Registry:
                 await asyncio.sleep(self.chunk_wait_s)
             await response.write(content[offset : offset + _CHUNK_BYTES])
         return response
+
+
+@contextmanager
+def a_registry() -> Iterator[Registry]:
+    """Answers from a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    registry = Registry()
+    asyncio.run_coroutine_threadsafe(registry.start(), loop).result(10)
+    try:
+        yield registry
+    finally:
+        asyncio.run_coroutine_threadsafe(registry.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def random_layer(size_bytes: int, path: str = "data/noise") -> bytes:
