@@ -163,9 +163,16 @@ def _wait_absent(wish: Wish, row: WorkloadStatus | None, now: datetime) -> Actio
 
 
 def _break_off(row: WorkloadStatus | None, told: WorkloadStatus) -> Action:
-    """The network of a launch comes before its container, and has its subnet for as long as it is there."""
-    is_begun = row is not None and row.state in (WorkloadState.CREATING, WorkloadState.STARTING)
-    return Clear(told) if is_begun else Record(told, Frees.ALL)
+    """The network of a launch comes before its container, and has its subnet for as long as it is there.
+
+    In a recycle it outlives the older container, and waits while the newer image is loaded once more.
+    """
+    is_begun = row is not None and row.state in _HAS_NETWORK
+    is_loading_anew = row is not None and row.state is WorkloadState.PULLING and row.generation > 1
+    return Clear(told) if is_begun or is_loading_anew else Record(told, Frees.ALL)
+
+
+_HAS_NETWORK = (WorkloadState.CREATING, WorkloadState.STARTING, WorkloadState.REMOVING)
 
 
 def _yield(wish: Wish, row: WorkloadStatus | None, observed: Observed | None, now: datetime) -> Action:

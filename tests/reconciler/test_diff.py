@@ -137,7 +137,7 @@ def may_do_without_container(action: Action, asked: Wish, books: WorkloadStatus 
         case Record():
             return action.status.state is not S.RUNNING
         case Clear():
-            is_broken_off = books is not None and books.state in (S.CREATING, S.STARTING)
+            is_broken_off = books is not None and books.state in (S.CREATING, S.STARTING, S.REMOVING)
             return is_broken_off and asked.want in (W.STOP, W.WAIT, W.YIELD)
         case _:
             return isinstance(action, Lose | Nothing)
@@ -163,13 +163,13 @@ def may_do_with_container(action: Action, asked: Wish, books: WorkloadStatus | N
 
 
 @pytest.mark.parametrize("want", [W.WAIT, W.YIELD])
-@pytest.mark.parametrize("state", [S.PULLING, S.CREATING, S.STARTING, S.STOPPED])
+@pytest.mark.parametrize("state", [S.PULLING, S.CREATING, S.STARTING, S.REMOVING, S.STOPPED])
 def test_what_was_begun_and_waits_again_stays_admitted(want: Want, state: WorkloadState) -> None:
     """As while a recycle has removed the old container, and a GPU does not answer for a moment."""
     action = diff(wish(want), row(state, container_id=None), Sight.ABSENT, LATER)
 
     assert isinstance(action, Record | Clear)
-    assert isinstance(action, Clear) is (state in (S.CREATING, S.STARTING)), "its network may be there"
+    assert isinstance(action, Clear) is (state in (S.CREATING, S.STARTING, S.REMOVING)), "its network may be there"
     assert not Held(wish(want).contract, action.status).is_new
     assert isinstance(diff(wish(want), action.status, Sight.ABSENT, LATER), Nothing)
     assert isinstance(diff(wish(W.RUN), action.status, Sight.ABSENT, LATER), Launch)

@@ -237,6 +237,25 @@ async def test_a_crash_in_a_recycle_ends_in_one_container_of_the_new_generation(
     assert rig.runtime.violations == []
 
 
+@pytest.mark.parametrize("point", ["discard.done", "discard.recorded", "renew.intended"])
+async def test_one_that_is_broken_off_after_the_older_container_went_leaves_no_network(rig: Rig, point: str) -> None:
+    await running(rig)
+    await rig.put(recycled())
+    await crash_during(rig, point)
+    if point == "discard.recorded":
+        del rig.runtime.images[IMAGE]  # evicted: it has to be loaded once more
+        gate = await begun(rig, recycled())
+        gate.set()
+
+    await rig.put(recycled(desired=Desired.STOPPED))
+    await rig.settle()
+
+    is_there = point == "renew.intended"
+    assert (await rig.state(), 51 in rig.runtime.containers) == (WorkloadState.STOPPED, is_there)
+    assert {one.kind for one in await rig.claims() if one.kind == "subnet"} == {*(["subnet"] if is_there else [])}
+    assert (51 in rig.runtime.networks) is is_there
+
+
 @pytest.mark.parametrize("verb", ["pull", "stop", "discard", "create", "start"])
 async def test_an_answer_that_got_lost_changes_nothing(rig: Rig, verb: str) -> None:
     before = await running(rig)
