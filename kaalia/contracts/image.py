@@ -21,12 +21,18 @@ _HOST_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN = rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?"
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_TAG_ALONE = re.compile(_TAG, re.ASCII)
 _DIGEST = r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})"
 _CUDA = re.compile(r"(?:^|[-_.])cuda[-_]?([0-9]{1,3}\.[0-9]{1,3}(?:\.[0-9]{1,3})?)", re.ASCII)
 _CUDA_SHORT = re.compile(r"(?:^|[-_.])cu([0-9]{2})([0-9])(?![0-9.])", re.ASCII)
 _REFERENCE = re.compile(
     rf"(?P<name>(?:{_DOMAIN}/)?{_PART}(?:/{_PART})*)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", re.ASCII
 )
+
+
+def is_tag(text: str) -> bool:
+    """Whether this can be a tag: of at most 128 characters."""
+    return _TAG_ALONE.fullmatch(text) is not None
 
 
 def check(reference: str) -> None:
@@ -70,6 +76,7 @@ def choose_tag(tags: Iterable[str], cuda: str) -> str | None:
     """The tag for a driver that supports CUDA up to `cuda` (`12.4`): of the newest CUDA that it allows.
 
     Among equals an `auto` one, else the last by numbers: lists of tags tell no times. None: no tag names such a CUDA.
+    `tags`: as `is_tag` allows them.
 
     >>> choose_tag(["cuda-11.8", "v2-cuda-12.4.1-auto", "v10-cuda-12.4.1", "cuda-12.8", "latest"], "12.4")
     'v2-cuda-12.4.1-auto'

@@ -1,6 +1,7 @@
 """Tags as a registry lists them: pages, logins of both kinds, and what is refused."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -26,6 +27,20 @@ async def registry() -> AsyncIterator[Registry]:
 
 def login(registry: Registry, password: str | None = None) -> RegistryLogin:
     return RegistryLogin(registry.address, registry.username, password or registry.password)
+
+
+@asynccontextmanager
+async def serving(say: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """A registry that answers everything so; its address."""
+    app = web.Application()
+    app.router.add_get("/{any:.*}", say)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def refused(name: str, given: RegistryLogin | None = None) -> str:
@@ -54,6 +69,18 @@ async def test_a_private_list_is_for_those_whom_the_registry_lets_in(registry: R
     assert registry.authorizations == [], "a login of another registry goes nowhere"
 
 
+async def test_a_stranger_s_list_is_bounded_and_holds_tags_alone(registry: Registry) -> None:
+    page = {"tags": ["cuda-11.8", "cuda-11.8-" + "1" * 5000, 7, "a b", "", *(f"t{number}" for number in range(30_000))]}
+
+    async def say(_: web.Request) -> web.Response:
+        return web.json_response(page, headers={"Link": '</v2/team/app/tags/list?n=1000>; rel="next"'})
+
+    async with serving(say) as address:
+        found = await door.tags(f"{address}/team/app", None)
+
+    assert (found[:2], len(found)) == (("cuda-11.8", "t0"), door.TAGS_MAX)
+
+
 async def test_what_is_not_there_and_who_does_not_answer(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await refused(f"{registry.address}/team/none") == "image_not_found"
     await registry.stop()
@@ -67,6 +94,7 @@ async def test_what_is_not_there_and_who_does_not_answer(registry: Registry, mon
         (web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "registry_unreachable"),
         (web.Response(text="[1, 2]"), "registry_unreachable"),
         (web.Response(text="no json"), "registry_unreachable"),
+        (web.Response(text='{"tags": ' + "[" * 200_000), "registry_unreachable"),
         (web.Response(status=401, headers={"WWW-Authenticate": 'Bearer realm="file:///etc/passwd"'}), None),
         (web.Response(status=401, headers={"WWW-Authenticate": "Negotiate"}), None),
     ],
@@ -75,15 +103,8 @@ async def test_strange_answers_are_told(answer: web.Response, code: str | None) 
     async def say(_: web.Request) -> web.Response:
         return answer
 
-    app = web.Application()
-    app.router.add_get("/{any:.*}", say)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        assert await refused(f"127.0.0.1:{runner.addresses[0][1]}/a") == (code or "registry_unauthorized")
-    finally:
-        await runner.cleanup()
+    async with serving(say) as address:
+        assert await refused(f"{address}/a") == (code or "registry_unauthorized")
 
 
 def test_places_of_names() -> None:
