@@ -130,6 +130,8 @@ class WorkloadStatus:
     public_ipaddr: str | None = None
     """Its variable PUBLIC_IPADDR, for life. None: it has none, or an older kaalia made it."""
     not_made: NotMade | None = None
+    image: str | None = None
+    """What it is made of: the contract may leave the tag to the machine. None: it was not begun yet."""
 
     @property
     def answered(self) -> int:

@@ -85,7 +85,7 @@ class _Avoid:
 
 async def launch(tools: Tools, action: Launch, row: WorkloadStatus | None, report: MachineReport) -> Observed:
     """Run the contract; returns what is seen right after the start."""
-    action = replace(action, contract=await tagged(tools, action.contract, report))
+    action = replace(action, contract=await tagged(tools, action.contract, row, report))
     async with tools.images.using(action.contract.spec.image):
         return await _launch(tools, action, row, report)
 
@@ -107,18 +107,23 @@ async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repo
     raise AssertionError("unreachable")
 
 
-async def tagged(tools: Tools, contract: Contract, report: MachineReport) -> Contract:
+async def tagged(tools: Tools, contract: Contract, row: WorkloadStatus | None, report: MachineReport) -> Contract:
     """With a tag that this machine's driver allows, where the contract leaves that to the machine.
+
+    It is chosen once a generation: what was begun with one is not to end because the registry has another by now, or
+    does not answer.
 
     Raises WorkloadError `no_tag_fits`, `image_banned`, the registry's codes, and what `login_source` raises.
     """
     name = image.automatic_name(contract.spec.image)
     if name is None:
         return contract
+    if _is_creating(contract, row) and row is not None and row.image is not None:
+        return replace(contract, spec=replace(contract.spec, image=row.image))
     cuda = report.driver.cuda_version if report.driver else None
     login = await tools.login_source(contract.contract_id) if contract.spec.needs_registry_login else None
     tags = await tools.tags(name, login) if cuda else ()
-    tag = image.choose_tag(tags, cuda) if cuda else None
+    tag = await asyncio.to_thread(image.choose_tag, tags, cuda) if cuda else None
     if tag is None:
         raise WorkloadError(
             "no_tag_fits",
@@ -146,11 +151,15 @@ async def _present(tools: Tools, contract: Contract, row: WorkloadStatus | None)
     """The image that is here, if it will do: a later generation wants a fresh one, which `renew` has pulled before."""
     spec = contract.spec
     if contract.generation > 1:
-        is_renewed = row is not None and row.generation == contract.generation and row.state is WorkloadState.CREATING
-        return await tools.runtime.image(spec.image) if is_renewed else None
+        return await tools.runtime.image(spec.image) if _is_creating(contract, row) else None
     present = None if spec.needs_registry_login else await tools.runtime.image(spec.image)
     is_public = present is not None and not await tools.ledger.is_private(spec.image, present.image_id)
     return present if is_public else None
+
+
+def _is_creating(contract: Contract, row: WorkloadStatus | None) -> bool:
+    """The image of this generation was here, and its container was about to be."""
+    return row is not None and row.generation == contract.generation and row.state is WorkloadState.CREATING
 
 
 async def pull(tools: Tools, contract: Contract, pulling: WorkloadStatus) -> ImageFacts:

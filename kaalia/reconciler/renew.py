@@ -6,6 +6,8 @@ The image comes first: what cannot be pulled leaves the older container as it is
 network stay the contract's all the while.
 """
 
+from dataclasses import replace
+
 from kaalia.errors import Problem, WorkloadError
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -17,13 +19,13 @@ from kaalia.runtime.base import ALIVE, Observed
 
 async def renew(tools: Tools, action: Renew, row: WorkloadStatus | None, report: MachineReport) -> Observed | None:
     """Make room for the newer generation, which is launched in the next turn. Every step may be repeated."""
-    contract, before = await tagged(tools, action.contract, report), action.before
+    contract, before = await tagged(tools, action.contract, None, report), action.before
     async with tools.images.using(contract.spec.image):
         loading = status.renewing(contract, row, before, action.gpu_uuids, tools.clock.now())
         await tools.ledger.intend("recycle", loading, action.gpu_uuids)
         tools.checkpoint("renew.intended")
         await pull(tools, contract, loading)
-        await _discard(tools, action, row)
+        await _discard(tools, replace(action, contract=contract), row)
     return None
 
 

@@ -23,7 +23,7 @@ def blank(contract_id: int, generation: int, row: WorkloadStatus | None, now: da
     if row.generation == generation:
         return kept
     kept = replace(kept, container_id=None, started_at=None, finished_at=None, exit_code=None, public_ipaddr=None)
-    return replace(kept, not_made=None)
+    return replace(kept, not_made=None, image=None)
 
 
 def waiting(contract: Contract, row: WorkloadStatus | None, reason: str, now: datetime) -> WorkloadStatus:
@@ -50,6 +50,8 @@ def preparing(
     base = blank(contract.contract_id, contract.generation, row, now)
     if before is not None:
         base = replace(base, started_at=before.started_at)
+    if state is WorkloadState.CREATING:
+        base = replace(base, image=contract.spec.image)
     words = {
         WorkloadState.PULLING: f"loading {contract.spec.image}",
         WorkloadState.CREATING: f"creating {contract.spec.image}/{contract.spec.launch_mode}",

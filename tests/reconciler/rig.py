@@ -56,6 +56,7 @@ class Rig:
     """Networks that stand ready."""
     tags: tuple[str, ...] = ()
     """What the registry has of any image."""
+    asked_for_tags: int = 0
     service: ReconcilerService = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +91,7 @@ class Rig:
         return self.login
 
     async def _tags(self, _name: str, _login: RegistryLogin | None) -> tuple[str, ...]:
+        self.asked_for_tags += 1
         return self.tags
 
     async def _mounts(self, _: Contract) -> tuple[BindMount, ...]:

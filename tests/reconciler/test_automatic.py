@@ -43,6 +43,7 @@ async def test_the_driver_s_cuda_chooses_and_a_recycle_chooses_anew(rig: Rig) ->
     await rig.settle()
     row = await rig.row()
     assert (row.state, row.generation) == (WorkloadState.RUNNING, 2)
+    assert rig.asked_for_tags == 2, "once a generation: between two answers the older container goes"
     assert rig.runtime.placements[51].contract.spec.image == "team/app:cuda-12.4.2"
 
 
