@@ -9,6 +9,8 @@ process that can be killed; where there is none it is a plain substring.
 import re
 from collections.abc import Callable
 
+from kaalia.contracts.log_filter import has_wide_set
+
 PATTERN_MAX_CHARACTERS = 256
 BUDGET_S = 1.0
 """For one text; the rest of it is left out, and the result says so."""
@@ -44,6 +46,8 @@ def compile_filter(pattern: str) -> Keeps:
 def is_simple(pattern: str) -> bool:
     """It is used as the regular expression that it is."""
     bare = _without_padding(pattern.removeprefix("(?i)"))
+    if has_wide_set(bare):
+        return False
     try:
         return _repeats(bare) is not None and re.compile(bare) is not None
     except re.error:

@@ -196,7 +196,9 @@ async def test_a_command_on_somebody_else_s_instance_is_refused(tmp_path: Path) 
         assert (answer.status, answer.body["error"]) == (404, "invalid_id")
 
 
-@pytest.mark.parametrize("pattern", ["[", "C**", "(", "*", "a{3,1}", "(?P<x", "x" * 513, "(" * 500])
+@pytest.mark.parametrize(
+    "pattern", ["[", "C**", "(", "*", "a{3,1}", "(?P<x", "x" * 513, "(" * 500, r"(?i)[\x01-\uffff]", "[a-\uffff]"]
+)
 async def test_a_filter_that_is_no_regular_expression_is_refused(tmp_path: Path, pattern: str) -> None:
     async with rented_market(tmp_path) as market:
         instance_id = await rent(market)

@@ -30,6 +30,12 @@ def test_keeps_the_lines_that_people_expect(pattern: str, lines: list[int]) -> N
     assert apply_filter(TEXT, pattern, time.monotonic) == expected
 
 
+def test_a_set_that_takes_long_to_prepare_is_not_for_this_process() -> None:
+    assert not is_simple(r"(?i)[\x01-\uffff\x02-\uffff]")
+    assert not is_simple("[a-\uffff]")
+    assert is_simple(r"[\x01-\xff]")
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["(a+)+$", "(a|a)*b", "(a*)*b", "a{1,99}{1,99}b", r"(a)\1b", "a?" * 60 + "b" * 60, "a*a*a*a*b", ".*" * 20 + "b"],
