@@ -6,6 +6,7 @@ Refuses verbs that are not on the list, contracts that are not here, and request
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 from kaalia.clock import Clock
 from kaalia.contracts import command
@@ -77,6 +78,7 @@ class TaskRunner:
         self._snapshots = None if snapshot is None else SnapshotTasks(client, clock, snapshot)
         self._running = Tasks()
         # A walk over many files keeps nobody from his logs.
+        self._turns: WeakValueDictionary[tuple[Verb, int], asyncio.Lock] = WeakValueDictionary()
         self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
 
     async def turn(self) -> None:
@@ -95,7 +97,8 @@ class TaskRunner:
     async def answer(self, request: TaskRequest) -> TaskResult:
         """The result, within ANSWER_S whatever happens."""
         try:
-            async with asyncio.timeout(ANSWER_S), self._slots[request.verb]:
+            # Who asks for much waits for himself: a slot is held by one task of a contract at a time.
+            async with asyncio.timeout(ANSWER_S), self._turn_of(request), self._slots[request.verb]:
                 return TaskResult(shortened(await self._text(request)))
         except TimeoutError:
             return TaskResult(
@@ -108,6 +111,14 @@ class TaskRunner:
             )
         except KaaliaError as error:
             return TaskResult("", error.problem)
+
+    def _turn_of(self, request: TaskRequest) -> asyncio.Lock:
+        """What is of no contract waits for nobody."""
+        key = (request.verb, request.contract_id)
+        lock = self._turns.get(key) if request.contract_id else None
+        if lock is None:
+            lock = self._turns[key] = asyncio.Lock()
+        return lock
 
     async def _carry_out(self, request: TaskRequest) -> None:
         if request.verb is Verb.SNAPSHOT and self._snapshots is not None:

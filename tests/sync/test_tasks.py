@@ -213,6 +213,27 @@ async def test_slow_commands_keep_nobody_from_his_logs(tmp_path: Path, monkeypat
     assert {result.problem.code for result in late if result.problem} == {"task_timeout"}
 
 
+async def test_one_contract_s_commands_keep_nobody_from_his(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def slow(contract_id: int, _: str, __: float) -> str:
+        if contract_id == CONTRACT_ID:
+            await gate.wait()
+        return "done"
+
+    async with open_host(tmp_path) as (_, host):
+        await host.database.transaction(lambda tx: contracts.upsert(tx, contract(6), host.clock.now()))
+        runner, asked = runner_of(host, execute=slow), {"verb": Verb.EXECUTE, "command": "du"}
+        crowd = [asyncio.create_task(runner.answer(request(host, **asked))) for _ in range(module.AT_ONCE_MAX + 1)]
+        await asyncio.sleep(0)
+        other = await runner.answer(request(host, **asked, contract_id=6))
+        gate.set()
+        answers = await asyncio.gather(*crowd)
+
+    assert other == TaskResult("done")
+    assert answers == [TaskResult("done")] * len(crowd)
+
+
 async def test_a_filter_beyond_the_simple_is_for_a_process_of_its_own(tmp_path: Path) -> None:
     asked = []
 
