@@ -1,6 +1,7 @@
 """`ls`, as far as renters need it. Opens folders only, and accounts of /etc/passwd and /etc/group for their names."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from kaalia.contracts.command import Command
 from kaalia.runtime.view.output import DEPTH_MAX, TOO_DEEP, Output, human, shown
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+_NUMBER = re.compile(r"[0-9]{1,10}")
+"""Of an account or a group."""
 _ACCOUNTS_MAX_BYTES = 1024**2
 _ENTRIES_MAX = 200_000
 """Of one folder: they are sorted in memory."""
@@ -198,4 +201,4 @@ def _names(path: str) -> dict[int, str]:
     finally:
         os.close(handle)
     lines = [line.split(":") for line in text.splitlines()]
-    return {int(line[2]): shown(line[0]) for line in lines if len(line) > 2 and line[2].isascii() and line[2].isdigit()}
+    return {int(line[2]): shown(line[0]) for line in lines if len(line) > 2 and _NUMBER.fullmatch(line[2])}

@@ -44,7 +44,7 @@ def main() -> int:
             _hold(request["hold"])
         else:
             _say({"text": _command(**request)})
-    except (OSError, NotThereError, KaaliaError) as error:
+    except (OSError, NotThereError, KaaliaError, MemoryError) as error:
         _say({"problem": f"{type(error).__name__}: {error}"})
         return 1
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.contracts.command import Program, parse
-from kaalia.runtime.view import output
+from kaalia.runtime.view import listing, output
 from kaalia.runtime.view.listing import Listing
 from kaalia.runtime.view.output import EnoughError, Output, human, shown
 from kaalia.runtime.view.removal import Removal
@@ -114,6 +114,13 @@ def test_strange_names_stay_on_one_line(tree: Path) -> None:
     )
     assert done("rm 'empty/two\nlines' empty/-rf") == ""
     assert shown("\udcff") == "\\xff"
+
+
+def test_a_number_of_thousands_of_digits_is_nobody_s(tmp_path: Path) -> None:
+    accounts = tmp_path / "passwd"
+    accounts.write_text(f"long:x:{'1' * 5000}:0::/:\nworker:x:1000:1000::/:\n")
+
+    assert listing._names(str(accounts)) == {1000: "worker"}
 
 
 def test_output_is_cut_and_says_so(tree: Path) -> None:
