@@ -70,6 +70,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "cryptography": (
         "kaalia.wire.signature",
         "kaalia.marketplace.authority",
+        "kaalia.marketplace.constraints",
         "kaalia.marketplace.keys",
         "kaalia.marketplace.sealing",
     ),
