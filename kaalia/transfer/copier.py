@@ -85,6 +85,7 @@ class Copier:
         """End all copies to a holder; how many."""
         found = [order for order in self._orders.values() if order.target.holder == target]
         for order in found:
+            self._orders.pop(order.copy_id, None)  # what asks again meanwhile finds none
             self._running.cancel(order.copy_id)
             await self._end(order, CopyState.CANCELLED, "was cancelled")
         return len(found)

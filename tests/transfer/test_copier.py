@@ -168,6 +168,7 @@ async def test_a_copy_is_told_on_its_way_and_cancelled(tmp_path: Path, monkeypat
                 await asyncio.sleep(0.05)
         request = TaskRequest("t", Verb.CANCEL_COPY, 0, world.clock.now(), holder=holder(902))
         assert await world.service.answer(request) == "1"
+        assert await world.service.answer(request) == "0"
         last = await ended(world)
         assert (last.state, "was cancelled" in last.text) == (CopyState.CANCELLED, True)
         await asyncio.sleep(0.5)
