@@ -81,13 +81,21 @@ class Copier:
         self._orders[order.copy_id] = order
         self._running.start(order.copy_id, answer_anyway(f"copy {order.copy_id[:8]}", self._carry_out(order), _nothing))
 
-    async def cancel(self, target: Holder) -> int:
-        """End all copies to a holder; how many."""
+    @property
+    def targets(self) -> frozenset[Holder]:
+        """On this machine, of what goes on."""
+        return frozenset(order.target.holder for order in self._orders.values() if order.away is None)
+
+    async def cancel(self, target: Holder, problem: Problem | None = None) -> int:
+        """End all copies to a holder; how many. With a `problem`, which is told: those that end on this machine."""
         found = [order for order in self._orders.values() if order.target.holder == target]
+        if problem is not None:
+            found = [order for order in found if order.away is None]
+        state, text = (CopyState.CANCELLED, "was cancelled") if problem is None else (CopyState.FAILED, "failed")
         for order in found:
             self._orders.pop(order.copy_id, None)  # what asks again meanwhile finds none
             self._running.cancel(order.copy_id)
-            await self._end(order, CopyState.CANCELLED, "was cancelled")
+            await self._end(order, state, text, problem)
         return len(found)
 
     async def _carry_out(self, order: CopyOrder) -> None:

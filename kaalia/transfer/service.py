@@ -13,12 +13,13 @@ from kaalia.clock import Clock
 from kaalia.contracts import copying
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.volume import VolumeDesired
-from kaalia.errors import ContractError, HostError
+from kaalia.errors import ContractError, HostError, Problem
 from kaalia.model.copying import CopyOrder, CopyState, CopyStatus, DoorOrder, Holder, HolderKind
 from kaalia.service import Tasks, run_forever
 from kaalia.store import contracts, outbox, volumes
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
+from kaalia.transfer import room
 from kaalia.transfer.copier import Copier
 from kaalia.transfer.door import Door, Moved, Serve, listen
 from kaalia.transfer.gate import DoorGate
@@ -97,7 +98,10 @@ class TransferService:
             case TaskRequest(verb=Verb.COPY, copy=CopyOrder() as wanted):
                 here = [wanted.source.holder, *([wanted.target.holder] if wanted.away is None else [])]
                 await self._database.read(lambda tx: _check(tx, *here))
+                if wanted.away is None:
+                    await self._database.read(lambda tx: _check_room(tx, wanted.target.holder))
                 await self._copier.start(wanted)
+                self._bell.set()
                 return "begun"
             case TaskRequest(verb=Verb.COPY_KEY, copy_id=str() as copy_id):
                 return self._equipment.copy_key(copy_id)
@@ -122,6 +126,7 @@ class TransferService:
         """
         keys = copying.keys(order.keys)
         await self._database.read(lambda tx: _check(tx, order.holder))
+        await self._database.read(lambda tx: _check_room(tx, order.holder))
         await asyncio.to_thread(self._equipment.check)
         async with self._lock:
             door = self._doors.get(order.holder) or await self._make(order.holder)
@@ -150,13 +155,32 @@ class TransferService:
         return sum(door.sessions for door in self._doors.values())
 
     async def _turn(self) -> None:
-        await wait(self._bell, LOOK_S if self._doors else None)
+        await wait(self._bell, LOOK_S if self._doors or self._copier.targets else None)
+        await self._end_where_no_room_is()
         gone = await self._database.read(lambda tx: [one for one in self._doors if not _is_here(tx, one)])
         async with self._lock:
             for holder, door in list(self._doors.items()):
                 await self._progress(door)
                 if holder in gone or door.is_due:
                     await self._close(door)
+
+    async def _end_where_no_room_is(self) -> None:
+        """Doors too: what a session will bring is not known, and it brings it at once."""
+        holders = {*self._doors, *self._copier.targets}
+        found = await self._database.read(lambda tx: {one: room.problem(tx, one) for one in holders})
+        for holder, problem in found.items():
+            if problem is None:
+                continue
+            await self._copier.cancel(holder, problem)
+            async with self._lock:
+                if (door := self._doors.get(holder)) is not None:
+                    await self._close(door)
+                    await self._tell_end(holder, problem)
+
+    async def _tell_end(self, holder: Holder, problem: Problem) -> None:
+        now = self._clock.now()
+        status = CopyStatus(f"door-{holder}", holder, CopyState.FAILED, now, "copy by rsync: was ended", problem)
+        await self._database.transaction(lambda tx: tell(tx, status, now), Topic.OUTBOX)
 
     async def _close(self, door: Door) -> None:
         self._accepting.cancel(door.holder)
@@ -199,6 +223,11 @@ def _is_here(tx: Transaction, holder: Holder) -> bool:
         return contract is not None and contract.desired is not Desired.ENDED
     stored = volumes.get(tx, holder.number)
     return stored is not None and stored.volume.desired is not VolumeDesired.ENDED
+
+
+def _check_room(tx: Transaction, holder: Holder) -> None:
+    if (problem := room.problem(tx, holder)) is not None:
+        raise ContractError(problem.code, problem.message, remedy=problem.remedy)
 
 
 def _check(tx: Transaction, *holders: Holder) -> None:
