@@ -215,10 +215,11 @@ class Runtime(Protocol):
         """Remove container and network. Absent is success."""
         ...
 
-    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
+    async def authorize(self, contract: Contract, chain: str | None = None, *, is_older: bool = False) -> None:
         """The contract's keys, and no others, may log in from now on; a workload that runs is not disturbed.
 
-        `chain`: the certificate of its Jupyter, PEM; None: the one that it has stays. Raises HostError.
+        `chain`: the certificate of its Jupyter, PEM; None: the one that it has stays. `is_older`: what runs is of an
+        older generation, and keeps the kinds of access that it has. Raises HostError.
         """
         ...
 

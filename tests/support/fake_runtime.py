@@ -71,6 +71,8 @@ class FakeRuntime:
         self.unreadable: set[int] = set()
         """Containers whose labels somebody has spoilt, by contract."""
         self.authorized: dict[int, tuple[str, ...] | None] = {}
+        self.authorized_older: set[int] = set()
+        """Contracts of these whose container was said to be of an older generation."""
         """Who may log in, by contract."""
         self.chains: dict[int, str] = {}
         """Certificates of Jupyter, by contract."""
@@ -138,11 +140,12 @@ class FakeRuntime:
         self._changed(contract_id)
         return self._answer("create", self.containers[contract_id].container_id)
 
-    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
+    async def authorize(self, contract: Contract, chain: str | None = None, *, is_older: bool = False) -> None:
         await self._answering("authorize", contract.contract_id)
         if chain is not None:
             self.chains[contract.contract_id] = chain
         self.authorized[contract.contract_id] = contract.ssh_keys
+        (self.authorized_older.add if is_older else self.authorized_older.discard)(contract.contract_id)
 
     async def notebook(self, contract_id: int) -> str | None:
         await self._answering("notebook", contract_id)

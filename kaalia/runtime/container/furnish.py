@@ -42,9 +42,11 @@ class Furnisher:
             await asyncio.to_thread(self._reachable().write, contract, user)
             await self._engine.put_archive(container_id, name, "/", tar)
 
-    async def authorize(self, contract: Contract, chain: str | None) -> None:
+    async def authorize(self, contract: Contract, chain: str | None, *, is_older: bool = False) -> None:
         """The contract's keys, and no others, may log in from now on. Raises HostError `access_unwritable`."""
-        if self._access is not None and has_access(contract.spec):
+        if self._access is not None and is_older:
+            await asyncio.to_thread(self._access.renew, contract, chain)
+        elif self._access is not None and has_access(contract.spec):
             await asyncio.to_thread(self._access.write, contract, chain=chain)
 
     async def notebook(self, container_id: str, contract_id: int) -> str | None:

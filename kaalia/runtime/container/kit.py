@@ -57,15 +57,29 @@ class AccessFolders:
                 _write(host_key, self.host_key(contract.contract_id), 0o600)
             if user is not None:
                 _write(folder / "user", f"{user}\n".encode(), 0o644)
-            lines = "".join(f"{line}\n" for line in keys_of(contract))
-            _write(folder / "authorized_keys", lines.encode(), 0o644)
+            self._write_keys(contract)
             self._write_jupyter(contract, chain)
         except OSError as error:
-            raise HostError(
-                "access_unwritable",
-                f"cannot write who may log in to C.{contract.contract_id} into {folder}: {error}",
-                remedy="free space on the machine's disk, and see that root may write there",
-            ) from error
+            raise _unwritable(contract, folder, error) from error
+
+    def renew(self, contract: Contract, chain: str | None = None) -> None:
+        """Bring what an older generation has up to date, whose container is there: nothing comes and nothing goes.
+
+        Raises HostError `access_unwritable`.
+        """
+        folder = self._of(contract.contract_id)
+        try:
+            # Those of an older marketplace are in the newer generation's variables, if it has access at all.
+            if contract.ssh_keys is not None and folder.exists():
+                self._write_keys(contract)
+            if chain is not None and (folder / "jupyter").exists():
+                _write(folder / "jupyter" / "chain.pem", chain.encode(), 0o644)
+        except OSError as error:
+            raise _unwritable(contract, folder, error) from error
+
+    def _write_keys(self, contract: Contract) -> None:
+        lines = "".join(f"{line}\n" for line in keys_of(contract))
+        _write(self._of(contract.contract_id) / "authorized_keys", lines.encode(), 0o644)
 
     def _write_jupyter(self, contract: Contract, chain: str | None) -> None:
         """The kit runs it where this folder is."""
@@ -93,6 +107,14 @@ def missing(evidence: str) -> WorkloadError:
         "cannot start in ssh or jupyter mode: the access kit is not on this machine",
         remedy="run install.sh again on the machine, or scripts/build-kit; or rent with runtype args",
         evidence=evidence,
+    )
+
+
+def _unwritable(contract: Contract, folder: Path, error: OSError) -> HostError:
+    return HostError(
+        "access_unwritable",
+        f"cannot write who may log in to C.{contract.contract_id} into {folder}: {error}",
+        remedy="free space on the machine's disk, and see that root may write there",
     )
 
 

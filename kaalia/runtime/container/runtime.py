@@ -208,8 +208,8 @@ class ContainerRuntime:
             self._walls.forget(contract_id)
         await self._furnisher.forget(contract_id)
 
-    async def authorize(self, contract: Contract, chain: str | None = None) -> None:
-        await self._furnisher.authorize(contract, chain)
+    async def authorize(self, contract: Contract, chain: str | None = None, *, is_older: bool = False) -> None:
+        await self._furnisher.authorize(contract, chain, is_older=is_older)
 
     async def notebook(self, contract_id: int) -> str | None:
         found = await self._find(contract_id)

@@ -127,3 +127,27 @@ def test_jupyter_mode_names_it_in_the_launch_file_and_has_a_key_and_a_certificat
     assert (folder / "key.pem").read_bytes() == tls_key(51)
     access.write(replace(contract, spec=SSH))
     assert not folder.exists()
+
+
+def test_an_older_container_keeps_its_jupyter_and_gets_the_newest_keys(access: AccessFolders) -> None:
+    contract = build_contract(51, spec=build_spec(launch_mode=LaunchMode.JUPYTER))
+    access.write(contract, "worker", "PEM")
+    folder = access.contracts / "C.51"
+    for mode in (LaunchMode.SSH, LaunchMode.ARGS):
+        newer = replace(contract, spec=replace(SSH, launch_mode=mode), ssh_keys=(f"ssh-ed25519 {mode}",))
+        access.renew(newer)
+        assert (folder / "authorized_keys").read_text() == f"ssh-ed25519 {mode}\n"
+        assert (folder / "jupyter" / "chain.pem").read_text() == "PEM"
+
+    access.renew(newer, "NEXT")
+    assert (folder / "jupyter" / "chain.pem").read_text() == "NEXT"
+
+
+def test_an_older_container_without_access_gets_none(access: AccessFolders) -> None:
+    access.renew(build_contract(51, spec=build_spec(launch_mode=LaunchMode.JUPYTER)), "PEM")
+    assert not (access.contracts / "C.51").exists()
+
+    ssh = build_contract(52, spec=SSH)
+    access.write(ssh)
+    access.renew(replace(ssh, spec=build_spec(launch_mode=LaunchMode.JUPYTER)), "PEM")
+    assert not (access.contracts / "C.52" / "jupyter").exists()
