@@ -70,6 +70,7 @@ def _outlived(child: int, watched: list[int], line: int | None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os.close(asking))
     for one in (handle, asked, *watched):
         poll.register(one, select.POLLIN)
+    poll.register(2, 0)  # an error once nobody reads it: the client of systemd has gone, or the daemon's end of it
     if line is not None:
         poll.register(line, 0)  # whoever holds the other end has gone
     ready = dict(poll.poll())

@@ -1,6 +1,7 @@
 """Cells as programs: what one may take of the machine, and when it ends."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,16 @@ def test_no_process_of_a_cell_takes_all_memory(tmp_path: Path) -> None:
 def test_a_cell_stands_behind_all_tenants(tmp_path: Path) -> None:
     script = "read score < /proc/self/oom_score_adj; read line < /proc/self/stat; set -- $line; echo $score ${19}"
     assert said(tmp_path, script) == ("1000 10\n", "")
+
+
+def test_a_cell_ends_with_who_reads_its_words(tmp_path: Path) -> None:
+    """Where systemd runs it that is all it shares with its client, whose end is else not noticed."""
+    with started(tmp_path, f"echo ready; {sshd.KIT}/sbin/busybox sleep 60") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        try:
+            assert running.stdout.readline() == "ready\n"
+            running.stderr.close()
+            assert running.wait(5) == 256 - signal.SIGKILL
+        finally:
+            running.kill()
