@@ -70,7 +70,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "cryptography": (
         "kaalia.wire.signature",
         "kaalia.marketplace.authority",
-        "kaalia.marketplace.constraints",
         "kaalia.marketplace.keys",
         "kaalia.marketplace.sealing",
     ),
