@@ -29,12 +29,13 @@ UNKNOWN = Notebook("", is_settled=False)
 
 def read(note: str) -> Notebook:
     """The first line counts. A note that cannot be meant says nothing."""
-    line = "".join(char if char.isprintable() else " " for char in note.partition("\n")[0])
-    kind, _, rest = line[:WORDS_MAX].partition(" ")
+    # Cut first: a note may be as long as its writer likes, and each is looked at every two seconds.
+    line = "".join(char if char.isprintable() else " " for char in note[:WORDS_MAX].partition("\n")[0])
+    kind, _, rest = line.partition(" ")
     if kind == "started":
         return Notebook("", is_settled=True)
     if kind in ("installing", "waiting"):
-        return Notebook(f"Jupyter is not there yet: {line[:WORDS_MAX]}", is_settled=False)
+        return Notebook(f"Jupyter is not there yet: {line}", is_settled=False)
     code, _, why = rest.partition(" ")
     found = problem(code, why) if kind == "failed" else None
     if found is None:

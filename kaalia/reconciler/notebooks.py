@@ -16,6 +16,7 @@ from kaalia.contracts.notebook import UNKNOWN, Notebook
 from kaalia.errors import KaaliaError
 from kaalia.model.workload import LaunchMode
 from kaalia.runtime.base import Observed, ObservedState, Runtime
+from kaalia.service import answer_anyway
 from kaalia.store import changes as bells
 
 log = logging.getLogger(__name__)
@@ -81,16 +82,22 @@ class Notebooks:
         for contract_id, one in list(self._watched.items()):
             if one.next_s is None or self._clock.monotonic_s() < one.next_s:
                 continue
-            try:
-                note = await self._runtime.notebook(contract_id)
-            except KaaliaError as error:
-                log.debug("reconciler: what Jupyter of contract %d does is not known: %s", contract_id, error)
-                note = None
-            found = one.found if note is None else rules.read(note)
+            # What one renter wrote must keep no other renter's from being read.
+            name = f"reconciler: Jupyter of contract {contract_id}"
+            found = await answer_anyway(name, self._read(contract_id), lambda: None) or one.found
             has_changed, one.found = found != one.found, found
             one.next_s = self._next_s(one)
             if has_changed:
                 self._changed()
+
+    async def _read(self, contract_id: int) -> Notebook | None:
+        """None: nobody knows."""
+        try:
+            note = await self._runtime.notebook(contract_id)
+        except KaaliaError as error:
+            log.debug("reconciler: what Jupyter of contract %d does is not known: %s", contract_id, error)
+            note = None
+        return None if note is None else rules.read(note)
 
     def _next_s(self, one: _Watched) -> float | None:
         now_s = self._clock.monotonic_s()

@@ -1,3 +1,5 @@
+from typing import SupportsIndex
+
 import pytest
 
 from kaalia.contracts.notebook import UNKNOWN, WORDS_MAX, read
@@ -39,3 +41,22 @@ def test_words_are_one_short_line() -> None:
 
     assert len(found.words) < WORDS_MAX + 200
     assert found.words.isprintable()
+
+
+def test_of_a_long_note_no_more_is_looked_at_than_is_told() -> None:
+    """One of 1 MiB costs what a short one does: all instances are looked after beside it."""
+    looked = 0
+
+    class Counted(str):
+        def partition(self, sep: str, /) -> tuple[str, str, str]:
+            nonlocal looked
+            looked += len(self)
+            return super().partition(sep)
+
+        def __getitem__(self, key: SupportsIndex | slice, /) -> str:
+            return Counted(super().__getitem__(key))
+
+    found = read(Counted("installing " + "x" * 1_048_576))
+
+    assert found.words.endswith("x" * 100)
+    assert looked <= WORDS_MAX

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from kaalia.contracts.contract import Contract
 from kaalia.model.workload import LaunchMode, WorkloadState
 from kaalia.reconciler.notebooks import LATER_S, SOON_S
@@ -64,3 +66,21 @@ async def test_an_engine_that_does_not_answer_leaves_the_words_as_they_are(rig: 
     await rig.settle()
 
     assert "[jupyter_no_pip]" in (await rig.row()).status_msg
+
+
+async def test_one_note_that_nobody_foresaw_keeps_no_other_from_being_read(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.put(notebook(51), notebook(52))
+    await rig.settle()
+    first, second = rig.service.notebooks._watched
+    rig.runtime.notebooks[second] = "failed jupyter_no_pip x"
+    rig.runtime.faults.notebook_bugs = {first: ValueError("a tar that is none")}
+    await rig.later(seconds=SOON_S)
+    await rig.service.notebooks.look()
+    looks = rig.runtime.calls.count(("notebook", first))
+    await rig.service.notebooks.look()
+
+    assert "[jupyter_no_pip]" in rig.service.notebooks.words(second)
+    assert "a tar that is none" in caplog.text
+    assert rig.runtime.calls.count(("notebook", first)) == looks, "its time is later"

@@ -56,6 +56,8 @@ class Faults:
     """Pulls wait for it."""
     stop_gate: asyncio.Event | None = None
     """Stops wait for it: the workload takes its time to end. Whoever asked may be gone by then."""
+    notebook_bugs: dict[int, Exception] = field(default_factory=dict)
+    """What nobody foresaw, by contract whose note is read."""
 
 
 class FakeRuntime:
@@ -149,6 +151,8 @@ class FakeRuntime:
 
     async def notebook(self, contract_id: int) -> str | None:
         await self._answering("notebook", contract_id)
+        if contract_id in self.faults.notebook_bugs:
+            raise self.faults.notebook_bugs[contract_id]
         return self.notebooks.get(contract_id)
 
     async def start(self, contract_id: int) -> Started:
