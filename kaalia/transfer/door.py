@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kaalia.clock import Clock
 from kaalia.errors import HostError, KaaliaError
@@ -20,7 +21,9 @@ from kaalia.service import Tasks, answer_anyway
 log = logging.getLogger(__name__)
 
 OPEN_S = 300.0
-"""From a grant, or from the end of the last session, on."""
+"""From a grant, or from the end of the last session that a key let in, on."""
+GRANT_S = 3600.0
+"""From a grant on: its keys begin no session after that. The renter's client asks for one before each copy."""
 SESSIONS_MAX = 16
 SESSIONS_ALL_MAX = 32
 """Over all doors: of each some processes, with up to `cell.MEMORY_BYTES`."""
@@ -28,8 +31,10 @@ BACKLOG = 16
 _TCP_INFO_BYTES = 136
 """Up to tcpi_bytes_received of linux/tcp.h."""
 
-Serve = Callable[[Holder, tuple[str, ...], int], Awaitable[None]]
-"""(whose files, public keys, the connection's descriptor): serves it to its end. Raises KaaliaError."""
+Serve = Callable[[Holder, tuple[str, ...], int, Callable[[], None]], Awaitable[None]]
+"""(whose files, public keys, the connection's descriptor, what to call once a key was proven): serves it to its end.
+
+Raises KaaliaError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +62,23 @@ class Door:
         self._clock = clock
         self._all_sessions = all_sessions
         self._keys: tuple[str, ...] = ()
-        self._until_s = 0.0
+        self._until_s = self._last_s = 0.0
         self._sessions = Tasks()
         self._connections: dict[int, socket.socket] = {}
+        self._let_in: set[int] = set()
         self._ended = Moved()
         self._numbers = 0
 
     def grant(self, keys: tuple[str, ...]) -> None:
         """These keys, and no others, may log in from now on for a while."""
         self._keys = keys
+        self._last_s = self._clock.monotonic_s() + GRANT_S
         self._stay()
 
     @property
     def is_due(self) -> bool:
-        """Nobody is there, and the time is over."""
-        return not self._connections and self._clock.monotonic_s() >= self._until_s
+        """Nobody who proved a key is there, and the time is over. Strangers knock as long as they like."""
+        return not self._let_in and self._clock.monotonic_s() >= self._until_s
 
     @property
     def sessions(self) -> int:
@@ -89,6 +96,9 @@ class Door:
     async def accept(self) -> None:
         """One connection; a door that is full hangs up, and so do all when the machine serves enough."""
         connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        if self.is_due or self._clock.monotonic_s() >= self._last_s:
+            connection.close()
+            return
         if len(self._connections) >= SESSIONS_MAX or self._all_sessions() >= SESSIONS_ALL_MAX:
             connection.close()
             return
@@ -105,23 +115,25 @@ class Door:
 
     async def _serve(self, number: int, connection: socket.socket) -> None:
         try:
-            await answer_anyway(f"copies of {self.holder}", self._served(connection), lambda: None)
+            await answer_anyway(f"copies of {self.holder}", self._served(number, connection), lambda: None)
         finally:
             self._ended += moved(connection)
             _hang_up(connection)
             connection.close()
             del self._connections[number]
-            self._stay()
+            if number in self._let_in:
+                self._let_in.remove(number)
+                self._stay()
 
-    async def _served(self, connection: socket.socket) -> None:
+    async def _served(self, number: int, connection: socket.socket) -> None:
         try:
             connection.setblocking(True)  # the program reads and writes it as any other
-            await self._serve_one(self.holder, self._keys, connection.fileno())
+            await self._serve_one(self.holder, self._keys, connection.fileno(), partial(self._let_in.add, number))
         except KaaliaError as error:
             log.warning("a connection to the files of %s failed: %s", self.holder, error)
 
     def _stay(self) -> None:
-        self._until_s = max(self._until_s, self._clock.monotonic_s() + OPEN_S)
+        self._until_s = min(max(self._until_s, self._clock.monotonic_s() + OPEN_S), self._last_s)
 
 
 def listen(port: int, *, by_ipv6: bool) -> socket.socket:

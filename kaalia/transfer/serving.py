@@ -48,14 +48,19 @@ class Serving:
         """Raises WorkloadError `kit_missing`."""
         self._kit()
 
-    async def serve(self, holder: Holder, keys: tuple[str, ...], connection: int) -> None:
-        """To the end of the session. Raises HostError, WorkloadError."""
+    async def serve(self, holder: Holder, keys: tuple[str, ...], connection: int, let_in: Callable[[], None]) -> None:
+        """To the end of the session; `let_in` is called once a key was proven. Raises HostError, WorkloadError."""
         async with self._show(holder) as shown:
             spec = await asyncio.to_thread(self._prepare, holder, keys, shown)
             argv = await cell_argv(spec)
-            program = await Program.start(
-                argv, lambda line: log.info("copies of %s: %s", holder, line), None, connection
-            )
+
+            def hear(line: str) -> None:
+                if line.startswith(sshd.LET_IN):
+                    let_in()
+                # What strangers do is told to who looks for it.
+                log.log(logging.INFO if line.startswith(sshd.TOLD) else logging.DEBUG, "copies of %s: %s", holder, line)
+
+            program = await Program.start(argv, hear, None, connection)
             try:
                 await program.ended()
             finally:

@@ -14,6 +14,10 @@ FILES = "/files"
 """Where the cell shows the holder's files."""
 HOST_KEY = "/etc/host_key"
 LOGIN_GRACE_S = 30
+LET_IN = f"Accepted publickey for {ACCOUNT} "
+"""So begins a line of sshd's, and no other one: what strangers send it quotes behind words of its own."""
+TOLD = (LET_IN, "error: ", "fatal: ", "cannot ")
+"""So begin lines, of sshd's and of the cell's, that the machine's owner should see."""
 RSYNC = f"{KIT}/bin/rsync"
 SERVE = f"exec {RSYNC} --server --daemon --config=/etc/rsyncd.conf ."
 
@@ -68,7 +72,7 @@ def _sshd_config(parts: Iterable[str]) -> str:
         "UseDNS no",
         "PrintMotd no",
         "PrintLastLog no",
-        "LogLevel ERROR",
+        "LogLevel INFO",
         *parts,
     ]
     return "\n".join(lines) + "\n"

@@ -224,6 +224,33 @@ async def test_the_machine_serves_so_many_at_a_time_over_all_doors(
                 await asyncio.sleep(0.1)
 
 
+async def test_strangers_keep_no_door_open_and_no_grant_is_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOOK_S", 0.05)
+    async with world_in(tmp_path) as world:
+        await world.add_volume(901)
+        (tmp_path / "file").write_text("x")
+        stranger, _ = new_key(tmp_path, "stranger")
+        port = await world.open(901)
+        world.clock.advance(OPEN_S - 1)
+        knock = await rsync(world, port, str(tmp_path / "file"), "AT::V.901/", key=stranger)
+        assert "Permission denied" in knock.stderr
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert (await reader.readline()).startswith(b"SSH-2.0-")
+        world.clock.advance(2)
+        await _until(world, [])
+        writer.close()
+
+        port = await world.open(901)
+        for _ in range(int(door.GRANT_S / (OPEN_S - 1))):
+            world.clock.advance(OPEN_S - 1)
+            assert (await rsync(world, port, str(tmp_path / "file"), "AT::V.901/")).returncode == 0
+        assert await ports_held(world) == [str(port)], "who was let in may come again"
+        world.clock.advance(OPEN_S - 1)
+        await _until(world, [])
+
+
 async def _told(world: World) -> str:
     rows = await world.database.read(lambda tx: tx.execute("SELECT body FROM outbox ORDER BY seq").fetchall())
     return str(rows[-1]["body"]) if rows else ""
