@@ -18,6 +18,7 @@ from typing import Any
 
 from kaalia.errors import WorkloadError
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.inside import tar_of
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,13 @@ async def _without_block(engine: DockerEngine, container_id: str, name: str, pat
     entry, content = found
     without = _BLOCK.sub(b"", content)
     folder = path.rpartition("/")[0]
-    await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_of, entry, without))
+    await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_like, entry, without))
     try:
         yield
     finally:
         now = await asyncio.to_thread(_file, await engine.get_archive(container_id, name, path))
         if now is not None and now[1] == without:  # else somebody has written it meanwhile
-            await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_of, entry, content))
+            await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_like, entry, content))
 
 
 def pushed_image(committed: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[str, bytes]:
@@ -78,7 +79,7 @@ def pushed_image(committed: Mapping[str, Any], base: Mapping[str, Any]) -> tuple
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = [{"Config": f"{digest}.json", "RepoTags": None, "Layers": names}]
     files = {f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode(), names[-1]: cover}
-    return f"sha256:{digest}", _tar(files)
+    return f"sha256:{digest}", tar_of(files)
 
 
 def _cover() -> bytes:
@@ -87,7 +88,7 @@ def _cover() -> bytes:
     for path in HIDDEN:
         folder, _, name = path.rpartition("/")
         found.append(f"{folder}/.wh.{name}".lstrip("/"))
-    return _tar(dict.fromkeys(found, b""))
+    return tar_of(dict.fromkeys(found, b""))
 
 
 def _file(tar: bytes | None) -> tuple[tarfile.TarInfo, bytes] | None:
@@ -112,20 +113,10 @@ def _file(tar: bytes | None) -> tuple[tarfile.TarInfo, bytes] | None:
     )
 
 
-def _tar_of(entry: tarfile.TarInfo, content: bytes) -> bytes:
+def _tar_like(entry: tarfile.TarInfo, content: bytes) -> bytes:
     """One file with the entry's owner and mode."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()

@@ -111,7 +111,7 @@ def twin(document: Mapping[str, Any], machine: str) -> tuple[str, bytes]:
     digest = hashlib.sha256(content).hexdigest()
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = [{"Config": f"{digest}.json", "RepoTags": None, "Layers": names}]
-    return f"sha256:{digest}", _tar({f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode()})
+    return f"sha256:{digest}", tar_of({f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode()})
 
 
 def with_parents(paths: Iterable[str]) -> tuple[str, ...]:
@@ -136,7 +136,8 @@ def folders(paths: Iterable[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """These files by name, of root."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
