@@ -8,7 +8,6 @@ further layer. The configuration is the base image's own.
 import asyncio
 import hashlib
 import io
-import json
 import logging
 import re
 import tarfile
@@ -18,7 +17,7 @@ from typing import Any
 
 from kaalia.errors import WorkloadError
 from kaalia.runtime.container.engine import DockerEngine
-from kaalia.runtime.container.inside import tar_of
+from kaalia.runtime.container.inside import image_of, tar_of
 
 log = logging.getLogger(__name__)
 
@@ -63,23 +62,7 @@ def pushed_image(committed: Mapping[str, Any], base: Mapping[str, Any]) -> tuple
     config = dict(base.get("Config") or {})
     labels = config.get("Labels") or {}
     config["Labels"] = {key: value for key, value in labels.items() if not key.startswith(_LABELS)} or None
-    created = committed.get("Created") or "1970-01-01T00:00:00Z"
-    document = {
-        "architecture": committed.get("Architecture", ""),
-        "os": committed.get("Os", "linux"),
-        "created": created,
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": layers},
-        "history": [{"created": created, "created_by": "snapshot"} for _ in layers],
-    }
-    if committed.get("Variant"):
-        document["variant"] = committed["Variant"]
-    content = json.dumps(document, sort_keys=True).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    names = [f"{number}/layer.tar" for number in range(len(layers))]
-    manifest = [{"Config": f"{digest}.json", "RepoTags": None, "Layers": names}]
-    files = {f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode(), names[-1]: cover}
-    return f"sha256:{digest}", tar_of(files)
+    return image_of(committed, config, layers, "snapshot", {len(layers) - 1: cover})
 
 
 def _cover() -> bytes:

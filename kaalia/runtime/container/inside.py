@@ -16,8 +16,9 @@ import logging
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from kaalia.errors import WorkloadError
@@ -96,6 +97,20 @@ def twin(document: Mapping[str, Any], machine: str) -> tuple[str, bytes]:
     image_id, layers = str(document["Id"]), [str(layer) for layer in document["RootFS"]["Layers"]]
     config = {key: value for key, value in (document.get("Config") or {}).items() if key != "Volumes"}
     config["Labels"] = {**(config.get("Labels") or {}), **encode_twin(machine, image_id)}
+    return image_of(document, config, layers, f"a layer of {image_id}")
+
+
+def image_of(
+    document: Mapping[str, Any],
+    config: Mapping[str, Any],
+    layers: Sequence[str],
+    words: str,
+    contents: Mapping[int, bytes] = MappingProxyType({}),
+) -> tuple[str, bytes]:
+    """Its id, and the tar that makes it of layers that the engine has, or of `contents` by number. The same each time.
+
+    `document`: the inspection of an image with its platform and time. `words`: of the history.
+    """
     created = document.get("Created") or "1970-01-01T00:00:00Z"
     image = {
         "architecture": document.get("Architecture", ""),
@@ -103,7 +118,7 @@ def twin(document: Mapping[str, Any], machine: str) -> tuple[str, bytes]:
         "created": created,
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": layers},
-        "history": [{"created": created, "created_by": f"a layer of {image_id}"} for _ in layers],
+        "history": [{"created": created, "created_by": words} for _ in layers],
     }
     if document.get("Variant"):
         image["variant"] = document["Variant"]
@@ -111,7 +126,8 @@ def twin(document: Mapping[str, Any], machine: str) -> tuple[str, bytes]:
     digest = hashlib.sha256(content).hexdigest()
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = [{"Config": f"{digest}.json", "RepoTags": None, "Layers": names}]
-    return f"sha256:{digest}", tar_of({f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode()})
+    files = {f"{digest}.json": content, "manifest.json": json.dumps(manifest).encode()}
+    return f"sha256:{digest}", tar_of(files | {names[number]: layer for number, layer in contents.items()})
 
 
 def with_parents(paths: Iterable[str]) -> tuple[str, ...]:
