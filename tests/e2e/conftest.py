@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -11,6 +12,7 @@ from tests.e2e.rented import running_stack
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import DEMO_IMAGE
 from tests.support.registry import Registry
+from tests.support.ssh import new_key
 from tests.support.stack import Stack
 
 
@@ -25,6 +27,14 @@ def stack(world: World) -> Stack:
     """The same with the machine listed."""
     world.stack.list_machine()
     return world.stack
+
+
+@pytest.fixture(scope="module")
+def key(stack: Stack) -> Path:
+    """The renter's own, known to the marketplace before anything is rented."""
+    path, public = new_key(stack.folder)
+    stack.renter.run("create", "ssh-key", public)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,6 @@ def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) 
         yield stack
 
 
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> Path:
-    """The renter's own, known to the marketplace before anything is rented."""
-    path, public = new_key(stack.folder)
-    stack.renter.run("create", "ssh-key", public)
-    return path
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_of_every_kind_lets_its_renter_in(stack: Stack, key: Path, kind: str, tmp_path: Path) -> None:
     env = {"GREETING": "it's $me"}

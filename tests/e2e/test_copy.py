@@ -32,13 +32,6 @@ def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) 
         yield stack
 
 
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> Path:
-    path, public = new_key(stack.folder)
-    stack.renter.run("create", "ssh-key", public)
-    return path
-
-
 def copy(stack: Stack, key: Path, source: str, target: str) -> subprocess.CompletedProcess[str]:
     return stack.renter.run("copy", source, target, "-i", str(key))
 

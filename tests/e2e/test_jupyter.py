@@ -16,7 +16,6 @@ from tests.support.docker_engine import PrivateDocker
 from tests.support.kinds import import_kinds, name_of
 from tests.support.notebooks import JUPYTER_IMAGE, import_jupyter
 from tests.support.sessions import login
-from tests.support.ssh import new_key
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -35,13 +34,6 @@ def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) 
     with running_stack(docker_host, tmp_path_factory.mktemp("jupyter"), "2xRTX_4090", config) as stack:
         stack.list_machine()
         yield stack
-
-
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> Path:
-    path, public = new_key(stack.folder)
-    stack.renter.run("create", "ssh-key", public)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from tests.support.docker_engine import PrivateDocker
 from tests.support.images import DEMO_IMAGE, rootfs
 from tests.support.registry import Mode, Registry
 from tests.support.sessions import login
-from tests.support.ssh import new_key
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -30,13 +29,6 @@ def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) 
     with running_stack(docker_host, tmp_path_factory.mktemp("snapshot"), config=config) as stack:
         stack.list_machine()
         yield stack
-
-
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> Path:
-    path, public = new_key(stack.folder)
-    stack.renter.run("create", "ssh-key", public)
-    return path
 
 
 def take(stack: Stack, registry: Registry, instance: int, repo: str, *flags: str, password: str | None = None) -> str:
