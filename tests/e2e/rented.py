@@ -71,9 +71,9 @@ def has_told_all(stack: Stack) -> bool:
 
 
 def process(stack: Stack, instance_id: int) -> tuple[int, str]:
-    """Main process and its start, by Docker itself: what a tenant would notice."""
-    state = stack.engine.inspect(f"C.{instance_id}")["State"]
-    return int(state["Pid"]), str(state["StartedAt"])
+    """Main process and its start, by Docker itself: what a tenant would notice. No container: (0, "")."""
+    found = stack.engine.find(f"C.{instance_id}")
+    return (int(found["State"]["Pid"]), str(found["State"]["StartedAt"])) if found else (0, "")
 
 
 def problem(stack: Stack, instance_id: int) -> Problem:

@@ -36,7 +36,8 @@ def container_id(stack: Stack, instance: int) -> str:
 
 
 def is_another(stack: Stack, instance: int, before: str) -> bool:
-    return stack.engine.has_container(f"C.{instance}") and container_id(stack, instance) != before
+    found = stack.engine.find(f"C.{instance}")
+    return found is not None and found["Id"] != before
 
 
 def recycle(stack: Stack, instance: int) -> None:
@@ -110,11 +111,7 @@ def test_a_pull_under_way_disturbs_nobody_and_is_shown(stack: Stack, registry: R
     assert (row["intended_status"], row["cur_state"]) == ("running", "running")
     assert process(stack, instance) == before
     registry.mode = Mode.PLAIN
-    wait_until(
-        "the new process",
-        lambda: stack.engine.has_container(f"C.{instance}") and process(stack, instance) not in (before, (0, "")),
-        60,
-    )
+    wait_until("the new process", lambda: process(stack, instance) not in (before, (0, "")), 60)
     stack.wait_status(instance, "running")
     destroy(stack, instance)
 

@@ -199,7 +199,8 @@ def anew(renter: Renter, kind: str, instance: int, ssh: Ssh) -> None:
 
 
 def another(stack: Stack, instance: int, before: str) -> bool:
-    return stack.engine.has_container(f"C.{instance}") and stack.engine.inspect(f"C.{instance}")["Id"] != before
+    found = stack.engine.find(f"C.{instance}")
+    return found is not None and found["Id"] != before
 
 
 def message(renter: Renter, instance: int) -> str:

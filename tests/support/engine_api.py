@@ -57,8 +57,18 @@ class EngineApi:
         return json.loads(text)
 
     def inspect(self, container: str) -> dict[str, Any]:
+        """What `docker inspect` tells. Raises RuntimeError where there is no such container."""
         document: dict[str, Any] = self.request("GET", f"/containers/{container}/json")
         return document
+
+    def find(self, container: str) -> dict[str, Any] | None:
+        """The same, and None where there is none: in one request, so it may come or go beside it."""
+        try:
+            return self.inspect(container)
+        except RuntimeError as error:
+            if ": 404 " in str(error):
+                return None
+            raise
 
     def has_container(self, name: str) -> bool:
         filters = quote(json.dumps({"name": [f"^/{name}$"]}))
