@@ -7,7 +7,7 @@ Answers are JSON with exactly `Content-Type: application/json`: the public clien
 import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -124,7 +124,7 @@ def _handler(route: Route) -> _Handler:
         body = {} if route.access == MACHINE else _decode(raw)  # a machine's handler reads its own document
         caller = None if route.access in {PUBLIC, MACHINE} else await _caller(context, request, route, body)
         _count(request, route, caller)
-        answer = await route.handler(Call(request, context, body, caller))
+        answer = await route.handler(Call(request, context, body, caller, request.match_info))
         return answer if isinstance(answer, web.StreamResponse) else json_response(answer)
 
     return handle
@@ -136,26 +136,9 @@ async def _caller(context: Context, request: web.Request, route: Route, body: di
     except ApiError:
         _count(request, route, None)  # guessing keys costs the guesser's address
         raise
-    auth.authorise(key, route, _parameters(request, body))
-    return key.caller
-
-
-def _parameters(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
-    """What the constraints of a key look at."""
     path = {name: value for name, value in request.match_info.items() if not name.startswith("_")}
-    numbers = [value for value in path.values() if value.isdecimal()]
-    parameters = {**request.query, **body, **path}
-    ids = numbers[:1] or [each for source in (request.query, body) for each in _ids(source)]
-    return {**parameters, "id": ids[0] if len(ids) == 1 else ids} if ids else parameters
-
-
-def _ids(source: Mapping[str, Any]) -> Iterator[Any]:
-    """Everything that a handler may take for an id: of a request for many, a key must open each."""
-    if "id" in source:
-        yield source["id"]
-    for name in ("ids", "instance_ids"):
-        values = source.get(name)
-        yield from values if isinstance(values, list) else ()
+    auth.authorise(key, route, auth.parameters(request.query, body, path))
+    return key.caller
 
 
 def _count(request: web.Request, route: Route, caller: Caller | None) -> None:

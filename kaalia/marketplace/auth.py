@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,23 @@ def authorise(key: Key, route: Route, parameters: Mapping[str, Any]) -> None:
             f"its constraints under {route.access} do not open {endpoint_name(route)} with these values",
             f"widen its constraints under {route.access}",
         )
+
+
+def parameters(query: Mapping[str, Any], body: Mapping[str, Any], path: Mapping[str, str]) -> dict[str, Any]:
+    """What the constraints of a key look at."""
+    numbers = [value for value in path.values() if value.isdecimal()]
+    named = {**query, **body, **path}
+    ids = numbers[:1] or [each for source in (query, body) for each in _ids(source)]
+    return {**named, "id": ids[0] if len(ids) == 1 else ids} if ids else named
+
+
+def _ids(source: Mapping[str, Any]) -> Iterator[Any]:
+    """Everything that a handler may take for an id: of a request for many, a key must open each."""
+    if "id" in source:
+        yield source["id"]
+    for name in ("ids", "instance_ids"):
+        values = source.get(name)
+        yield from values if isinstance(values, list) else ()
 
 
 def endpoint_name(route: Route) -> str:

@@ -1,6 +1,6 @@
 """How a route is written: one line of a table. Handlers decode, call one function, and return what JSON can hold."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,23 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One decoded request. `body` is the JSON object, {} when there was none."""
+    """One decoded request. `body` is the JSON object, {} when there was none; `path`: the named parts of the path.
 
-    request: web.Request
+    `sent`: as it came; None: the marketplace makes it by itself, because a renter scheduled it.
+    """
+
+    sent: web.Request | None
     context: Context
     body: dict[str, Any]
     signed_in: Caller | None
+    path: Mapping[str, str]
+
+    @property
+    def request(self) -> web.Request:
+        """Of a route that cannot be scheduled."""
+        if self.sent is None:
+            raise RuntimeError("a scheduled request has no connection, query or headers")
+        return self.sent
 
     @property
     def caller(self) -> Caller:
@@ -49,7 +60,7 @@ class Call:
 
     def number(self, name: str) -> int:
         """An integer of the path; the route's pattern has checked that it is one."""
-        return int(self.request.match_info[name])
+        return int(self.path[name])
 
 
 def address_of(request: web.Request, context: Context) -> str | None:
