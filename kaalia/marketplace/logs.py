@@ -53,6 +53,19 @@ async def execute(tx: AsyncConnection, machine_id: int, contract_id: int, text: 
 
     Raises ApiError, ContractError `command_refused` and `command_invalid`.
     """
+    checked = check_command(text)
+    task = TaskRequest(
+        task_id=secrets.token_urlsafe(32),
+        verb=Verb.EXECUTE,
+        contract_id=contract_id,
+        deadline_at=now + DEADLINE,
+        command=checked,
+    )
+    return await put(tx, machine_id, task, now)
+
+
+def check_command(text: Any) -> str:
+    """The command. Raises ApiError 400 `invalid_args`, ContractError `command_refused` and `command_invalid`."""
     if not isinstance(text, str):
         raise ApiError(
             400,
@@ -61,14 +74,7 @@ async def execute(tx: AsyncConnection, machine_id: int, contract_id: int, text: 
             remedy='Send {"command": "ls -l /root"}',
         )
     command.parse(text)
-    task = TaskRequest(
-        task_id=secrets.token_urlsafe(32),
-        verb=Verb.EXECUTE,
-        contract_id=contract_id,
-        deadline_at=now + DEADLINE,
-        command=text,
-    )
-    return await put(tx, machine_id, task, now)
+    return text
 
 
 async def put(tx: AsyncConnection, machine_id: int, task: TaskRequest, now: datetime) -> str:

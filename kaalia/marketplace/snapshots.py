@@ -68,6 +68,12 @@ async def take(context: Context, caller: Caller, instance_id: int, body: Mapping
     return target
 
 
+def check(body: Mapping[str, Any]) -> None:
+    """What of a request can be judged without looking at its instance. Raises ApiError 400 `invalid_args`."""
+    _login(body, _target(body))
+    _pause(body.get("pause"))
+
+
 async def _under_way(tx: AsyncConnection, contract_id: int, now: datetime) -> str | None:
     query = sa.select(snapshots.c.image).where(
         snapshots.c.contract_id == contract_id,

@@ -1,6 +1,7 @@
 """Copies: `vastai copy`, `vastai cancel copy`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from kaalia.contracts import copying
 from kaalia.marketplace import copies
@@ -33,7 +34,12 @@ async def cancel(call: Call) -> dict[str, Any]:
 
 
 async def cloud(call: Call) -> dict[str, Any]:
-    """`cloud copy` and `cancel sync`: there are no connections to clouds, so there is nothing to do."""
+    """`cloud copy` and `cancel sync`."""
+    check_cloud(call.body)
+
+
+def check_cloud(body: Mapping[str, Any]) -> NoReturn:
+    """There are no connections to clouds, so there is nothing to do."""
     message = "cannot copy from or to a cloud: this marketplace keeps no connections to clouds"
     raise ApiError(400, "copy_cloud_unsupported", message, remedy="Run rclone inside the instance")
 

@@ -1,0 +1,30 @@
+"""The table of scheduled requests, beside `db.tables`."""
+
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+
+from kaalia.marketplace.db.tables import metadata
+
+__all__ = ["metadata", "scheduled_jobs"]
+
+scheduled_jobs = Table(
+    "scheduled_jobs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("contract_id", ForeignKey("contracts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("request_method", String, nullable=False),
+    Column("api_endpoint", String, nullable=False),
+    Column("request_body", LargeBinary, nullable=False),
+    Column("frequency", String, nullable=False),
+    Column("day_of_the_week", Integer, nullable=True),
+    Column("hour_of_the_day", Integer, nullable=True),
+    Column("start_time", Float, nullable=False),
+    Column("end_time", Float, nullable=False),
+    Column("next_at", Float, nullable=True),
+    Column("last_at", Float, nullable=True),
+    Column("told", Text, nullable=False, default=""),
+    sqlite_autoincrement=True,
+)
+"""Requests that renters have sent for them. `request_body`: JSON, sealed, since a snapshot's holds a login. `next_at`
+null: over. `last_at`, `told`: the last run, and what came of it."""
+Index("scheduled_jobs_due", scheduled_jobs.c.next_at)
