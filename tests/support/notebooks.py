@@ -6,6 +6,7 @@
 | kaalia/jupyterlab:latest | `.cache/jupyter-lab` (scripts/setup-jupyter): JupyterLab                 |
 | kaalia/python:latest     | no package; wheels of JupyterLab and notebook in /wheels                 |
 | kaalia/python:bare       | no package, and no ensurepip                                             |
+| kaalia/conda:latest      | as conda's: Python in /opt/conda, an environment with jupyter_server     |
 """
 
 import io
@@ -21,6 +22,7 @@ from tests.support.kinds import debian
 
 JUPYTER_IMAGE, LAB_IMAGE = "kaalia/jupyter:latest", "kaalia/jupyterlab:latest"
 PYTHON_IMAGE, BARE_IMAGE = "kaalia/python:latest", "kaalia/python:bare"
+CONDA_IMAGE, CONDA, CONDA_ENV = "kaalia/conda:latest", "opt/conda", "opt/conda/envs/main"
 CACHE = Path(__file__).parents[2] / ".cache"
 SERVER, LAB, WHEELS = CACHE / "jupyter", CACHE / "jupyter-lab", CACHE / "jupyter-wheels"
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -44,8 +46,38 @@ def import_python(engine: EngineApi) -> None:
     engine.import_image(BARE_IMAGE, _tar({}, left_out={"ensurepip"}), _CHANGES)
 
 
-def _tar(folders: Mapping[str, Path], loads: Iterable[Path] = (), left_out: Collection[str] = ()) -> bytes:
-    """Debian's programs, Python below /usr/local, and `folders` by where they go. `left_out`: parts of Python.
+def import_plain(engine: EngineApi, name: str, files: Mapping[str, bytes]) -> None:
+    """Python without packages, and `files` by path."""
+    engine.import_image(name, _with(_tar({}), files), _CHANGES)
+
+
+def import_conda(engine: EngineApi) -> None:
+    """Its base has no package. PATH names neither base nor environment, as where only ~/.bashrc activates one."""
+    packages = f"{CONDA_ENV}/lib/{_VERSION}/site-packages"
+    tar = _tar({packages: SERVER}, left_out={"ensurepip"}, prefix=CONDA)
+    home = f"home = /{CONDA}/bin\ninclude-system-site-packages = false\n".encode()
+    links = {f"{CONDA_ENV}/bin/python3": f"/{CONDA}/bin/python3"}
+    engine.import_image(CONDA_IMAGE, _with(tar, {f"{CONDA_ENV}/pyvenv.cfg": home}, links), _CHANGES)
+
+
+def _with(tar: bytes, files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
+    buffer = io.BytesIO(tar)
+    with tarfile.open(fileobj=buffer, mode="a") as whole:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o644
+            whole.addfile(entry, io.BytesIO(content))
+        for path, target in (links or {}).items():
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            whole.addfile(entry)
+    return buffer.getvalue()
+
+
+def _tar(
+    folders: Mapping[str, Path], loads: Iterable[Path] = (), left_out: Collection[str] = (), prefix: str = "usr/local"
+) -> bytes:
+    """Debian's programs, Python below `prefix`, and `folders` by where they go. `left_out`: parts of Python.
 
     `loads`: programs whose libraries are to be there too.
     """
@@ -56,20 +88,20 @@ def _tar(folders: Mapping[str, Path], loads: Iterable[Path] = (), left_out: Coll
     ]
     buffer = io.BytesIO(debian()[0])
     with tarfile.open(fileobj=buffer, mode="a") as tar:
-        for parent in ("usr/local", "usr/local/bin", "usr/local/lib"):  # the engine's own would be closed to others
+        for parent in (prefix, f"{prefix}/bin", f"{prefix}/lib"):  # the engine's own would be closed to others
             entry = tarfile.TarInfo(parent)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
         program = Path(sys.base_prefix, "bin", _VERSION).resolve()
-        tar.add(program, f"usr/local/bin/{_VERSION}")
-        link = tarfile.TarInfo("usr/local/bin/python3")
+        tar.add(program, f"{prefix}/bin/{_VERSION}")
+        link = tarfile.TarInfo(f"{prefix}/bin/python3")
         link.type, link.linkname = tarfile.SYMTYPE, _VERSION
         tar.addfile(link)
         known = set(tar.getnames())
         for place, file in _libraries([program, *native, *loads]).items():
             if place not in known:
                 tar.add(file.resolve(), place)
-        tar.add(library, f"usr/local/lib/{_VERSION}", filter=partial(_plain, _LEFT_OUT | set(left_out)))
+        tar.add(library, f"{prefix}/lib/{_VERSION}", filter=partial(_plain, _LEFT_OUT | set(left_out)))
         for place, folder in folders.items():
             tar.add(folder, place)
     return buffer.getvalue()
