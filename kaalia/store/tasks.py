@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from kaalia.store.database import Transaction
-from kaalia.wire.protocol import TaskRequest
+from kaalia.wire.protocol import TaskRequest, Verb
 
 _TASK = TypeAdapter(TaskRequest)
 
@@ -23,6 +23,21 @@ def take_new(tx: Transaction) -> tuple[TaskRequest, ...]:
     rows = tx.execute("SELECT document FROM tasks WHERE state = 'new' ORDER BY received_at").fetchall()
     tx.execute("UPDATE tasks SET state = 'taken' WHERE state = 'new'")
     return tuple(_TASK.validate_json(row["document"]) for row in rows)
+
+
+def cut_off(tx: Transaction, verb: Verb) -> tuple[TaskRequest, ...]:
+    """Tasks of a verb that a daemon before this one has taken and not done."""
+    rows = tx.execute(
+        """SELECT document FROM tasks WHERE state = 'taken' AND json_extract(document, '$.verb') = ?
+        ORDER BY received_at""",
+        (str(verb),),
+    ).fetchall()
+    return tuple(_TASK.validate_json(row["document"]) for row in rows)
+
+
+def finish(tx: Transaction, task_id: str) -> None:
+    """Its result has been told, or nobody waits for it."""
+    tx.execute("UPDATE tasks SET state = 'done' WHERE task_id = ?", (task_id,))
 
 
 def forget_older(tx: Transaction, before: datetime) -> None:

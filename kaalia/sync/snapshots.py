@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from kaalia.clock import Clock
-from kaalia.errors import KaaliaError, MarketplaceError
+from kaalia.errors import KaaliaError, MarketplaceError, Problem
 from kaalia.runtime.base import Progress, RegistryLogin
 from kaalia.service import Tasks
 from kaalia.sync.client import MarketplaceClient
@@ -17,6 +17,12 @@ TELL_EVERY_S = 3.0
 
 TakeSnapshot = Callable[[TaskRequest, RegistryLogin | None, Progress], Awaitable[str]]
 """To the digest that the registry was given. Raises WorkloadError."""
+
+
+def interrupted(request: TaskRequest) -> TaskResult:
+    """What is told of one that ended with the daemon: the login was in memory only, so it cannot go on."""
+    message = f"cannot finish the snapshot of C.{request.contract_id} to {request.image}: the daemon ended meanwhile"
+    return TaskResult("", Problem("snapshot_interrupted", message, remedy="take the snapshot again"))
 
 
 class SnapshotTasks:

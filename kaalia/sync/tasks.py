@@ -19,7 +19,7 @@ from kaalia.store.database import Database
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
 from kaalia.sync.log_filter import apply_filter, is_simple
-from kaalia.sync.snapshots import SnapshotTasks, TakeSnapshot
+from kaalia.sync.snapshots import SnapshotTasks, TakeSnapshot, interrupted
 from kaalia.sync.story import tell
 from kaalia.wire.protocol import TaskRequest, TaskResult, Verb, shortened
 
@@ -77,11 +77,16 @@ class TaskRunner:
         self._search = search
         self._snapshots = None if snapshot is None else SnapshotTasks(client, clock, snapshot)
         self._running = Tasks()
+        self._has_told_of_cut_off = False
         # A walk over many files keeps nobody from his logs.
         self._turns: WeakValueDictionary[tuple[Verb, int], asyncio.Lock] = WeakValueDictionary()
         self._slots = {verb: asyncio.Semaphore(AT_ONCE_MAX) for verb in Verb}
 
     async def turn(self) -> None:
+        if not self._has_told_of_cut_off:
+            for request in await self._database.read(lambda tx: store.cut_off(tx, Verb.SNAPSHOT)):
+                self._running.start(request.task_id, self._tell_end(request, interrupted(request)))
+            self._has_told_of_cut_off = True
         for request in await self._database.transaction(store.take_new):
             if request.deadline_at <= self._clock.now():
                 log.info("task %s of contract %d came too late", request.verb, request.contract_id)
@@ -122,10 +127,14 @@ class TaskRunner:
 
     async def _carry_out(self, request: TaskRequest) -> None:
         if request.verb is Verb.SNAPSHOT and self._snapshots is not None:
-            result = await self._snapshots.answer(request)
+            await self._tell_end(request, await self._snapshots.answer(request))
         else:
-            result = await self.answer(request)
+            await self._deliver(request, await self.answer(request))
+
+    async def _tell_end(self, request: TaskRequest, result: TaskResult) -> None:
+        """Of what takes longer than a daemon may live: what was not told is told by the next one."""
         await self._deliver(request, result)
+        await self._database.transaction(lambda tx: store.finish(tx, request.task_id))
 
     async def _text(self, request: TaskRequest) -> str:
         if request.verb is Verb.EXECUTE and self._execute is not None:

@@ -147,6 +147,18 @@ async def test_tasks_are_taken_once(store: Database) -> None:
     assert await store.transaction(tasks.take_new) == (task,)
 
 
+async def test_a_task_that_a_daemon_took_and_did_not_finish_is_known(store: Database) -> None:
+    for number, verb in enumerate((Verb.SNAPSHOT, Verb.SNAPSHOT, Verb.LOGS)):
+        task = TaskRequest(f"t-{number}", verb, 51, LATER)
+        await store.transaction(lambda tx, task=task: tasks.add_new(tx, task, START))  # type: ignore[misc]
+    assert await store.read(lambda tx: tasks.cut_off(tx, Verb.SNAPSHOT)) == (), "not begun: it can be"
+
+    await store.transaction(tasks.take_new)
+    await store.transaction(lambda tx: tasks.finish(tx, "t-0"))
+
+    assert [one.task_id for one in await store.read(lambda tx: tasks.cut_off(tx, Verb.SNAPSHOT))] == ["t-1"]
+
+
 async def test_the_report_and_the_listing_come_back_whole(store: Database) -> None:
     report = build_report(gpus=8, missing=(Missing("disk.model", "no such file"),))
     listing = Listing(Decimal("0.35"), min_gpu=2, end_at=LATER, price_min_bid_per_hour=Decimal("0.1"))

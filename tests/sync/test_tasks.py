@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from kaalia.errors import Problem, WorkloadError
+from kaalia.errors import MarketplaceError, Problem, WorkloadError
 from kaalia.model.workload import WorkloadState
+from kaalia.runtime.base import Progress, RegistryLogin
 from kaalia.store import contracts, intents, tasks
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.sync import tasks as module
 from kaalia.sync.backoff import Backoff
+from kaalia.sync.snapshots import TakeSnapshot
 from kaalia.sync.tasks import Execute, ReadLogs, Search, TaskRunner
-from kaalia.wire.protocol import TaskRequest, TaskResult, Verb
+from kaalia.wire.protocol import RegistryLoginReply, TaskRequest, TaskResult, Verb
 from tests.marketplace.support import Market
 from tests.sync.support import Machine, contract, open_pair, rent, status
 
@@ -27,12 +29,24 @@ async def two_lines(contract_id: int, tail: int) -> str:
 
 
 def runner_of(
-    host: Machine, logs: ReadLogs = two_lines, execute: Execute | None = None, search: Search | None = None
+    host: Machine,
+    logs: ReadLogs = two_lines,
+    execute: Execute | None = None,
+    search: Search | None = None,
+    snapshot: TakeSnapshot | None = None,
 ) -> TaskRunner:
     bell = host.changes.subscribe(Topic.TASKS)
     backoff = Backoff(random.Random(1))
     return TaskRunner(
-        host.database, host.client, host.clock, bell, logs, lambda: backoff, execute=execute, search=search
+        host.database,
+        host.client,
+        host.clock,
+        bell,
+        logs,
+        lambda: backoff,
+        execute=execute,
+        search=search,
+        snapshot=snapshot,
     )
 
 
@@ -248,3 +262,43 @@ async def test_a_filter_beyond_the_simple_is_for_a_process_of_its_own(tmp_path: 
 
     assert (simple.text, full.text) == ("an error\n", "found\n")
     assert asked == [("contract 5 tail 10\nan error\n", "(error|warning)")]
+
+
+async def test_a_snapshot_that_ended_with_the_daemon_is_told_by_the_next_one(tmp_path: Path) -> None:
+    """Once; and one that was told of is not told of again."""
+    begun, told = asyncio.Event(), []
+
+    async def endless(request: TaskRequest, login: RegistryLogin | None, progress: Progress) -> str:
+        if request.task_id == "t2":
+            return "sha256:d2"
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def put_result(task_id: str, result: TaskResult) -> None:
+        told.append((task_id, result))
+
+    async def no_login(task_id: str) -> RegistryLoginReply:
+        raise MarketplaceError("login_unknown", "cannot give a login")
+
+    async with open_host(tmp_path) as (_, host):
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(host.client, "put_result", put_result)
+        monkey.setattr(host.client, "task_login", no_login)
+        for name in ("t1", "t2"):
+            asked = request(host, task_id=name, verb=Verb.SNAPSHOT, image="me/saved:v1")
+            await host.database.transaction(lambda tx, asked=asked: tasks.add_new(tx, asked, host.clock.now()))  # type: ignore[misc]
+        for _ in range(3):
+            runner = runner_of(host, snapshot=endless)
+            work = asyncio.create_task(runner.turn())
+            await asyncio.wait_for(begun.wait(), 5)
+            await asyncio.sleep(0.2)
+            work.cancel()
+            await runner.close()
+        monkey.undo()
+
+    assert [(name, result.problem.code if result.problem else result.text) for name, result in told] == [
+        ("t2", "snapshot pushed to me/saved:v1, sha256:d2"),
+        ("t1", "snapshot_interrupted"),
+    ]
+    assert told[1][1].is_final
