@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from kaalia.contracts.disk import low_water_bytes
 from kaalia.errors import KaaliaError
@@ -20,8 +21,9 @@ def snapshots(
     database: Database,
     space: Callable[[], Awaitable[Space]],
     configured_bytes: int | None,
+    held: Path,
 ) -> Snapshots:
-    """`configured_bytes`: the owner's low-water mark."""
+    """`configured_bytes`: the owner's low-water mark. `held`: as in `Keeping`."""
 
     async def mark_private(*names: str) -> None:
         await database.transaction(lambda tx: images.add_private(tx, names))
@@ -34,7 +36,7 @@ def snapshots(
         found = await space()
         return found.free_bytes - low_water_bytes(found.total_bytes, configured_bytes)
 
-    return Snapshots(engine, machine, Keeping(mark_private, is_ours, room))
+    return Snapshots(engine, machine, Keeping(mark_private, is_ours, room, held))
 
 
 async def sweep(snapshots: Snapshots) -> None:

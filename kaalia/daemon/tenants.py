@@ -116,7 +116,8 @@ class TenantsService:
         )
         await self._tell_kit(self._access(key))
         low_water = self._config.disk.low_water_bytes
-        self._snapshots = snapshots.snapshots(self._engine, machine, self._database, self._space, low_water)
+        held = self._config.state_dir / "snapshots"
+        self._snapshots = snapshots.snapshots(self._engine, machine, self._database, self._space, low_water, held)
         await snapshots.sweep(self._snapshots)
         hands = self._hands(machine, limits)
         volumes = VolumesService(self._database, self._changes, hands, self._clock)

@@ -39,6 +39,8 @@ def take(stack: Stack, registry: Registry, instance: int, repo: str, *flags: str
 
 
 def told(stack: Stack, instance: int, wanted: str) -> str:
+    """The message in which it stands."""
+
     def look() -> str | None:
         text = str((stack.instance(instance) or {}).get("status_msg"))
         return text if wanted in text else None
@@ -152,5 +154,38 @@ def test_a_stopped_instance_is_pushed_too_and_a_crash_leaves_nothing(stack: Stac
     stack.kill_daemon()
     registry.mode = Mode.PLAIN
     stack.start_daemon()
+    message = told(stack, instance, "[snapshot_interrupted]. take the snapshot again")
+    assert f"{registry.address}/me/killed:1" in message
+    wait_until("what is left to go", lambda: images_of(stack) == before, 20)
+    assert "Snapshot request sent" in take(stack, registry, instance, "me/killed:1")
+    told(stack, instance, "snapshot pushed to")
+    destroy(stack, instance)
+
+
+def test_a_daemon_that_dies_at_the_commit_gives_the_renter_his_files_back(
+    stack: Stack, registry: Registry, key: Path
+) -> None:
+    registry.mode = Mode.PLAIN
+    instance = rent(stack, **SSH)
+    ssh = login(stack, key, instance)
+    assert ssh.run("dd if=/dev/urandom of=/root/large bs=1M count=150").returncode == 0
+    look = "cat /etc/environment /root/.ssh/authorized_keys"
+    files, before, running = ssh.run(look).stdout, images_of(stack), process(stack, instance)
+    assert files.count("# kaalia: begin") == 2
+    held = stack.folder / "state" / "snapshots"
+
+    take(stack, registry, instance, "me/cut:1", "--pause", "false")
+    wait_until("the blocks to be out", lambda: held.is_dir() and len(list(held.iterdir())) == 2, 30, 0.002)
+    stack.kill_daemon()
+    assert len(list(held.iterdir())) == 2, "killed in time"
+    stack.start_daemon()
+
+    told(stack, instance, "[snapshot_interrupted]")
+    wait_until("the blocks to be back", lambda: ssh.run(look).stdout == files, 20, 0.2)
+    assert list(held.iterdir()) == []
+    assert process(stack, instance) == running
+    take(stack, registry, instance, "me/cut:1")
+    told(stack, instance, "snapshot pushed to")
+    assert ssh.run(look).stdout == files
     wait_until("what is left to go", lambda: images_of(stack) == before, 20)
     destroy(stack, instance)

@@ -1,18 +1,21 @@
 """What is kaalia's in a container, taken out of what is committed of it.
 
 Two files hold a block of the kit's with variables and keys of the contract: it is out of them while the engine commits,
-and in again afterwards (the kit writes it anew at each start in any case). Files without a secret are hidden by a
-further layer. The configuration is the base image's own.
+and in again afterwards (the kit writes it anew at each start in any case). Meanwhile they are held on the machine's
+disk, so that they come back after a crash too. Files without a secret are hidden by a further layer. The configuration
+is the base image's own.
 """
 
 import asyncio
 import hashlib
 import io
 import logging
+import os
 import re
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from kaalia.errors import WorkloadError
@@ -26,33 +29,77 @@ HIDDEN = (".kaalia", ".launch", "root/.vast_containerlabel")
 """Of the root file system: folders that mounts need, and files that say what the container was."""
 _BLOCK = re.compile(rb"^# kaalia: begin$.*?^# kaalia: end$\n?", re.MULTILINE | re.DOTALL)
 _LABELS = "io.kaalia."
+_HELD = re.compile(r"[0-9a-f]{12,64}\.[01]")
+"""The container's id, and which of BLOCKS."""
 
 
 @asynccontextmanager
-async def cleaned_files(engine: DockerEngine, container_id: str, name: str) -> AsyncIterator[None]:
-    """The container's files are without kaalia's blocks while the context lasts. Raises WorkloadError."""
+async def cleaned_files(engine: DockerEngine, container_id: str, name: str, held: Path) -> AsyncIterator[None]:
+    """The container's files are without kaalia's blocks while the context lasts. Raises WorkloadError.
+
+    `held`: a folder for them as they were, which nobody else reads.
+    """
     async with AsyncExitStack() as stack:
-        for path in BLOCKS:
-            await stack.enter_async_context(_without_block(engine, container_id, name, path))
+        for number in range(len(BLOCKS)):
+            await stack.enter_async_context(_without_block(engine, container_id, name, number, held))
         yield
 
 
+async def put_back(engine: DockerEngine, held: Path) -> None:
+    """What a crash left without its blocks gets them back, unless somebody has written it since."""
+    for file in await asyncio.to_thread(_files_of, held):
+        container_id, _, number = file.name.partition(".")
+        try:
+            await _put_back(engine, container_id, container_id[:12], BLOCKS[int(number)], file)
+        except WorkloadError as error:
+            log.warning(
+                "snapshots: %s of %s stays without its block: %s", BLOCKS[int(number)], container_id[:12], error
+            )
+
+
 @asynccontextmanager
-async def _without_block(engine: DockerEngine, container_id: str, name: str, path: str) -> AsyncIterator[None]:
+async def _without_block(
+    engine: DockerEngine, container_id: str, name: str, number: int, held: Path
+) -> AsyncIterator[None]:
+    path = BLOCKS[number]
     found = await asyncio.to_thread(_file, await engine.get_archive(container_id, name, path))
     if found is None or not _BLOCK.search(found[1]):
         yield
         return
     entry, content = found
-    without = _BLOCK.sub(b"", content)
-    folder = path.rpartition("/")[0]
-    await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_like, entry, without))
+    folder, file = path.rpartition("/")[0], held / f"{container_id}.{number}"
+    await asyncio.to_thread(_hold, file, _tar_like(entry, content))
+    await engine.put_archive(
+        container_id, name, folder, await asyncio.to_thread(_tar_like, entry, _BLOCK.sub(b"", content))
+    )
     try:
         yield
     finally:
-        now = await asyncio.to_thread(_file, await engine.get_archive(container_id, name, path))
-        if now is not None and now[1] == without:  # else somebody has written it meanwhile
-            await engine.put_archive(container_id, name, folder, await asyncio.to_thread(_tar_like, entry, content))
+        await _put_back(engine, container_id, name, path, file)
+
+
+async def _put_back(engine: DockerEngine, container_id: str, name: str, path: str, file: Path) -> None:
+    """Only where nothing but the block is missing: else somebody has written it meanwhile."""
+    tar = await asyncio.to_thread(file.read_bytes)
+    was = await asyncio.to_thread(_file, tar)
+    now = await asyncio.to_thread(_file, await engine.get_archive(container_id, name, path))
+    if was is not None and now is not None and now[1] == _BLOCK.sub(b"", was[1]):
+        await engine.put_archive(container_id, name, path.rpartition("/")[0], tar)
+    await asyncio.to_thread(file.unlink)
+
+
+def _hold(file: Path, tar: bytes) -> None:
+    """Whole or not at all. Not forced to the disk: when the machine itself fails, the kit writes the blocks anew."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(tar)
+    new.rename(file)
+
+
+def _files_of(held: Path) -> list[Path]:
+    return sorted(one for one in held.iterdir() if _HELD.fullmatch(one.name)) if held.is_dir() else []
 
 
 def pushed_image(committed: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[str, bytes]:

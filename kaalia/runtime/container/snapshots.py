@@ -11,11 +11,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kaalia.errors import WorkloadError
 from kaalia.runtime.base import Progress, RegistryLogin
-from kaalia.runtime.container.cleaning import cleaned_files, pushed_image
+from kaalia.runtime.container.cleaning import cleaned_files, pushed_image, put_back
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.images import login_for
 from kaalia.runtime.container.spec import container_name
@@ -47,12 +48,14 @@ class Keeping:
     """What the machine knows of its images and its disk.
 
     `mark_private`: no contract takes an image of these names from this machine without asking its registry.
-    `is_ours`: kaalia pulled this image. `room`: bytes of the engine's disk that may still be filled.
+    `is_ours`: kaalia pulled this image. `room`: bytes of the engine's disk that may still be filled. `held`: a folder
+    for what is taken out of a container while it is committed.
     """
 
     mark_private: Callable[[str, str], Awaitable[None]]
     is_ours: Callable[[str], Awaitable[bool]]
     room: Callable[[], Awaitable[int]]
+    held: Path
 
 
 class Snapshots:
@@ -70,6 +73,7 @@ class Snapshots:
         Raises WorkloadError `not_found`, `snapshot_no_room`, `snapshot_name_taken`, and those of a push.
         """
         async with self._one:
+            await self._sweep()
             document = await self._container(order.contract_id)
             await self._check_room(order.contract_id)
             await self._check_name(order.image)
@@ -78,7 +82,12 @@ class Snapshots:
                 return await self._push(order, image_id, progress)
 
     async def sweep(self) -> None:
-        """Remove what a crash left."""
+        """Mend and remove what a crash left: now, and before the next one, since the engine may be at it still."""
+        async with self._one:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        await put_back(self._engine, self._keeping.held)
         for entry in await self._engine.images():
             tags = [str(tag) for tag in entry.get("RepoTags") or [] if tag != _NAMELESS]
             if any(tag.startswith(f"{MARK}:") for tag in tags):
@@ -127,7 +136,9 @@ class Snapshots:
         """The id of the image to push, which is gone in the end."""
         made: list[str] = []
         try:
-            async with cleaned_files(self._engine, str(document["Id"]), container_name(order.contract_id)):
+            async with cleaned_files(
+                self._engine, str(document["Id"]), container_name(order.contract_id), self._keeping.held
+            ):
                 committed_id = await self._commit(order, str(document["Id"]))
             made.append(committed_id)
             committed, base = await self._engine.image(committed_id), await self._engine.image(str(document["Image"]))

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,36 +52,101 @@ def read(tar: bytes) -> tuple[str, bytes, int, int]:
         return entry.name, content.read(), entry.mode, entry.uid
 
 
-def cleaned(files: Any) -> Any:
-    return cleaning.cleaned_files(files, "c", "C.51")
+ID = "c" * 64
 
 
-async def test_a_block_is_out_while_it_lasts_and_in_again_afterwards() -> None:
+def cleaned(files: Any, held: Path) -> Any:
+    return cleaning.cleaned_files(files, ID, "C.51", held)
+
+
+def held_in(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+async def test_a_block_is_out_while_it_lasts_and_in_again_afterwards(tmp_path: Path) -> None:
     files = Files(**{PATH: b"A=1\n" + BLOCK + b"B=2\n"})
 
-    async with cleaned(files):
+    async with cleaned(files, tmp_path / "held"):
         assert (await files.text()) == (b"A=1\nB=2\n", 0o644, 7)
 
     assert (await files.text()) == (b"A=1\n" + BLOCK + b"B=2\n", 0o644, 7)
+    assert held_in(tmp_path / "held") == []
 
 
-async def test_what_somebody_wrote_meanwhile_stays_and_files_without_a_block_are_not_touched() -> None:
+async def killed_meanwhile(files: Any, held: Path) -> None:
+    """As after a SIGKILL: nothing is put back."""
+    context = cleaned(files, held)
+    await context.__aenter__()
+    folder, kept = held, {one.name: one.read_bytes() for one in held.iterdir()}
+    mode = {oct(one.stat().st_mode & 0o777) for one in (folder, *folder.iterdir())}
+    assert mode == {"0o700", "0o600"}
+    found = dict(files.found)
+    await context.__aexit__(None, None, None)
+    files.found.clear()
+    files.found.update(found)
+    for name, tar in kept.items():
+        (held / name).write_bytes(tar)
+
+
+async def test_a_crash_s_blocks_come_back(tmp_path: Path) -> None:
+    files, held = Files(**{PATH: b"A=1\n" + BLOCK, "/root/.ssh/authorized_keys": BLOCK}), tmp_path / "held"
+    await killed_meanwhile(files, held)
+    assert (await files.text())[0] == b"A=1\n"
+    (held / "notes.txt").write_text("the owner's own")
+
+    await cleaning.put_back(files, held)  # type: ignore[arg-type]
+
+    assert (await files.text()) == (b"A=1\n" + BLOCK, 0o644, 7)
+    assert (await asyncio.to_thread(read, files.found["/root/.ssh/authorized_keys"]))[1] == BLOCK
+    assert held_in(held) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("written", [b"A=1\nC=3\n", BLOCK + b"A=1\n", None])
+async def test_after_a_crash_what_was_written_since_stays(tmp_path: Path, written: bytes | None) -> None:
+    """By the renter, by the kit at a start; or the container is gone."""
+    files, held = Files(**{PATH: b"A=1\n" + BLOCK}), tmp_path / "held"
+    await killed_meanwhile(files, held)
+    files.found = {} if written is None else {PATH: tar_of(written)}
+
+    await cleaning.put_back(files, held)  # type: ignore[arg-type]
+
+    assert files.found == ({} if written is None else {PATH: tar_of(written)})
+    assert held_in(held) == []
+
+
+async def test_what_the_engine_does_not_take_is_tried_again(tmp_path: Path) -> None:
+    files, held = Files(**{PATH: b"A=1\n" + BLOCK}), tmp_path / "held"
+    await killed_meanwhile(files, held)
+
+    class Down(Files):
+        """An engine that is not there."""
+
+        async def get_archive(self, _id: str, _name: str, path: str) -> bytes | None:
+            raise WorkloadError("engine_unavailable", "cannot reach the engine")
+
+    await cleaning.put_back(Down(), held)  # type: ignore[arg-type]
+    await cleaning.put_back(files, held)  # type: ignore[arg-type]
+
+    assert (await files.text())[0] == b"A=1\n" + BLOCK
+
+
+async def test_what_somebody_wrote_meanwhile_stays_and_files_without_a_block_are_not_touched(tmp_path: Path) -> None:
     files = Files(**{PATH: BLOCK, "/root/.ssh/authorized_keys": b"ssh-ed25519 AAAA\n"})
     before = files.found["/root/.ssh/authorized_keys"]
 
-    async with cleaned(files):
+    async with cleaned(files, tmp_path / "held"):
         files.found[PATH] = tar_of(b"C=3\n")
 
     assert (await files.text())[0] == b"C=3\n"
     assert files.found["/root/.ssh/authorized_keys"] is before
 
 
-async def test_a_file_that_cannot_be_read_whole_ends_it() -> None:
+async def test_a_file_that_cannot_be_read_whole_ends_it(tmp_path: Path) -> None:
     files = Files(**{PATH: BLOCK + b"x" * 100_000})
     files.found[PATH] = files.found[PATH][:5000]
 
     with pytest.raises(WorkloadError) as caught:
-        async with cleaned(files):
+        async with cleaned(files, tmp_path / "held"):
             raise AssertionError("it begins")
 
     assert caught.value.code == "snapshot_file_large"
