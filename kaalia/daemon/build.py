@@ -23,6 +23,7 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.health.kernel_log import KernelLogService
 from kaalia.host import ipv6, searching
 from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
@@ -68,6 +69,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             *_local_services(config, systemd, context),
             _capability(config, clock, changes, database, engine),
             AddressService(changes),
+            KernelLogService(database, changes, clock),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),

@@ -1,0 +1,46 @@
+"""What the kernel says of a GPU reaches the host within seconds, and no tenant notices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaalia.client import LocalClient
+from tests.e2e.rented import destroy, problems, process, rent, running_stack
+from tests.support.docker_engine import PrivateDocker
+from tests.support.kmsg import FakeKernelLog
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def kernel() -> Iterator[FakeKernelLog]:
+    assert Path("/dev/kmsg").is_fifo(), "the sandbox has a pipe there; the machine's own log is no toy"
+    made = FakeKernelLog(Path("/"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stack(docker_host: PrivateDocker, tmp_path: Path) -> Iterator[Stack]:
+    with running_stack(docker_host, tmp_path) as made:
+        made.list_machine()
+        yield made
+
+
+def test_a_gpu_that_falls_off_the_bus_is_told_and_its_tenant_left_alone(stack: Stack, kernel: FakeKernelLog) -> None:
+    instance = rent(stack)
+    stack.wait_status(instance, "running")
+    before = process(stack, instance)
+    gpu = LocalClient(stack.socket).report().gpus[0]
+    assert gpu.pci_address is not None
+
+    kernel.say(f"NVRM: Xid (PCI:{gpu.pci_address[:-2]}): 79, pid=1, name=python, GPU has fallen off the bus.")
+
+    wait_until("the fault to be told", lambda: "gpu_xid_79" in problems(stack), 10)
+    shown = stack.kaalia("status", "--socket", str(stack.socket))
+    assert f"cannot count on GPU 0 ({gpu.name}" in " ".join(shown.stdout.split())
+    assert process(stack, instance) == before
+    destroy(stack, instance)
