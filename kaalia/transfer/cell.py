@@ -35,7 +35,8 @@ from kaalia.transfer.plan import (
 STAGE = "/tmp"  # noqa: S108 its own
 """Where the new root is put together, seen by this process only; every system has it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-LAST_WORDS_MS = 800
+LAST_WORDS_MS = 5000
+"""rsync removes what it has half written when it is to end, which on a busy machine takes its time."""
 MEMORY_BYTES = 2**30
 """Of each process. A list of a million files takes rsync 122 MiB, and its length is the renter's word."""
 _FIRST_OUT_OF_MEMORY = "1000"

@@ -56,6 +56,6 @@ def test_a_cell_ends_with_who_reads_its_words(tmp_path: Path) -> None:
         try:
             assert running.stdout.readline() == "ready\n"
             running.stderr.close()
-            assert running.wait(5) == 256 - signal.SIGKILL
+            assert running.wait(15) == 256 - signal.SIGKILL
         finally:
             running.kill()
