@@ -24,7 +24,8 @@ from kaalia.contracts.offer import Listing
 from kaalia.contracts.placement import Held, Machine, plan
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.actions import Record
-from kaalia.reconciler.diff import Sight, diff
+from kaalia.reconciler.diff import diff
+from kaalia.reconciler.seen import Sight
 from kaalia.runtime.base import Observed, ObservedState
 from kaalia.units import GIB
 from tests.support.builders import build_contract, build_report, build_status

@@ -4,7 +4,7 @@ from collections import deque
 from datetime import datetime, timedelta
 
 from kaalia.model.machine import MachineReport
-from kaalia.reconciler.diff import Interruption
+from kaalia.reconciler.seen import Interruption
 
 BOOT_SLACK = timedelta(minutes=10)
 """A machine that goes down ends containers a while before it boots again."""

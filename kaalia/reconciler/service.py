@@ -21,7 +21,7 @@ from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing
 from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
-from kaalia.reconciler.diff import Sight, diff, diff_orphan
+from kaalia.reconciler.diff import diff, diff_orphan
 from kaalia.reconciler.eyes import Eyes
 from kaalia.reconciler.hands import Hands
 from kaalia.reconciler.holdings import holdings
@@ -30,6 +30,7 @@ from kaalia.reconciler.keys import Keys
 from kaalia.reconciler.launch import Settings, Tools, no_mounts, no_tags
 from kaalia.reconciler.ledger import Books, Boot, Ledger
 from kaalia.reconciler.notebooks import Notebooks
+from kaalia.reconciler.seen import Sight
 from kaalia.reconciler.sights import Sights
 from kaalia.runtime.base import ALIVE, BindMount, RegistryLogin, Runtime
 from kaalia.runtime.networking import NetworkPool

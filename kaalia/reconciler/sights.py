@@ -7,7 +7,7 @@ changed since the last look, the answer is UNKNOWN.
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from kaalia.reconciler.diff import Sight
+from kaalia.reconciler.seen import Sight
 from kaalia.runtime.base import Observed, ObservedState
 
 

@@ -11,7 +11,8 @@ from kaalia.contracts.placement import Held, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler.actions import Action, Clear, Launch, Lose, Nothing, Record, Remove, Renew, Restart, Start, Stop
-from kaalia.reconciler.diff import Interruption, Sight, diff, diff_orphan
+from kaalia.reconciler.diff import diff, diff_orphan
+from kaalia.reconciler.seen import Interruption, Sight
 from kaalia.runtime.base import Observed, ObservedState
 from tests.support.builders import build_contract, build_gpus, build_status
 from tests.support.clock import START

@@ -7,7 +7,7 @@ import pytest
 from kaalia.contracts.contract import Desired
 from kaalia.model.health import Severity
 from kaalia.model.workload import WorkloadState
-from kaalia.reconciler.diff import Sight
+from kaalia.reconciler.seen import Sight
 from kaalia.reconciler.sights import Sights
 from kaalia.store import conditions, workloads
 from tests.reconciler.rig import Rig, contract

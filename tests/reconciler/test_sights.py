@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from kaalia.reconciler.diff import Sight
+from kaalia.reconciler.seen import Sight
 from kaalia.reconciler.sights import Sights
 from kaalia.runtime.base import Observed, ObservedState
 from tests.support.clock import START
