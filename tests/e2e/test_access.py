@@ -181,6 +181,8 @@ def test_a_user_of_the_image_is_honoured_and_another_refused(stack: Stack, key: 
 
     refused = rent(stack, image=name_of("debian"), user="nobody-here", **SSH)
     wait_until("the refusal", lambda: "nobody-here" in str((stack.instance(refused) or {}).get("status_msg")), 20)
+    assert problem(stack, refused).code == "user_unknown"
+    assert "root is the default" in problem(stack, refused).remedy
     assert not stack.engine.has_container(f"C.{refused}"), "it is not left half made"
     destroy(stack, refused)
 

@@ -16,6 +16,7 @@ from tests.support.docker_engine import PrivateDocker
 from tests.support.kinds import import_kinds, name_of
 from tests.support.notebooks import JUPYTER_IMAGE, import_jupyter
 from tests.support.sessions import login
+from tests.support.ssh import Ssh
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -23,6 +24,14 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 JUPYTER: dict[str, Any] = {"runtype": "jupyter_direc ssh_direc ssh_proxy", "args": None}
 _IS_IT = "tr '\\0' ' ' < $at/cmdline | grep -q '[-]m jupyter_server '"
+INTERFACES = {
+    "OPEN_BUTTON_PORT": "1111",
+    "OPEN_BUTTON_TOKEN": "1",
+    "JUPYTER_PORT": "8888",
+    "PORTAL_CONFIG": "localhost:1111:11111:/:Instance Portal|localhost:8080:8080:/terminals/1:Jupyter Terminal",
+    "PROVISIONING_SCRIPT": "https://example.com/provision.sh?ref=main&x=$1",
+}
+"""As templates have them."""
 PID = f"for at in /proc/[0-9]*; do {_IS_IT} && echo ${{at#/proc/}}; done"
 
 
@@ -87,10 +96,23 @@ def move(stack: Stack, address: str) -> None:
     stack.start_daemon()
 
 
+def interfaces(ssh: Ssh) -> dict[str, str]:
+    """The variables of a session; those that a shell reads from /etc/environment are the same."""
+    told = ssh.run("env").stdout
+    read = ssh.run("env -i /bin/sh -c 'set -a; . /etc/environment; /usr/bin/env'").stdout
+    seen = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+    kept = dict(line.split("=", 1) for line in read.splitlines() if "=" in line)
+    assert {name: kept.get(name) for name in (*INTERFACES, "LANG", "JUPYTER_TOKEN")} == {
+        name: seen[name] for name in (*INTERFACES, "LANG", "JUPYTER_TOKEN")
+    }
+    return seen
+
+
 def test_jupyter_is_reached_by_https_and_its_token_and_comes_back(
     stack: Stack, key: Path, trust: ssl.SSLContext
 ) -> None:
-    instance = rent(stack, image=JUPYTER_IMAGE, jupyter_dir="/srv/work", disk=2, **JUPYTER)
+    utf8 = {"python_utf8": True, "lang_utf8": True}
+    instance = rent(stack, image=JUPYTER_IMAGE, jupyter_dir="/srv/work", disk=2, env=INTERFACES, **utf8, **JUPYTER)
     ssh = login(stack, key, instance)
     page = Page(stack, instance, trust)
     wait_until("Jupyter to answer", page.answers, 60, 0.5)
@@ -99,6 +121,10 @@ def test_jupyter_is_reached_by_https_and_its_token_and_comes_back(
     listed = json.loads(page.get("/api/contents/srv/work")[1])
     assert listed["path"] == "srv/work"
     assert ssh.run("grep -q jupyter /.launch").returncode == 0
+    seen = interfaces(ssh)
+    assert seen["OPEN_BUTTON_TOKEN"] == seen["JUPYTER_TOKEN"] == page.token, "the placeholder is filled in"
+    assert {name: seen[name] for name in INTERFACES} == {**INTERFACES, "OPEN_BUTTON_TOKEN": page.token}
+    assert {"LANG": "C.UTF-8", "PYTHONUTF8": "1", "JUPYTER_DIR": "/srv/work"}.items() <= seen.items()
     assert page.token not in ssh.run("cat /proc/[0-9]*/cmdline").stdout
     assert page.token not in stack.renter.run("logs", str(instance)).stdout
 

@@ -96,6 +96,7 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
         accounts.check_ssh_key(text)
 
     assert caught.value.code == ("private_ssh_key" if "PRIVATE" in text else "invalid_ssh_key")
+    assert "public key" in caught.value.problem.remedy or "ssh-ed25519 AAAA" in caught.value.problem.remedy
 
 
 async def test_the_same_ssh_key_twice_is_one_key(tmp_path: Path) -> None:

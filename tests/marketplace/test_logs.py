@@ -208,4 +208,5 @@ async def test_a_filter_that_is_no_regular_expression_is_refused(tmp_path: Path,
 
         assert (answer.status, answer.body["error"]) == (400, "filter_invalid")
         assert answer.body["msg"].startswith("cannot use filter=")
+        assert "ask for a plain word" in str(answer.body)
         assert (await task_of(market, good)).filter == "(error|warn)ing: .*[0-9]{3}"
