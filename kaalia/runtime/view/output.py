@@ -56,6 +56,10 @@ class Output:
         if select.select([_STDIN], [], [], 0)[0]:
             self._end(GONE)
 
+    def notice(self, text: str) -> None:
+        """A last line, whatever room is left."""
+        self._lines.append(text)
+
     def text(self) -> str:
         return "".join(f"{line}\n" for line in self._lines)
 

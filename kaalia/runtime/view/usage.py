@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 
 from kaalia.contracts.command import Command
 from kaalia.runtime.view.output import DEPTH_MAX, TOO_DEEP, Output, human, shown
@@ -82,7 +83,8 @@ class Usage:
         self._out.line(f"{text}\t{shown(path)}")
 
 
-def names_in(handle: int) -> list[str]:
-    """Of an open folder."""
+def names_in(handle: int) -> Iterator[str]:
+    """Of an open folder, as they are read: there may be many millions."""
     with os.scandir(handle) as entries:
-        return [entry.name for entry in entries]
+        for entry in entries:
+            yield entry.name

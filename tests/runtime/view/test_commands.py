@@ -1,7 +1,10 @@
 """What `ls`, `rm` and `du` print, beside the machine's own tools, in a folder of the test's."""
 
+import errno
 import os
+import re
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.contracts.command import Program, parse
-from kaalia.runtime.view import listing, output
+from kaalia.runtime.view import listing, output, removal, usage
 from kaalia.runtime.view.listing import Listing
 from kaalia.runtime.view.output import EnoughError, Output, human, shown
 from kaalia.runtime.view.removal import Removal
@@ -137,6 +140,64 @@ def test_time_is_limited(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "_LOOK_EVERY", 1)
 
     assert done("du", seconds=-1) == "[not finished within -1 s: what is above is all that was done]\n"
+
+
+def test_a_folder_of_many_names_goes_by_and_by(tree: Path) -> None:
+    names, seconds = 10_000, 0.05
+    (tree / "empty/deeper").mkdir()
+    handle = os.open(tree / "empty", os.O_RDONLY)
+    for number in range(names):
+        os.close(os.open(f"{number}", os.O_CREAT, dir_fd=handle))
+    os.close(handle)
+    removed, times = 0, 0
+    while text := done("rm -r empty", seconds=seconds):
+        late, goes_on = text.splitlines()
+        assert late.startswith(f"[not finished within {seconds:g} s")
+        found = re.fullmatch(r"\[(\d+) names were removed so far; the same command again goes on\]", goes_on)
+        assert found is not None
+        removed, times = removed + int(found[1]), times + 1
+        assert 0 < removed < names + 2
+
+    assert not (tree / "empty").exists()
+    assert times >= 1, "it is no test of a limit otherwise"
+
+
+def test_names_are_not_gathered(tree: Path) -> None:
+    for number in range(2000):
+        (tree / "empty" / f"{number:0250}").touch()
+    tracemalloc.start()
+    for command in ("du -s empty", "rm -r empty"):
+        done(command)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 250_000, "bytes: the names alone are twice that"
+
+
+def test_what_does_not_go_is_told_once_and_the_rest_goes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a file system skips names while others go, and one name stays whatever is done."""
+    real, read, known = os.unlink, usage.names_in, set[int]()
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        if name == "small":
+            raise PermissionError(errno.EPERM, "immutable")
+        real(name, dir_fd=dir_fd)
+
+    def skipping(handle: int) -> Iterator[str]:
+        names, inode = sorted(read(handle)), os.fstat(handle).st_ino
+        first, _ = inode not in known, known.add(inode)
+        return iter(names[::2] if first else names)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(removal, "names_in", skipping)
+
+    text = done("rm -r a")
+
+    assert sorted(text.splitlines()) == [
+        "rm: cannot remove 'a': Directory not empty",
+        "rm: cannot remove 'a/small': Operation not permitted",
+    ]
+    assert [path.name for path in (tree / "a").iterdir()] == ["small"]
 
 
 def test_nobody_waits_any_more(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
