@@ -111,7 +111,7 @@ def interfaces(ssh: Ssh) -> dict[str, str]:
 def test_jupyter_is_reached_by_https_and_its_token_and_comes_back(
     stack: Stack, key: Path, trust: ssl.SSLContext
 ) -> None:
-    utf8 = {"python_utf8": True, "lang_utf8": True}
+    utf8: dict[str, Any] = {"python_utf8": True, "lang_utf8": True}
     instance = rent(stack, image=JUPYTER_IMAGE, jupyter_dir="/srv/work", disk=2, env=INTERFACES, **utf8, **JUPYTER)
     ssh = login(stack, key, instance)
     page = Page(stack, instance, trust)
