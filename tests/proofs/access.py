@@ -3,11 +3,12 @@
 For each kind: ssh-url, commands, scp, sftp, rsync, `vastai copy` there and back and to another instance, a forwarded
 port, tmux, variables, onstart, keys attached and taken away under way, reboot, stop and start, the daemon killed under
 a session; a snapshot to a registry, and a recycle of what is rented of it; and what of the image was changed. Then what
-must be refused: a private key, a user that the image lacks.
+must be refused: a private key, a user that the image lacks. Once, a scheduled reboot.
 """
 
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
                 say(
                     f"round {number + 1}, {kind}: {report.counts['checks']} checks, {len(report.violations)} violations"
                 )
+        scheduled(renter)
         refusals(renter)
-        say(f"refusals: {len(report.violations)} violations")
+        say(f"scheduled reboot and refusals: {len(report.violations)} violations")
     return report
 
 
@@ -205,6 +207,33 @@ def another(stack: Stack, instance: int, before: str) -> bool:
 
 def message(renter: Renter, instance: int) -> str:
     return str((renter.stack.instance(instance) or {}).get("status_msg"))
+
+
+def scheduled(renter: Renter) -> None:
+    """A reboot by `--schedule`, due in the next minute or the one after, while the marketplace is killed and back."""
+    stack, report = renter.stack, renter.report
+    instance = renter.rent("debian")
+    renter.at(instance)
+    began = stack.engine.inspect(f"C.{instance}")["State"]["StartedAt"]
+    due = (datetime.now(UTC) + timedelta(seconds=75)).replace(second=0, microsecond=0)
+    words = ("--schedule", "HOURLY", "--day", "*", "--hour", "*", "--start_date", f"{due:%Y-%m-%d %H:%M:%S}")
+    said = stack.renter.run("reboot", "instance", str(instance), *words).stdout
+    report.check("reboot --schedule", "insert: success" in said, said)
+    wait_until("the reboot at once", lambda: stack.engine.inspect(f"C.{instance}")["State"]["StartedAt"] != began, 30)
+    stack.wait_status(instance, "running")
+    at_once = stack.engine.inspect(f"C.{instance}")["State"]["StartedAt"]
+    stack.kill_marketplace()
+    stack.start_marketplace()
+    left_s = (due - datetime.now(UTC)).total_seconds()
+    was_early = becomes(lambda: stack.engine.inspect(f"C.{instance}")["State"]["StartedAt"] != at_once, left_s - 1)
+    report.check("a scheduled reboot waits for its time", not was_early)
+    is_done = becomes(lambda: stack.engine.inspect(f"C.{instance}")["State"]["StartedAt"] != at_once, 60)
+    report.check("and comes then", is_done, stack.renter.run("show", "scheduled-jobs").stdout)
+    rows = stack.renter.json("show", "scheduled-jobs")
+    deleted = [stack.renter.run("delete", "scheduled-job", str(row["id"])).returncode for row in rows]
+    report.check("delete scheduled-job", deleted == [0] and not stack.renter.json("show", "scheduled-jobs"), rows)
+    stack.renter_api.call("DELETE", f"/api/v0/instances/{instance}/", {})
+    wait_until("the container to go", lambda: not stack.engine.has_container(f"C.{instance}"), 60)
 
 
 def refusals(renter: Renter) -> None:
