@@ -4,6 +4,7 @@ A run is written down before it is sent, so that a crash loses one and none is s
 up for all that were missed.
 """
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,14 +23,20 @@ from kaalia.service import answer_anyway
 
 KEPT = timedelta(days=1)
 """A job whose end has come is shown for so long, with how its last run went."""
+AT_ONCE = 8
+"""Some requests wait seconds for an answer of their machine."""
 TOLD_MAX_CHARS = 1000
 MISSED = "missed: the marketplace was down when it was due, and until after its end"
 
 
 async def run_due(context: Context) -> None:
-    """Send what is due, one after the other; forget what is over."""
+    """Send what is due; forget what is over."""
     now = context.clock.now()
     await _forget(context, now)
+    await asyncio.gather(*(_run_all(context, now) for _ in range(AT_ONCE)))
+
+
+async def _run_all(context: Context, now: datetime) -> None:
     while (row := await _claim(context, now)) is not None:
         name = f"scheduled job {row.id}"
         told = await answer_anyway(name, _sent(context, row), lambda: "failed: an unexpected error of the marketplace")

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from kaalia.marketplace import jobs
 from tests.marketplace.renting import contract_of, hear_of, rent, rented_market
-from tests.marketplace.support import Client, Market
+from tests.marketplace.scheduling import HOUR_S, pass_time
+from tests.marketplace.support import Client
 from tests.support.clock import START
 
-HOUR_S = 3600.0
 EVERY_HOUR = ("--schedule", "HOURLY", "--day", "*", "--hour", "*")
 FROM_TO = ("--start_date", "2026-01-01", "--end_date", "2026-01-20")
 """The clock of these tests stands at START; by itself the client sends the days from now on."""
@@ -26,11 +25,6 @@ async def scheduled(client: Client, *words: str) -> str:
 
 async def rows(client: Client) -> list[dict[str, Any]]:
     return list(await client.json("show", "scheduled-jobs"))
-
-
-async def pass_time(market: Market, seconds: float) -> None:
-    market.clock.advance(seconds)
-    await jobs.once(market.context)
 
 
 async def test_reboot_is_scheduled_listed_run_and_deleted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Scheduled jobs: kept, sent when due with the rights of their owner, refused where the request by hand would be."""
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,59 +9,17 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kaalia.marketplace import accounts, jobs
+from kaalia.marketplace import jobs, scheduled_requests
+from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.schedule_tables import scheduled_jobs
-from kaalia.marketplace.scheduled import JOBS_MAX
+from kaalia.marketplace.routing import Caller
 from kaalia.model.workload import WorkloadState
+from kaalia.wire.schedule import Wanted
 from tests.marketplace.renting import contract_of, rent, rented_market, say
-from tests.marketplace.support import Answer, Api, Market, open_context
+from tests.marketplace.scheduling import HOUR_S, PATH, job, pass_time, post, reboots, schedule, shown
+from tests.marketplace.support import open_context
 from tests.support.clock import START
-
-PATH = "/api/v0/commands/schedule_job/"
-HOUR_S = 3600.0
-
-
-def job(instance_id: int, what: str = "reboot", body: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """As the client sends it: hourly, from midnight until a week later; START is 12:00."""
-    midnight = START.timestamp() - 12 * HOUR_S
-    return {
-        "start_time": midnight,
-        "end_time": midnight + 7 * 24 * HOUR_S,
-        "api_endpoint": f"/api/v0/instances/{what}/{instance_id}/",
-        "request_method": "PUT",
-        "request_body": {"instance_id": instance_id, **(body or {})},
-        "day_of_the_week": None,
-        "hour_of_the_day": None,
-        "frequency": "HOURLY",
-        "instance_id": instance_id,
-        **changes,
-    }
-
-
-async def post(market: Market, wanted: dict[str, Any], by: Api | None = None) -> Answer:
-    return await (by or market.renter).call("POST", PATH, wanted)
-
-
-async def schedule(market: Market, wanted: dict[str, Any]) -> int:
-    answer = await post(market, wanted)
-    assert answer.status == 200, answer.body
-    return int(answer.body["id"])
-
-
-async def shown(market: Market, by: Api | None = None) -> list[dict[str, Any]]:
-    answer = await (by or market.renter).call("GET", PATH)
-    assert answer.status == 200, answer.body
-    return list(answer.body)
-
-
-async def pass_time(market: Market, seconds: float) -> None:
-    market.clock.advance(seconds)
-    await jobs.once(market.context)
-
-
-async def reboots(market: Market, instance_id: int) -> int:
-    return (await contract_of(market, instance_id)).restart_count
 
 
 async def test_a_job_is_kept_shown_run_when_due_and_deleted(tmp_path: Path) -> None:
@@ -184,97 +143,6 @@ async def test_a_job_ends_with_its_instance(tmp_path: Path) -> None:
             assert (await tx.execute(sa.select(scheduled_jobs))).all() == []
 
 
-async def test_another_s_instance_and_another_s_job_are_not_there(tmp_path: Path) -> None:
-    async with rented_market(tmp_path) as market:
-        instance_id = await rent(market)
-        stranger_key = await accounts.add_user(market.context.engine, "stranger", False, market.clock.now())
-        stranger = market.anyone.using(stranger_key)
-        job_id = await schedule(market, job(instance_id))
-
-        foreign = await post(market, job(instance_id, "recycle"), by=stranger)
-        assert (foreign.status, foreign.body["error"]) == (404, "no_such_instance")
-        assert await shown(market, by=stranger) == []
-        for method in ("PUT", "DELETE"):
-            answer = await stranger.call(method, f"{PATH}{job_id}/", job(instance_id))
-            assert (answer.status, answer.body["error"]) == (404, "no_such_scheduled_job")
-        moved = await market.renter.call("PUT", f"{PATH}{job_id}/", {"request_body": {}, "instance_id": 4711})
-        assert moved.body["error"] == "schedule_invalid"
-        assert (await shown(market))[0]["instance_id"] == instance_id
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "named"),
-    [
-        ({"frequency": "MONTHLY"}, "schedule_invalid", "frequency='MONTHLY'"),
-        ({"frequency": ["DAILY"]}, "schedule_invalid", "frequency"),
-        ({"frequency": "WEEKLY", "day_of_the_week": 7, "hour_of_the_day": 1}, "schedule_invalid", "day_of_the_week=7"),
-        ({"frequency": "DAILY", "hour_of_the_day": 24}, "schedule_invalid", "hour_of_the_day=24"),
-        ({"frequency": "DAILY", "hour_of_the_day": "noon"}, "schedule_invalid", "hour_of_the_day='noon'"),
-        ({"hour_of_the_day": 3}, "schedule_invalid", "HOURLY does not go with"),
-        ({"start_time": "today"}, "schedule_invalid", "start_time='today'"),
-        ({"end_time": None}, "schedule_invalid", "end_time='None'"),
-        ({"end_time": 1}, "schedule_invalid", "end_time 1970-01-01 00:00 UTC is not after start_time"),
-        ({"end_time": 1.8e12}, "schedule_invalid", "end_time='1800000000000.0'"),
-        ({"end_time": 3e10}, "schedule_invalid", "over 3660 days ahead"),
-        ({"end_time": START.timestamp() - 1}, "schedule_past", "end_time"),
-        ({"end_time": START.timestamp() + 60}, "schedule_empty", "hourly at minute 0"),
-        ({"request_body": "x"}, "schedule_invalid", "request_body='x'"),
-        ({"request_body": {"instance_id": 2}}, "schedule_invalid", "request_body.instance_id is of instance 2"),
-        ({"request_body": {"pad": "x" * 20_000}}, "schedule_invalid", "request_body has 20011 bytes"),
-        ({"instance_id": True}, "schedule_invalid", "instance_id='True'"),
-        ({"instance_id": 1.5}, "schedule_invalid", "instance_id='1.5'"),
-        ({"api_endpoint": "/api/v0/instances/reboot/2/"}, "schedule_invalid", "api_endpoint is of instance 2"),
-        ({"request_method": "DELETE"}, "schedule_refused", "request_method='DELETE'"),
-        ({"api_endpoint": "/api/v0/instances/1/", "request_method": "DELETE"}, "schedule_refused", "/instances/1/"),
-        ({"api_endpoint": "/api/v0/instances/reboot/1/../../1/"}, "schedule_refused", "api_endpoint="),
-        ({"api_endpoint": "/api/v0/instances/reboot/1?id=2"}, "schedule_refused", "api_endpoint="),
-        ({"api_endpoint": "/api/v0/instances/reboot/١/"}, "schedule_refused", "api_endpoint="),
-        ({"api_endpoint": "http://x/api/v0/instances/reboot/1/"}, "schedule_refused", "api_endpoint="),
-        ({"api_endpoint": "/api/v0/auth/apikeys/", "request_method": "POST"}, "schedule_refused", "apikeys"),
-        (
-            {"api_endpoint": "/api/v0/commands/schedule_job/", "request_method": "POST"},
-            "schedule_refused",
-            "schedule_job",
-        ),
-        ({"api_endpoint": 7}, "schedule_invalid", "api_endpoint='7'"),
-    ],
-)
-async def test_bad_input_is_refused_and_named(tmp_path: Path, changes: dict[str, Any], code: str, named: str) -> None:
-    async with rented_market(tmp_path) as market:
-        await rent(market)
-
-        answer = await post(market, job(1) | changes)
-
-        assert (answer.status, answer.body["error"]) == (400, code), answer.body
-        assert named in answer.body["msg"]
-        assert answer.body["msg"].startswith("cannot schedule")
-        assert await shown(market) == []
-
-
-@pytest.mark.parametrize(
-    ("what", "method", "body", "code"),
-    [
-        ("command", "PUT", {"command": "cat /etc/passwd"}, "command_refused"),
-        ("command", "PUT", {}, "invalid_args"),
-        ("bid_price", "PUT", {"price": "cheap"}, "invalid_args"),
-        ("take_snapshot", "POST", {"personal_repo": ""}, "invalid_args"),
-        ("rclone", "POST", {"src": "/a", "dst": "/b", "selected": "1"}, "copy_cloud_unsupported"),
-        ("take_snapshot", "POST", {"personal_repo": "me/a", "docker_login_user": "me"}, "invalid_args"),
-    ],
-)
-async def test_a_request_that_could_never_succeed_is_refused_now(
-    tmp_path: Path, what: str, method: str, body: dict[str, Any], code: str
-) -> None:
-    async with rented_market(tmp_path) as market:
-        await rent(market)
-
-        path = "/api/v0/commands/rclone/" if what == "rclone" else f"/api/v0/instances/{what}/1/"
-        answer = await post(market, job(1, what, body, request_method=method, api_endpoint=path))
-
-        assert (answer.status, answer.body["error"]) == (400, code), answer.body
-        assert await shown(market) == []
-
-
 async def test_the_same_job_twice_is_told_with_its_number(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         instance_id = await rent(market, price=0.2)
@@ -317,33 +185,6 @@ async def test_a_change_keeps_what_is_not_sent(tmp_path: Path) -> None:
         assert (row["frequency"], row["day_of_the_week"], row["hour_of_the_day"]) == ("DAILY", None, 6)
 
 
-async def test_a_key_schedules_only_what_it_may_ask_for(tmp_path: Path) -> None:
-    async with rented_market(tmp_path) as market:
-        instance_id, other = await rent(market), await rent(market)
-        only = {"constraints": {"id": {"eq": instance_id}}}
-        rights = {"api": {"instance_write": {"api.command.schedule_job": {}, "api.instance.reboot": only}}}
-        made = await market.renter.call("POST", "/api/v0/auth/apikeys/", {"name": "few", "permissions": rights})
-        few = market.anyone.using(made.body["key"])
-
-        refused = [await post(market, job(other), by=few), await post(market, job(instance_id, "recycle"), by=few)]
-        assert [answer.status for answer in refused] == [403, 403]
-        assert (await post(market, job(instance_id), by=few)).status == 200
-
-        await market.renter.call("DELETE", f"/api/v0/auth/apikeys/{made.body['id']}/")
-        await pass_time(market, HOUR_S)
-        assert await reboots(market, instance_id) == 1, "it is the account's, like the instance"
-
-
-async def test_an_account_has_so_many_and_no_more(tmp_path: Path) -> None:
-    async with rented_market(tmp_path) as market:
-        instance_id = await rent(market)
-        for number in range(JOBS_MAX):
-            await schedule(market, job(instance_id, "command", {"command": f"ls /{number}"}))
-
-        answer = await post(market, job(instance_id))
-        assert (answer.status, answer.body["error"]) == (400, "schedule_too_many")
-
-
 async def test_a_job_under_a_lost_key_is_told_and_stops_no_other(tmp_path: Path) -> None:
     async with rented_market(tmp_path) as market:
         instance_id = await rent(market)
@@ -357,6 +198,31 @@ async def test_a_job_under_a_lost_key_is_told_and_stops_no_other(tmp_path: Path)
         assert "[schedule_unreadable]" in rows[0]["last_result"]
         assert await reboots(market, instance_id) == 1
         assert (await market.renter.call("DELETE", f"{PATH}{lost}/", {})).status == 200
+
+
+async def test_a_slow_run_holds_up_nobody_and_an_unexpected_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rented_market(tmp_path) as market:
+        instances = [await rent(market) for _ in range(5)]
+        for one in instances:
+            await schedule(market, job(one))
+        others_are_done, send = asyncio.Event(), scheduled_requests.send
+
+        async def waits(context: Context, caller: Caller, wanted: Wanted) -> Any:
+            if wanted.instance_id == instances[0]:
+                await asyncio.wait_for(others_are_done.wait(), 5)
+                raise RuntimeError("a bug")
+            answer = await send(context, caller, wanted)
+            if wanted.instance_id == instances[-1]:
+                others_are_done.set()
+            return answer
+
+        monkeypatch.setattr(scheduled_requests, "send", waits)
+        await pass_time(market, HOUR_S)
+
+        assert [await reboots(market, one) for one in instances] == [0, 1, 1, 1, 1]
+        assert (await shown(market))[0]["last_result"] == "failed: an unexpected error of the marketplace"
 
 
 async def test_a_crash_between_claim_and_run_does_not_run_twice(
@@ -375,7 +241,7 @@ async def test_a_crash_between_claim_and_run_does_not_run_twice(
             raise Killed
 
         with monkeypatch.context() as patched:
-            patched.setattr("kaalia.marketplace.scheduled_requests.send", kill)
+            patched.setattr(scheduled_requests, "send", kill)
             with pytest.raises(Killed):
                 await jobs.once(market.context)
         await jobs.once(market.context)
