@@ -8,8 +8,9 @@ import posixpath
 import re
 from collections.abc import Iterable
 
+from kaalia.contracts import cloud
 from kaalia.errors import ContractError
-from kaalia.model.copying import CopyEnd, CopyOrder, Holder, HolderKind
+from kaalia.model.copying import CloudOrder, CopyEnd, CopyOrder, Holder, HolderKind
 
 LOCAL = "local"
 CLOUDS = frozenset({"drive", "s3", "b2", "dropbox", "hf"})
@@ -37,8 +38,8 @@ def holder(name: str, value: object) -> Holder | None:
     if text.partition(".")[0] in CLOUDS:
         raise ContractError(
             "copy_cloud_unsupported",
-            f"cannot copy with {name}={text[:80]!r}: this marketplace keeps no connections to clouds",
-            remedy="run rclone inside the instance",
+            f"cannot copy with {name}={text[:80]!r}: this names no connection to a cloud that is known here",
+            remedy="look at `vastai show connections`, and write s3.ID:bucket/path; or run rclone inside the instance",
         )
     found = _HOLDER.fullmatch(text)
     if found is None:
@@ -63,11 +64,16 @@ def path(name: str, value: object) -> str:
     return f"{clean}/" if value.endswith(("/", "/.")) and clean != "/" else clean
 
 
-def check_order(order: CopyOrder) -> None:
-    """On the machine, whoever signed. Raises ContractError `copy_path_invalid` or `copy_id_invalid`."""
+def check_order(order: CopyOrder | CloudOrder) -> None:
+    """On the machine, whoever signed. Raises ContractError `copy_path_invalid`, `copy_id_invalid`, and a cloud's."""
     if not _ID.fullmatch(order.copy_id):
         message = f"cannot copy by the order {order.copy_id[:80]!r}: that is no id of one"
         raise ContractError("copy_id_invalid", message, remedy="tell the marketplace's operator")
+    if isinstance(order, CloudOrder):
+        path("path", order.place.path)
+        cloud.path("path", cloud.check_cloud(order.cloud), order.path)
+        cloud.flags(order.flags)
+        return
     for end in (order.source, order.target):
         path("path", end.path)
 

@@ -20,7 +20,9 @@ from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.store import volumes
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
-from kaalia.transfer.copier import Copier, Tools
+from kaalia.transfer.between import Tools
+from kaalia.transfer.clouds import Clouds
+from kaalia.transfer.copier import Copier
 from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
@@ -62,7 +64,8 @@ def transfers(
     )
     tools = Tools(kit, folder, show, lambda copy_id: signature.openssh_private(copy_key(copy_id)))
     keeper = PortKeeper(database, clock, ports, is_port_busy)
-    return TransferService(database, changes, clock, keeper, equipment, Copier(database, clock, tools))
+    copier = Copier(database, clock, tools, Clouds(folder, show, config.network.allow))
+    return TransferService(database, changes, clock, keeper, equipment, copier)
 
 
 def _show(database: Database, disk: DiskVolumes, roots: Roots) -> Show:

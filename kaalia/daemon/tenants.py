@@ -54,7 +54,7 @@ from kaalia.store import conditions, enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
-from kaalia.transfer.service import TransferService
+from kaalia.transfer.service import CloudLoginSource, TransferService
 from kaalia.wire import signature
 from kaalia.wire.protocol import TaskRequest
 
@@ -228,11 +228,11 @@ class TenantsService:
             raise WorkloadError("not_enrolled", "cannot take a snapshot: this machine is not enrolled yet")
         return await self._snapshots.take(Order(request.contract_id, request.image, request.pause, login), progress)
 
-    async def copy(self, request: TaskRequest) -> str:
+    async def copy(self, request: TaskRequest, login: CloudLoginSource) -> str:
         """What is answered to a request for a copy. Raises KaaliaError."""
         if self._transfer is None:
             raise WorkloadError("not_enrolled", "cannot copy: this machine is not enrolled yet")
-        return await self._transfer.answer(request)
+        return await self._transfer.answer(request, login)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         """The last lines of a workload's output. Raises WorkloadError."""

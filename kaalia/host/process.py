@@ -187,13 +187,15 @@ class Program:
 
     async def stop(self, grace_s: float = KILL_GRACE_S) -> None:
         """SIGTERM, and SIGKILL to its group after `grace_s`."""
-        with contextlib.suppress(TimeoutError, ProcessLookupError):
-            self._transport.terminate()
-            async with asyncio.timeout(grace_s):
-                await asyncio.shield(self._told.exited)
-        if not self._told.exited.done():
-            await _end(self._transport, self._told)
-        self._transport.close()
+        try:
+            with contextlib.suppress(TimeoutError, ProcessLookupError):
+                self._transport.terminate()
+                async with asyncio.timeout(grace_s):
+                    await asyncio.shield(self._told.exited)
+            if not self._told.exited.done():
+                await _end(self._transport, self._told)
+        finally:
+            self._transport.close()  # who is cancelled once more while he waits leaves it killed
 
 
 class _Output(asyncio.SubprocessProtocol):

@@ -56,7 +56,7 @@ async def open_door(context: Context, caller: Caller, end: CopyEnd, *, is_target
     """
     now, what = context.clock.now(), f"copy from or to {end.holder}"
     async with context.engine.begin() as tx:
-        machine = await _online(context, tx, caller, end.holder, what)
+        machine = await online(context, tx, caller, end.holder, what)
         keys = copying.keys(await _keys(tx, caller, end.holder))
         warning = copying.warning(end) if is_target else ""
         await copy_notes.put(tx, end.holder, machine.id, "copy by rsync: allowed for some minutes", warning, now)
@@ -75,13 +75,13 @@ async def begin(context: Context, caller: Caller, source: CopyEnd, target: CopyE
     """
     what, copy_id = f"copy from {source.holder} to {target.holder}", secrets.token_hex(16)
     async with context.engine.begin() as tx:
-        sender = await _online(context, tx, caller, source.holder, what)
-        receiver = await _online(context, tx, caller, target.holder, what)
+        sender = await online(context, tx, caller, source.holder, what)
+        receiver = await online(context, tx, caller, target.holder, what)
         owners = await _keys(tx, caller, target.holder)
     away = None
     if sender.id != receiver.id:
         _address(receiver, target.holder)
-        key = await _ask(context, sender.id, Verb.COPY_KEY, source.holder, what, copy_id=copy_id)
+        key = await ask(context, sender.id, Verb.COPY_KEY, source.holder, what, copy_id=copy_id)
         away = await _door(context, receiver, target.holder, copying.keys([key, *owners]), what)
     warning, now = copying.warning(target), context.clock.now()
     async with context.engine.begin() as tx:
@@ -89,7 +89,7 @@ async def begin(context: Context, caller: Caller, source: CopyEnd, target: CopyE
             note = warning if holder == target.holder else ""
             await copy_notes.put(tx, holder, sender.id, f"{what}: asked for", note, now)
     order = CopyOrder(copy_id, source, target, away)
-    await _ask(context, sender.id, Verb.COPY, source.holder, what, copy=order)
+    await ask(context, sender.id, Verb.COPY, source.holder, what, copy=order)
     return warning or f"{what} has begun"
 
 
@@ -97,13 +97,13 @@ async def cancel(context: Context, caller: Caller, target: Holder) -> str:
     """End all copies to one of the caller's instances or volumes. Raises ApiError 404 `copy_unknown` and others."""
     what = f"cancel copies to {target}"
     async with context.engine.begin() as tx:
-        await _machine_of(tx, caller, target)
+        await machine_of(tx, caller, target)
         machine_id = await copy_notes.machine_of(tx, target)
         if machine_id is not None:
             await errands.check_online(context, tx, machine_id, what)
     count = "0"
     if machine_id is not None:
-        count = await _ask(context, machine_id, Verb.CANCEL_COPY, target, what, holder=target)
+        count = await ask(context, machine_id, Verb.CANCEL_COPY, target, what, holder=target)
     if count == "0":
         message = f"cannot {what}: none goes on"
         raise ApiError(404, "copy_unknown", message, remedy="The instance's message tells of its newest copy")
@@ -115,14 +115,14 @@ async def _door(
 ) -> CopyDestination:
     """A port of that machine by which the owners of these keys reach these files. Raises ApiError."""
     address = _address(machine, holder)
-    told = await _ask(context, machine.id, Verb.DOOR, holder, what, door=DoorOrder(holder, keys))
+    told = await ask(context, machine.id, Verb.DOOR, holder, what, door=DoorOrder(holder, keys))
     port, _, host_key = told.partition(" ")
     if not port.isdecimal():
         raise ApiError(502, "machine_answer_invalid", f"cannot {what}: its machine answered what is no port")
     return CopyDestination(address, int(port), host_key)
 
 
-async def _ask(context: Context, machine_id: int, verb: Verb, about: Holder, what: str, **order: Any) -> str:
+async def ask(context: Context, machine_id: int, verb: Verb, about: Holder, what: str, **order: Any) -> str:
     """A machine's answer to a one-shot request. Raises ApiError."""
     now = context.clock.now()
     task = TaskRequest(errands.new_id(), verb, _number(about), now + errands.DEADLINE, **order)
@@ -132,12 +132,12 @@ async def _ask(context: Context, machine_id: int, verb: Verb, about: Holder, wha
     return await errands.result(context, task.task_id, what)
 
 
-async def _online(context: Context, tx: AsyncConnection, caller: Caller, holder: Holder, what: str) -> MachineRecord:
+async def online(context: Context, tx: AsyncConnection, caller: Caller, holder: Holder, what: str) -> MachineRecord:
     """The machine that has one of the caller's. Raises ApiError 404, 409 `machine_offline`."""
-    return await errands.check_online(context, tx, await _machine_of(tx, caller, holder), what)
+    return await errands.check_online(context, tx, await machine_of(tx, caller, holder), what)
 
 
-async def _machine_of(tx: AsyncConnection, caller: Caller, holder: Holder) -> int:
+async def machine_of(tx: AsyncConnection, caller: Caller, holder: Holder) -> int:
     """Raises ApiError 404."""
     if holder.kind is HolderKind.INSTANCE:
         return int((await instances.owned(tx, caller, holder.number)).machine_id)

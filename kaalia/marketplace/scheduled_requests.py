@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kaalia.marketplace import clouds as cloud_copies
 from kaalia.marketplace import logs, snapshots, terms
 from kaalia.marketplace.context import Context
-from kaalia.marketplace.routes import copies, instances, priority
+from kaalia.marketplace.routes import clouds, instances, priority
 from kaalia.marketplace.routing import Call, Caller, Route
 from kaalia.wire.error import ApiError
 from kaalia.wire.schedule import Wanted
@@ -33,10 +34,10 @@ _CHECKS: Mapping[tuple[str, str], _Check] = {
     ("PUT", r"/api/v0/instances/bid_price/{id:\d+}"): _bid,
     ("PUT", r"/api/v0/instances/command/{id:\d+}"): lambda body: logs.check_command(body.get("command")),
     ("POST", r"/api/v0/instances/take_snapshot/{id:\d+}"): snapshots.check,
-    ("POST", "/api/v0/commands/rclone"): copies.check_cloud,
+    ("POST", "/api/v0/commands/rclone"): cloud_copies.wanted,
 }
 """What of a body can be judged beforehand; the rest is judged by each run."""
-_ROUTES = {(route.method, route.path): route for route in (*instances.ROUTES, *priority.ROUTES, *copies.ROUTES)}
+_ROUTES = {(route.method, route.path): route for route in (*instances.ROUTES, *priority.ROUTES, *clouds.ROUTES)}
 _BIDS = r"/api/v0/instances/bid_price/{id:\d+}"
 _ID = r"{id:\d+}"
 

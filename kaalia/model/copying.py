@@ -1,6 +1,7 @@
 """Copies of renters' files: who holds files, and what is ordered and told of one copy."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -43,6 +44,9 @@ class CopyEnd:
     holder: Holder
     path: str
 
+    def __str__(self) -> str:
+        return f"{self.holder}:{self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class CopyDestination:
@@ -61,6 +65,65 @@ class CopyOrder:
     source: CopyEnd
     target: CopyEnd
     away: CopyDestination | None = None
+
+    @property
+    def goes_to(self) -> Holder:
+        return self.target.holder
+
+    @property
+    def lands_here(self) -> Holder | None:
+        """Who gets bytes on this machine; None: nobody here."""
+        return self.target.holder if self.away is None else None
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """Who is told of it, each once."""
+        return tuple(dict.fromkeys((self.target.holder, self.source.holder)))
+
+    @property
+    def what(self) -> str:
+        return f"copy from {self.source} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudOrder:
+    """Copy between `place`, which this machine holds, and a cloud.
+
+    `cloud`: whose connection it is, as `s3.1001`. `path`: bucket or folder there, without a slash in front.
+    `flags`: of `contracts.cloud.FLAGS`. The login is no part of it: see `CloudLogin`.
+    """
+
+    copy_id: str
+    place: CopyEnd
+    cloud: str
+    path: str
+    is_upload: bool
+    flags: tuple[str, ...] = ()
+
+    @property
+    def goes_to(self) -> Holder | None:
+        return None if self.is_upload else self.place.holder
+
+    @property
+    def lands_here(self) -> Holder | None:
+        return self.goes_to
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        return (self.place.holder,)
+
+    @property
+    def what(self) -> str:
+        cloud = f"{self.cloud}:{self.path}"
+        return f"copy from {self.place} to {cloud}" if self.is_upload else f"copy from {cloud} to {self.place}"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudLogin:
+    """How a renter's cloud is reached: `kind` as `s3`, and `options` by their names in rclone's configuration."""
+
+    kind: str
+    options: Mapping[str, str] = field(repr=False)
 
 
 class CopyState(StrEnum):

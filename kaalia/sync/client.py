@@ -23,6 +23,7 @@ from yarl import URL
 from kaalia.clock import Clock
 from kaalia.errors import ConfigError, KaaliaError, MarketplaceError, UnauthorizedError, UnreachableError
 from kaalia.model.certificate import Certificate
+from kaalia.model.copying import CloudLogin
 from kaalia.sync.trust import system_context
 from kaalia.units import MIB
 from kaalia.wire import document, signature
@@ -33,6 +34,7 @@ from kaalia.wire.protocol import (
     PATH_ENROLL,
     PATH_REGISTRY_LOGIN,
     PATH_STATUS,
+    PATH_TASK_CLOUD,
     PATH_TASK_LOGIN,
     PATH_TASK_RESULT,
     CertificateRequest,
@@ -122,6 +124,11 @@ class MarketplaceClient:
         """Given once."""
         path = self._path(PATH_TASK_LOGIN, task_id=quote(task_id, safe=""))
         return _decoded(RegistryLoginReply, await self._send("POST", path))
+
+    async def task_cloud(self, task_id: str) -> CloudLogin:
+        """For a copy that this machine was asked for, until it has answered."""
+        path = self._path(PATH_TASK_CLOUD, task_id=quote(task_id, safe=""))
+        return _decoded(CloudLogin, await self._send("POST", path))
 
     async def registry_login(self, contract_id: int) -> RegistryLoginReply:
         raw = await self._send("POST", self._path(PATH_REGISTRY_LOGIN, contract_id=contract_id))

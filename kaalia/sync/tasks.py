@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from kaalia.clock import Clock
 from kaalia.contracts import command
 from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnreachableError
+from kaalia.model.copying import CloudLogin
 from kaalia.service import Tasks
 from kaalia.store import contracts
 from kaalia.store import tasks as store
@@ -38,15 +39,15 @@ Execute = Callable[[int, str, float], Awaitable[str]]
 Search = Callable[[str, str], Awaitable[str]]
 """(text, regular expression) to the lines in which it finds something, in bounded time."""
 
-COPYING = frozenset({Verb.DOOR, Verb.COPY, Verb.COPY_KEY, Verb.CANCEL_COPY})
+COPYING = frozenset({Verb.DOOR, Verb.COPY, Verb.COPY_KEY, Verb.CANCEL_COPY, Verb.CLOUD_COPY, Verb.CANCEL_SYNC})
 _DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
     COPYING, "copy the files"
 )
 _SMALLER = {Verb.LOGS: "ask again, for fewer lines", Verb.EXECUTE: "ask again, for a smaller folder"} | dict.fromkeys(
     COPYING, "copy again"
 )
-Copy = Callable[[TaskRequest], Awaitable[str]]
-"""A request of `COPYING` to its result's text."""
+Copy = Callable[[TaskRequest, Callable[[], Awaitable[CloudLogin]]], Awaitable[str]]
+"""A request of `COPYING`, and what fetches the login of a cloud for it, to its result's text."""
 
 
 class TaskRunner:
@@ -140,7 +141,7 @@ class TaskRunner:
         if request.verb is Verb.EXECUTE and self._execute is not None:
             return await self._executed(self._execute, request)
         if request.verb in COPYING and self._copy is not None:
-            return await self._copy(request)
+            return await self._copy(request, lambda: self._client.task_cloud(request.task_id))
         if request.verb is not Verb.LOGS:
             raise KaaliaError("verb_unknown", "cannot do this task: this version of kaalia does not know it")
         story = await self._database.read(lambda tx: tell(tx, request.contract_id))

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from kaalia.host import confine, mounts
 from kaalia.host.process import forked
+from kaalia.transfer import outlet
 from kaalia.transfer.plan import (
     FAILED,
     LINE_IN,
@@ -56,10 +57,11 @@ def main() -> None:
         watched = [os.pidfd_open(one) for one in cell.watched]
         mounts.own_mounts()
         confine.alone()
-    except OSError as error:
+        given = outlet.opened(0) if cell.has_outlet else {}
+    except (OSError, ValueError) as error:
         sys.exit(f"cannot make the cell: {error}")
     line = os.dup(0) if cell.has_line else None
-    sys.exit(_outlived(forked(lambda: become(cell)), watched, line))
+    sys.exit(_outlived(forked(lambda: become(cell, given)), watched, line))
 
 
 def _outlived(child: int, watched: list[int], line: int | None) -> int:
@@ -91,10 +93,10 @@ def _end(child: int, handle: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-def become(cell: Cell) -> NoReturn:
+def become(cell: Cell, given: Mapping[str, str]) -> NoReturn:
     try:
         confine.die_with_parent(signal.SIGKILL)
-        _stand_back()
+        _stand_back(cell)
         # What is shown may lie below the stage, which is about to hide it.
         shown = [(bind, _taken(bind)) for bind in (*cell.binds, *map(_device, DEVICES))]
         _furnish(cell)
@@ -103,24 +105,26 @@ def become(cell: Cell) -> NoReturn:
         route = () if cell.route is None else _resolved(cell.route)
         argv = (*cell.argv, *route, *cell.words_after)
         if cell.has_line:
-            _keep_line()
+            _keep_line(is_its_own=not cell.has_outlet)
         mounts.settle_in(STAGE)
         mounts.limit_path("/", mounts.READ_ONLY | mounts.NO_SUID | mounts.NO_DEVICES)
         confine.bound_rights(*RIGHTS)
         mounts.keep_rights(*RIGHTS)
         os.umask(0o022)
+        env = {**cell.env, **given}
         if cell.route is None:
-            _run(argv, cell.env)
-        os._exit(_supervised(forked(lambda: _run(argv, cell.env))))
+            _run(argv, env)
+        os._exit(_supervised(forked(lambda: _run(argv, env))))
     except OSError as error:
         os.write(2, f"cannot make the cell: {error}\n".encode())
     os._exit(FAILED)
 
 
-def _stand_back() -> None:
+def _stand_back(cell: Cell) -> None:
     """Behind all tenants, for memory and processors: whatever is sent, it ends this cell and nobody else."""
     Path("/proc/self/oom_score_adj").write_text(_FIRST_OUT_OF_MEMORY)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    bounded = resource.RLIMIT_DATA if cell.reserves_memory else resource.RLIMIT_AS
+    resource.setrlimit(bounded, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
 
@@ -195,24 +199,34 @@ def _show(bind: Bind, tree: int) -> None:
 
 
 def _resolved(route: Route) -> tuple[str, ...]:
-    """Both paths without any link, so that each leads where it would lead its holder. Ends the process otherwise."""
-    tree = os.open(_inside(route.source_tree), _FOLDER)
-    try:
-        if route.source.endswith("/"):
-            source = f"{_named(mounts.inside(tree, route.source, _FOLDER))}/"
-        else:
-            folder, _, name = route.source.rpartition("/")
-            parent = mounts.inside(tree, folder or "/", _FOLDER)
-            os.lstat(name, dir_fd=parent)
-            source = f"{_named(parent)}/{name}"
-    except OSError as error:
-        _refuse(SOURCE_MISSING, route.source, error)
-    if route.target is None:
-        return (source,)
-    try:
-        return source, _target(os.open(_inside(route.target_tree), _FOLDER), route.target)
-    except OSError as error:
-        _refuse(TARGET_UNUSABLE, route.target, error)
+    """The paths without any link, so that each leads where it would lead its holder. Ends the process otherwise."""
+    words: list[str] = []
+    if route.source is not None:
+        try:
+            tree = os.open(_inside(route.source_tree), _FOLDER)
+            words.append(_source(tree, route.source, is_followed=route.is_followed))
+        except OSError as error:
+            _refuse(SOURCE_MISSING, route.source, error)
+    if route.target is not None:
+        as_folder = route.is_followed and not route.target.endswith("/")
+        try:
+            tree = os.open(_inside(route.target_tree), _FOLDER)
+            words.append(_target(tree, f"{route.target}/" if as_folder else route.target))
+        except OSError as error:
+            _refuse(TARGET_UNUSABLE, route.target, error)
+    return tuple(words)
+
+
+def _source(tree: int, path: str, *, is_followed: bool) -> str:
+    """Raises OSError."""
+    if is_followed:
+        return _named(mounts.inside(tree, path.rstrip("/") or "/", os.O_PATH))
+    if path.endswith("/"):
+        return f"{_named(mounts.inside(tree, path, _FOLDER))}/"
+    folder, _, name = path.rpartition("/")
+    parent = mounts.inside(tree, folder or "/", _FOLDER)
+    os.lstat(name, dir_fd=parent)
+    return f"{_named(parent)}/{name}"
 
 
 def _target(tree: int, path: str) -> str:
@@ -244,9 +258,10 @@ def _refuse(code: int, path: str, error: OSError) -> NoReturn:
     os._exit(code)
 
 
-def _keep_line() -> None:
-    os.dup2(0, LINE_IN)
-    os.dup2(1, LINE_OUT)
+def _keep_line(*, is_its_own: bool) -> None:
+    if is_its_own:
+        os.dup2(0, LINE_IN)
+        os.dup2(1, LINE_OUT)
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     os.dup2(2, 1)
 

@@ -11,6 +11,8 @@ from typing import Any
 PROGRAM = "kaalia.transfer.cell"
 FAILED, SOURCE_MISSING, TARGET_UNUSABLE = 70, 71, 72
 """Exit codes: the cell could not be made (sysexits.h: EX_SOFTWARE); a path of its route leads nowhere."""
+OUTLET_PORT = 1080
+"""Of a cell's own loopback: there it has its outlet, by SOCKS 5."""
 LINE_IN, LINE_OUT = 3, 4
 """Where the program of a cell with a line finds it; what it prints goes to standard error."""
 
@@ -30,13 +32,15 @@ class Bind:
 class Route:
     """Two paths, each inside something that the cell shows, which become the last words of the program's arguments.
 
-    Links are followed as in that tree alone. `target` None: it is elsewhere, and in the arguments already.
+    Links are followed as in that tree alone. One of them None: it is elsewhere, and in the arguments already.
     """
 
-    source_tree: str
-    source: str
+    source_tree: str = ""
+    source: str | None = None
     target_tree: str = ""
     target: str | None = None
+    is_followed: bool = False
+    """The source's last part too, where it is a link, and a target without a slash is a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,13 @@ class Cell:
     route: Route | None = None
     has_line: bool = False
     """Standard input and output are a line to elsewhere (LINE_IN, LINE_OUT), and the cell ends when that is cut."""
+    has_outlet: bool = False
+    """The line is not the program's: over it came more of its environment, and went the outlet's socket.
+
+    See `transfer.outlet`.
+    """
+    reserves_memory: bool = False
+    """Its program takes more addresses than memory, so that what it may write is bounded in place of them."""
     words_after: tuple[str, ...] = ()
     """Of the arguments, behind the route."""
 
@@ -65,5 +76,6 @@ def decode(text: str) -> Cell:
     raw: dict[str, Any] = json.loads(text)
     binds = tuple(Bind(**one) for one in raw["binds"])
     route = None if raw["route"] is None else Route(**raw["route"])
-    words = {name: tuple(raw[name]) for name in ("folders", "argv", "watched", "words_after")}
-    return Cell(binds=binds, files=raw["files"], env=raw["env"], route=route, has_line=raw["has_line"], **words)
+    words: dict[str, Any] = {name: tuple(raw[name]) for name in ("folders", "argv", "watched", "words_after")}
+    words |= {name: raw[name] for name in ("files", "env", "has_line", "has_outlet", "reserves_memory")}
+    return Cell(binds=binds, route=route, **words)

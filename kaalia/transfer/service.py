@@ -5,7 +5,7 @@ Costs nothing while nobody copies. Doors and sessions end with the daemon; who c
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from kaalia.contracts import copying
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.volume import VolumeDesired
 from kaalia.errors import ContractError, HostError, Problem
-from kaalia.model.copying import CopyOrder, CopyState, CopyStatus, DoorOrder, Holder, HolderKind
+from kaalia.model.copying import CloudLogin, CloudOrder, CopyOrder, CopyState, CopyStatus, DoorOrder, Holder, HolderKind
 from kaalia.service import Tasks, run_forever
 from kaalia.store import contracts, outbox, volumes
 from kaalia.store.changes import Changes, Topic, wait
@@ -33,6 +33,14 @@ log = logging.getLogger(__name__)
 LOOK_S = 10.0
 """While doors are open: how soon their ends and their progress are noticed."""
 DOORS_MAX = 32
+
+
+CloudLoginSource = Callable[[], Awaitable[CloudLogin]]
+"""Asks the marketplace for the login of a copy with a cloud."""
+
+
+async def _no_login() -> CloudLogin:
+    raise ContractError("cloud_login_invalid", "cannot log in to the cloud: no login was given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class TransferService:
             for door in self._doors.values():
                 await door.close()
 
-    async def answer(self, request: TaskRequest) -> str:
+    async def answer(self, request: TaskRequest, login: CloudLoginSource = _no_login) -> str:
         """What a request of the marketplace is answered with, as `wire.protocol.Verb` says. Raises KaaliaError."""
         await self._ready.wait()
         match request:
@@ -107,6 +115,15 @@ class TransferService:
                 return self._equipment.copy_key(copy_id)
             case TaskRequest(verb=Verb.CANCEL_COPY, holder=Holder() as holder):
                 return str(await self._cancel(holder))
+            case TaskRequest(verb=Verb.CLOUD_COPY, cloud=CloudOrder() as ordered):
+                await self._database.read(lambda tx: _check(tx, ordered.place.holder))
+                if ordered.lands_here is not None:
+                    await self._database.read(lambda tx: _check_room(tx, ordered.place.holder))
+                await self._copier.start_cloud(ordered, login)
+                self._bell.set()
+                return "begun"
+            case TaskRequest(verb=Verb.CANCEL_SYNC, holder=Holder() as holder):
+                return str(await self._copier.cancel_clouds(holder))
         raise ContractError("verb_unknown", "cannot copy so: this version of kaalia does not know how")
 
     async def _cancel(self, holder: Holder) -> int:

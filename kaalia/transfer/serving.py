@@ -93,8 +93,8 @@ class Serving:
             ) from error
 
 
-async def cell_argv(spec: Path) -> tuple[str, ...]:
-    return (*await outside.prefix(*LIMITS), sys.executable, "-P", "-m", PROGRAM, str(spec))
+async def cell_argv(spec: Path, *limits: str) -> tuple[str, ...]:
+    return (*await outside.prefix(*(limits or LIMITS)), sys.executable, "-P", "-m", PROGRAM, str(spec))
 
 
 def private_file(path: Path, content: bytes) -> Path:

@@ -14,7 +14,7 @@ from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
-from kaalia.model.copying import CopyOrder, CopyStatus, DoorOrder, Holder
+from kaalia.model.copying import CloudOrder, CopyOrder, CopyStatus, DoorOrder, Holder
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.relay import RelayLink
@@ -26,6 +26,7 @@ PATH_DESIRED = "/kaalia/v1/machines/{machine_id}/desired"
 PATH_STATUS = "/kaalia/v1/machines/{machine_id}/status"
 PATH_TASK_RESULT = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/result"
 PATH_TASK_LOGIN = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/login"
+PATH_TASK_CLOUD = "/kaalia/v1/machines/{machine_id}/tasks/{task_id}/cloud"
 PATH_REGISTRY_LOGIN = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/registry-login"
 PATH_CERTIFICATE = "/kaalia/v1/machines/{machine_id}/contracts/{contract_id}/certificate"
 
@@ -70,6 +71,10 @@ class Verb(StrEnum):
     """The result's text is the public key with which this machine will carry out a copy away (`copy_id`)."""
     CANCEL_COPY = "cancel_copy"
     """End all copies to `TaskRequest.holder`; the result's text is how many."""
+    CLOUD_COPY = "cloud_copy"
+    """Begin `TaskRequest.cloud`, with the login that is asked for by the task's id; what becomes of it is told."""
+    CANCEL_SYNC = "cancel_sync"
+    """End all copies between `TaskRequest.holder` and clouds; the result's text is how many."""
     SNAPSHOT = "snapshot"
     """Push what the container holds as an image: lasts, and tells how it goes by results that are not final."""
     UNKNOWN = "unknown"
@@ -98,6 +103,7 @@ class TaskRequest:
     copy: CopyOrder | None = None
     copy_id: str | None = None
     holder: Holder | None = None
+    cloud: CloudOrder | None = None
     image: str = ""
     """Of `snapshot`: where to push, with a tag."""
     pause: bool = True

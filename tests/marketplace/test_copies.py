@@ -112,7 +112,7 @@ async def test_what_is_refused(tmp_path: Path) -> None:
         assert refusal(await copy(market, "local", None)) == (400, "copy_both_local")
         assert refusal(await copy(market, None, mine, dst_path="/a/../../etc")) == (400, "copy_path_invalid")
         assert refusal(await copy(market, None, "Z.1")) == (400, "copy_place_invalid")
-        assert refusal(await copy(market, "s3.101", mine)) == (400, "copy_cloud_unsupported")
+        assert refusal(await copy(market, "hf.101", mine)) == (400, "copy_cloud_unsupported")
         assert refusal(await copy(market, mine, mine, src_path="/a/", dst_path="/a/b/")) == (400, "copy_overlaps")
         body = {"src_id": None, "dst_id": mine, "src_path": "a", "dst_path": "/b"}
         foreign = await market.host.call("PUT", "/api/v0/commands/rsync/", body)
@@ -126,16 +126,6 @@ async def test_a_machine_that_nobody_reaches_is_told_of_before_it_is_asked(tmp_p
     async with opened(tmp_path, public_ip=None) as (market, instance):
         assert refusal(await copy(market, None, f"C.{instance}")) == (409, "copy_no_address")
         assert await open_task(market) is None
-
-
-async def test_clouds_are_refused_in_words(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (market, instance):
-        client = market.client(market.renter)
-        said = await client.run("cloud", "copy", "--src", "/a", "--instance", str(instance), "--connection", "1")
-        assert "Run rclone inside the instance" in said.stdout + said.stderr
-        assert await client.json("show", "connections") == []
-        cancelled = await market.renter.call("DELETE", "/api/v0/commands/rclone/", {"dst_id": str(instance)})
-        assert refusal(cancelled) == (400, "copy_cloud_unsupported")
 
 
 async def test_nobody_without_a_key_is_let_in(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ async def test_bad_input_is_refused_and_named(tmp_path: Path, changes: dict[str,
         ("command", "PUT", {}, "invalid_args"),
         ("bid_price", "PUT", {"price": "cheap"}, "invalid_args"),
         ("take_snapshot", "POST", {"personal_repo": ""}, "invalid_args"),
-        ("rclone", "POST", {"src": "/a", "dst": "/b", "selected": "1"}, "copy_cloud_unsupported"),
+        ("rclone", "POST", {"src": "/a", "dst": "/b", "selected": "1"}, "cloud_transfer_invalid"),
         ("take_snapshot", "POST", {"personal_repo": "me/a", "docker_login_user": "me"}, "invalid_args"),
     ],
 )

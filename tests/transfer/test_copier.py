@@ -9,7 +9,7 @@ import pytest
 from kaalia.errors import ContractError
 from kaalia.model.copying import CopyDestination, CopyEnd, CopyOrder, CopyState, CopyStatus
 from kaalia.store import copies, outbox
-from kaalia.transfer import copier, rsync
+from kaalia.transfer import between, rsync
 from kaalia.transfer.copier import Copier
 from kaalia.wire import document, signature
 from kaalia.wire.protocol import TaskRequest, Verb
@@ -154,7 +154,7 @@ def test_progress_is_read() -> None:
 
 
 async def test_a_copy_is_told_on_its_way_and_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copier, "TELL_S", 0.05)
+    monkeypatch.setattr(between, "TELL_S", 0.05)
     monkeypatch.setattr(rsync, "_COMMON", (*rsync._COMMON, "--bwlimit=2000"))
     async with world_in(tmp_path) as world:
         files, target = await two_volumes(world)
@@ -183,7 +183,7 @@ async def test_what_a_crash_cut_off_is_told_by_the_next_daemon(tmp_path: Path) -
     async with world_in(tmp_path) as world:
         await two_volumes(world)
         await world.database.transaction(lambda tx: copies.put(tx, order("/work/", "/in/")))
-        await Copier(world.database, world.clock, world.tools).recover()
+        await Copier(world.database, world.clock, world.tools, world.clouds).recover()
         last = await ended(world)
         assert (last.state, "restart" in last.text) == (CopyState.INTERRUPTED, True)
         assert await world.database.read(copies.under_way) == ()

@@ -14,7 +14,9 @@ from kaalia.service import Tasks
 from kaalia.store import volumes
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
-from kaalia.transfer.copier import Copier, Tools
+from kaalia.transfer.between import Tools
+from kaalia.transfer.clouds import Clouds
+from kaalia.transfer.copier import Copier
 from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
 from kaalia.transfer.service import Equipment, TransferService
@@ -44,6 +46,7 @@ class World:
     busy: set[int]
     tools: Tools
     host_key: str
+    clouds: Clouds
 
     def files(self, number: int) -> Path:
         """Those of a volume."""
@@ -71,7 +74,7 @@ class World:
 
 
 @asynccontextmanager
-async def world_in(folder: Path, first: int = FIRST) -> AsyncIterator[World]:
+async def world_in(folder: Path, first: int = FIRST, allowed: tuple[str, ...] = ()) -> AsyncIterator[World]:
     folder.mkdir(exist_ok=True)
     changes, clock, busy = Changes(), FakeClock(), set[int]()
     database = Database(folder / "state.db", changes)
@@ -99,12 +102,14 @@ async def world_in(folder: Path, first: int = FIRST) -> AsyncIterator[World]:
     )
     copy_key = signature.generate_key()
     tools = Tools((KITS / "current").resolve, folder / "transfer", show, lambda _: signature.openssh_private(copy_key))
-    service = TransferService(database, changes, clock, keeper, equipment, Copier(database, clock, tools))
+    clouds = Clouds(folder / "transfer", show, allowed)
+    copier = Copier(database, clock, tools, clouds)
+    service = TransferService(database, changes, clock, keeper, equipment, copier)
     key, public = new_key(folder)
     running = Tasks()
     running.start("transfer", service.run())
     try:
-        yield World(folder, database, changes, clock, service, key, public, busy, tools, equipment.host_key)
+        yield World(folder, database, changes, clock, service, key, public, busy, tools, equipment.host_key, clouds)
     finally:
         await running.close()
         await database.close()

@@ -1,10 +1,9 @@
 """Copies: `vastai copy`, `vastai cancel copy`."""
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from kaalia.contracts import copying
-from kaalia.marketplace import copies
+from kaalia.marketplace import clouds, copies
 from kaalia.marketplace.copies import Wanted
 from kaalia.marketplace.routing import Call, Route
 from kaalia.model.copying import CopyEnd
@@ -13,6 +12,9 @@ from kaalia.wire.error import ApiError
 
 async def copy(call: Call) -> dict[str, Any]:
     """Both routes: which of them the client takes says nothing that the places do not say."""
+    by_cloud = clouds.wanted_by_name(call.body)
+    if by_cloud is not None:
+        return {"success": True, "msg": await clouds.begin(call.context, call.caller, by_cloud)}
     match copies.wanted(call.body):
         case Wanted(source=None, target=CopyEnd() as target):
             door = await copies.open_door(call.context, call.caller, target, is_target=True)
@@ -33,27 +35,8 @@ async def cancel(call: Call) -> dict[str, Any]:
     return {"success": True, "msg": await copies.cancel(call.context, call.caller, holder)}
 
 
-async def cloud(call: Call) -> dict[str, Any]:
-    """`cloud copy` and `cancel sync`."""
-    check_cloud(call.body)
-
-
-def check_cloud(body: Mapping[str, Any]) -> NoReturn:
-    """There are no connections to clouds, so there is nothing to do."""
-    message = "cannot copy from or to a cloud: this marketplace keeps no connections to clouds"
-    raise ApiError(400, "copy_cloud_unsupported", message, remedy="Run rclone inside the instance")
-
-
-async def connections(call: Call) -> list[dict[str, Any]]:
-    """Of the account, to clouds: none."""
-    return []
-
-
 ROUTES: tuple[Route, ...] = (
     Route("PUT", "/api/v0/commands/rsync", "instance_write", copy),
     Route("PUT", "/api/v0/commands/copy_direct", "instance_write", copy),
     Route("DELETE", "/api/v0/commands/copy_direct", "instance_write", cancel),
-    Route("POST", "/api/v0/commands/rclone", "instance_write", cloud),
-    Route("DELETE", "/api/v0/commands/rclone", "instance_write", cloud),
-    Route("GET", "/api/v0/users/cloud_integrations", "user_read", connections),
 )

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import daemons, enrolment
+from kaalia.marketplace import clouds, daemons, enrolment
 from kaalia.marketplace.daemons import Signed
 from kaalia.marketplace.routing import MACHINE, Call, Route
 from kaalia.prober import bounds
@@ -85,6 +85,12 @@ async def task_login(call: Call) -> web.Response:
     return _answer(await daemons.task_login(call.context, call.number("machine_id"), task_id))
 
 
+async def task_cloud(call: Call) -> web.Response:
+    await authenticated(call)
+    task_id = call.request.match_info["task_id"]
+    return _answer(await clouds.login(call.context, call.number("machine_id"), task_id))
+
+
 async def registry_login(call: Call) -> web.Response:
     await authenticated(call)
     login = await daemons.registry_login(call.context, call.number("machine_id"), call.number("contract_id"))
@@ -101,6 +107,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_MACHINE}/speed", MACHINE, speed),
     Route("PUT", _MACHINE + "/tasks/{task_id}/result", MACHINE, task_result),
     Route("POST", _MACHINE + "/tasks/{task_id}/login", MACHINE, task_login),
+    Route("POST", _MACHINE + "/tasks/{task_id}/cloud", MACHINE, task_cloud),
     Route("POST", _MACHINE + r"/contracts/{contract_id:\d+}/registry-login", MACHINE, registry_login),
 )
 
