@@ -21,7 +21,8 @@ from typing import Any
 
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.contracts.offer import Listing
-from kaalia.contracts.placement import Held, Machine, plan
+from kaalia.contracts.placement import plan
+from kaalia.contracts.wish import Held, Machine
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.actions import Record
 from kaalia.reconciler.diff import diff

@@ -9,27 +9,19 @@
              ▲
              └─────▶ stop (the renter's wish, or expired) ──▶ end (signed tombstone, or missing for long)
 
-Terms and policy (`admission`) are asked for new contracts only: what runs was agreed to. Nothing here stops a workload
+Terms and policy are asked for new contracts only (`newcomers`): what runs was agreed to. Nothing here stops a workload
 because something is not known.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-from kaalia.contracts import admission, arbitration, maintenance
-from kaalia.contracts.admission import House
+from kaalia.contracts import arbitration, newcomers
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
-from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired, is_expired
-from kaalia.contracts.disk import Overrun
+from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired
 from kaalia.contracts.lease import LeaseTime, Standing, certain, standing
-from kaalia.contracts.maintenance import Window
-from kaalia.contracts.offer import Listing
-from kaalia.contracts.policy import OPEN, Policy
-from kaalia.errors import Problem
-from kaalia.model.machine import MachineReport
-from kaalia.model.workload import WorkloadState, WorkloadStatus
+from kaalia.contracts.wish import Held, Machine, Plan, Want, Wish
+from kaalia.model.workload import WorkloadState
 
 MISSING_REVISIONS = 2
 MISSING_GRACE = timedelta(minutes=30)
@@ -52,101 +44,6 @@ _MACHINE_TAKEN = "scheduling: waits for the machine, which another contract uses
 _JOBS_TAKEN = "scheduling: waits for another default job to end: there is one for each GPU"
 
 
-class Want(StrEnum):
-    RUN = "run"
-    STOP = "stop"
-    END = "end"
-    WAIT = "wait"
-    YIELD = "yield"
-    """As WAIT, and stopped for it: one of higher rank has its GPUs. Its data are kept, and it resumes by itself."""
-    REJECT = "reject"
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A contract as the machine holds it. `is_present`: its container exists; `missing_*`: see `store.contracts`."""
-
-    contract: Contract
-    workload: WorkloadStatus | None = None
-    is_present: bool = False
-    missing_since: datetime | None = None
-    missing_revisions: int = 0
-    is_local: bool = False
-    """Made by the machine itself, not by a marketplace: nobody else's rules are asked."""
-    overrun: Overrun | None = None
-    """It was measured to hold more than it rented."""
-    notice: str = ""
-    """What its renter should know of what runs inside."""
-
-    @property
-    def too_large(self) -> Overrun | None:
-        """What is known of its size, if that is too large and of what is there to stay."""
-        row = self.workload
-        is_there = row is not None and row.answered >= self.contract.generation
-        stays = row.generation if row is not None and is_there else self.contract.generation
-        is_current = self.overrun is not None and self.overrun.generation == stays
-        return self.overrun if is_current else None
-
-    @property
-    def is_new(self) -> bool:
-        """The machine has done nothing for it yet, so it may still be refused."""
-        state = self.workload.state if self.workload else WorkloadState.WAITING
-        return not self.is_present and state in (WorkloadState.WAITING, WorkloadState.REJECTED)
-
-    @property
-    def has_disk(self) -> bool:
-        """Its disk is promised: it was admitted, and it has not ended."""
-        is_over = self.workload is not None and self.workload.state is WorkloadState.ENDED
-        return self.is_present or not (self.is_new or is_over)
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the rules know of the machine. `gpu_owners`: UUID -> the contract that has it, known or not."""
-
-    report: MachineReport | None
-    listing: Listing | None
-    gpu_owners: Mapping[str, int]
-    closed_because: str | None = None
-    """Why nothing new is admitted; None: admission is open."""
-    latest_at: datetime | None = None
-    """While the time is in doubt: how late it may be. None: the time of planning is certain."""
-    volume_bytes: int = 0
-    """Disk that volumes were promised."""
-    windows: tuple[Window, ...] = ()
-    """Maintenance that the owner announced."""
-    is_cordoned: bool = False
-    """The owner drains it (`closed_because` says so): his own jobs give way too."""
-    reopens_at: datetime | None = None
-    """When `closed_because` ends by itself, where that is known."""
-    policy: Policy = OPEN
-
-    @property
-    def house(self) -> House:
-        return House(self.listing, self.policy, None if self.report is None else len(self.report.gpus))
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """`gpu_uuids` are granted with RUN, `reason` explains WAIT, YIELD and STOP, `problem` REJECT, and STOP if need be.
-
-    `warning` is told to the renter while it runs.
-    """
-
-    contract: Contract
-    want: Want
-    gpu_uuids: tuple[str, ...] = ()
-    reason: str = ""
-    problem: Problem | None = None
-    warning: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    wishes: tuple[Wish, ...]
-    next_change_at: datetime | None
-
-
 def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     """Decide every contract: first what it may do by itself, then who gets the GPUs.
 
@@ -155,7 +52,7 @@ def plan(held: Iterable[Held], machine: Machine, now: datetime) -> Plan:
     contracts = sorted(held, key=lambda one: (one.contract.start_at, one.contract.contract_id))
     disk_bytes = machine.volume_bytes + sum(one.contract.spec.disk_bytes for one in contracts if one.has_disk)
     decided: list[tuple[Held, Wish | None]] = []
-    jobs_left = _jobs_left(contracts, machine)
+    jobs_left = newcomers.jobs_left(contracts, machine)
     for one in contracts:
         wish = _decide(one, machine, disk_bytes, now)
         if wish is None and one.is_new and one.contract.kind is ContractKind.DEFAULT_JOB:
@@ -179,11 +76,11 @@ def _decide(one: Held, machine: Machine, disk_bytes: int, now: datetime) -> Wish
     if contract.desired is Desired.ENDED or is_abandoned(one.missing_since, one.missing_revisions, now):
         return Wish(contract, Want.END, reason="ended by the marketplace")
     if one.is_new:
-        refusal = _refusal(one, machine, now) or _over_disk(one, machine.report, disk_bytes)
+        refusal = newcomers.refusal(one, machine, now) or newcomers.over_disk(one, machine.report, disk_bytes)
         if refusal is not None:
             return Wish(contract, Want.REJECT, problem=refusal)
     # Before its renter's wish to have it stopped: what is stopped counts as admitted, and may be started.
-    if one.is_new and (reason := _not_admitted(one, machine, now)):
+    if one.is_new and (reason := newcomers.why_waiting(one, machine, now)):
         return Wish(contract, Want.WAIT, reason=reason)
     time = certain(now) if machine.latest_at is None else LeaseTime(now, machine.latest_at, is_certain=False)
     lease = standing(contract.end_at, time)
@@ -275,13 +172,6 @@ _LOST_TO = {
 _DRAINED = "paused: the owner drains the machine; resumes by itself when he no longer does"
 
 
-def _jobs_left(contracts: Iterable[Held], machine: Machine) -> int:
-    """How many default jobs more may be admitted: one a GPU. So that nobody fills the machine with them for nothing."""
-    total = max(len(machine.report.gpus), 1) if machine.report else 0
-    jobs = [one for one in contracts if one.contract.kind is ContractKind.DEFAULT_JOB and not one.is_new]
-    return total - sum(one.contract.desired is not Desired.ENDED for one in jobs)
-
-
 def _one_at_a_time(contracts: Iterable[Held], wishes: Iterable[Wish]) -> Iterable[Wish]:
     """Of the contracts without GPUs, who has the machine keeps it; the others wait.
 
@@ -335,52 +225,6 @@ def _changes(one: Held) -> Iterable[datetime]:
         yield one.contract.end_at
     if one.missing_since is not None:
         yield one.missing_since + MISSING_GRACE
-
-
-def _not_admitted(one: Held, machine: Machine, now: datetime) -> str | None:
-    if machine.report is None:
-        return "scheduling: the machine is still being looked at"
-    window = maintenance.current(machine.windows, now)
-    if window is not None and one.contract.kind is not ContractKind.SELFTEST:
-        return f"scheduling: the owner works on the machine {maintenance.words(window)}"
-    if one.is_local:
-        return None
-    if one.missing_since is not None:
-        return "scheduling: the marketplace does not mention this contract any more"
-    if machine.is_cordoned and one.contract.kind in OWN_KINDS:
-        return None
-    return f"scheduling: {machine.closed_because}" if machine.closed_because else None
-
-
-def _refusal(one: Held, machine: Machine, now: datetime) -> Problem | None:
-    """Why a new contract is refused. A refusal stays for its generation: the renter was told."""
-    contract, status = one.contract, one.workload
-    is_refused = status and status.state is WorkloadState.REJECTED and status.generation == contract.generation
-    if status and is_refused:
-        return status.problem
-    if is_expired(contract, now):
-        return Problem("contract_expired", f"cannot start: the contract ended at {contract.end_at}")
-    if overlap := maintenance.overlap(contract, machine.windows, now):
-        return overlap
-    return None if one.is_local else admission.refusal(contract, machine.house, now)
-
-
-def _over_disk(one: Held, report: MachineReport | None, disk_bytes: int) -> Problem | None:
-    """The disk of all contracts together (`disk_bytes` so far) never exceeds the disk of the machine.
-
-    At the first look at a contract also not what others leave of it: that changes, and who waits stays.
-    """
-    if report is None or report.disk is None:
-        return None
-    others_bytes = report.disk.others_bytes if one.workload is None else 0
-    left = report.disk.total_bytes - (others_bytes or 0) - disk_bytes
-    if one.contract.spec.disk_bytes <= left:
-        return None
-    return Problem(
-        "disk_exhausted",
-        f"cannot give {one.contract.spec.disk_bytes} bytes of disk: {max(left, 0)} are not promised yet",
-        remedy="rent with a smaller disk, or on another machine",
-    )
 
 
 def _made_with(one: Held) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from kaalia.contracts import cordon
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.lease import LeaseTime
-from kaalia.contracts.placement import Machine
 from kaalia.contracts.policy import Policy
+from kaalia.contracts.wish import Machine
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.audit import closed_because
 from kaalia.reconciler.ledger import Books

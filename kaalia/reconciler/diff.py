@@ -14,7 +14,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract
-from kaalia.contracts.placement import Want, Wish, is_abandoned
+from kaalia.contracts.placement import is_abandoned
+from kaalia.contracts.wish import Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status

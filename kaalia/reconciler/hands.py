@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
-from kaalia.contracts.placement import Want, Wish
+from kaalia.contracts.wish import Want, Wish
 from kaalia.errors import KaaliaError, WorkloadError
 from kaalia.log import about
 from kaalia.model.workload import WorkloadStatus

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 
-from kaalia.contracts.placement import Held
+from kaalia.contracts.wish import Held
 from kaalia.reconciler.ledger import Books
 from kaalia.store.contracts import MARKETPLACE
 

@@ -16,7 +16,8 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.lease import LeaseTime, certain
-from kaalia.contracts.placement import Plan, Wish, plan
+from kaalia.contracts.placement import plan
+from kaalia.contracts.wish import Plan, Wish
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from kaalia.contracts.placement import Wish
+from kaalia.contracts.wish import Wish
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler import status
 from kaalia.reconciler.actions import Action, Launch, Lose, Nothing, Record, Renew, Restart, Start

@@ -14,8 +14,8 @@ from kaalia.clock import Clock
 from kaalia.contracts import metering
 from kaalia.contracts import volume as rules
 from kaalia.contracts.contract import Contract, Desired
-from kaalia.contracts.placement import Held
 from kaalia.contracts.volume import Volume, VolumeDesired
+from kaalia.contracts.wish import Held
 from kaalia.errors import ContractError, HostError, KaaliaError, Problem, WorkloadError
 from kaalia.model.metering import Meter
 from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus

@@ -10,8 +10,9 @@ import pytest
 
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired
 from kaalia.contracts.offer import Listing, frozen
-from kaalia.contracts.placement import Held, Machine, Want, Wish, plan
+from kaalia.contracts.placement import plan
 from kaalia.contracts.policy import Policy
+from kaalia.contracts.wish import Held, Machine, Want, Wish
 from kaalia.model.workload import VolumeMount, WorkloadState
 from kaalia.units import GB
 from tests.support.builders import build_contract, build_gpus, build_report, build_status

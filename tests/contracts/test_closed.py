@@ -9,7 +9,8 @@ from kaalia.contracts import cordon
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
-from kaalia.contracts.placement import Held, Machine, Want, Wish, plan
+from kaalia.contracts.placement import plan
+from kaalia.contracts.wish import Held, Machine, Want, Wish
 from kaalia.model.workload import WorkloadState
 from kaalia.units import GB
 from tests.contracts.test_placement import UUIDS, by_id, contract, machine, only, running

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.offer import Listing
-from kaalia.contracts.placement import Held, Machine, Plan, Want, Wish, plan
+from kaalia.contracts.placement import plan
+from kaalia.contracts.wish import Held, Machine, Plan, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GIB

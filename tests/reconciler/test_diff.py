@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.contracts.placement import Held, Want, Wish
+from kaalia.contracts.wish import Held, Want, Wish
 from kaalia.errors import Problem
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.reconciler.actions import Action, Clear, Launch, Lose, Nothing, Record, Remove, Renew, Restart, Start, Stop
