@@ -121,8 +121,8 @@ class Client:
     def __init__(self, url: str, api: Api, home: Path) -> None:
         self._program = VastAI(url, api.key or "", home)
 
-    async def run(self, *args: str) -> CompletedProcess[str]:
-        return await asyncio.to_thread(self._program.run, *args)
+    async def run(self, *args: str, stdin: str | None = None) -> CompletedProcess[str]:
+        return await asyncio.to_thread(self._program.run, *args, stdin=stdin)
 
     async def python(self, text: str) -> CompletedProcess[str]:
         """Run a script with the SDK at hand."""

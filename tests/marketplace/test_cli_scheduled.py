@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from kaalia.marketplace import jobs
+from kaalia.wire.protocol import TaskResult
 from tests.marketplace.renting import contract_of, hear_of, rent, rented_market
 from tests.marketplace.scheduling import HOUR_S, pass_time
 from tests.marketplace.support import Client
+from tests.marketplace.test_clouds import connect
+from tests.marketplace.test_copies import answered
 from tests.support.clock import START
 
 EVERY_HOUR = ("--schedule", "HOURLY", "--day", "*", "--hour", "*")
@@ -16,8 +20,8 @@ FROM_TO = ("--start_date", "2026-01-01", "--end_date", "2026-01-20")
 """The clock of these tests stands at START; by itself the client sends the days from now on."""
 
 
-async def scheduled(client: Client, *words: str) -> str:
-    done = await client.run(*words, *FROM_TO)
+async def scheduled(client: Client, *words: str, stdin: str | None = None) -> str:
+    done = await client.run(*words, *FROM_TO, stdin=stdin)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 0, done
     return done.stdout + done.stderr
@@ -91,6 +95,29 @@ async def test_execute_weekly(tmp_path: Path) -> None:
             "rm -rf /tmp/cache",
         )
         assert datetime.fromtimestamp(row["next_run_time"], UTC) == datetime(2026, 1, 4, 4, tzinfo=UTC)
+
+
+async def test_a_backup_to_a_cloud_every_day(tmp_path: Path) -> None:
+    """The client asks first, because of what traffic costs."""
+    async with rented_market(tmp_path) as market:
+        renter, instance_id = market.client(market.renter), await rent(market)
+        assert (await connect(market)).status == 200
+        words = [*("--src", "/work", "--dst", "bucket/x", "--instance", str(instance_id), "--connection", "1")]
+        words += ["--transfer", "Instance To Cloud", "--schedule", "DAILY", "--day", "*", "--hour", "13"]
+
+        said = await scheduled(renter, "cloud", "copy", *words, stdin="y\n")
+        assert "insert: success - Scheduling DAILY job to cloud copy" in said
+        market.clock.advance(HOUR_S)
+        await hear_of(market)
+        task, _ = await answered(market, TaskResult("begun"), jobs.once(market.context))
+
+        assert task.cloud is not None
+        assert (task.cloud.place.path, task.cloud.cloud, task.cloud.path) == ("/work", "s3.1", "bucket/x")
+        (row,) = await rows(renter)
+        assert row["last_result"].endswith("has begun")
+        other = {**row, "request_body": {**row["request_body"], "instance_id": str(instance_id + 1)}}
+        refused = await market.renter.call("PUT", f"/api/v0/commands/schedule_job/{row['id']}/", other)
+        assert refused.body["error"] == "schedule_invalid"
 
 
 async def test_what_the_client_sends_by_itself(tmp_path: Path) -> None:
