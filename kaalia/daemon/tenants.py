@@ -18,11 +18,11 @@ from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, net, system
 from kaalia.host.answering import Answering
 from kaalia.log import about
-from kaalia.model.health import Condition, Severity
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
 from kaalia.reconciler.image_use import ImageUse
+from kaalia.reconciler.kits import KitWatch
 from kaalia.reconciler.launch import Settings
 from kaalia.reconciler.ledger import Ledger
 from kaalia.reconciler.sandboxes import SandboxService
@@ -31,11 +31,12 @@ from kaalia.reconciler.service import ReconcilerService
 from kaalia.reconciler.traffic import TrafficService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
-from kaalia.runtime.base import ANY_CONTRACT, Progress, RegistryLogin
+from kaalia.runtime.base import Progress, RegistryLogin
 from kaalia.runtime.container import registry
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
+from kaalia.runtime.container.old_kits import Kits
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.container.snapshots import Order, Snapshots
 from kaalia.runtime.container.space import EngineSpace
@@ -50,7 +51,7 @@ from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.service import Service, Tasks, run_forever
-from kaalia.store import conditions, enrolment
+from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
@@ -114,7 +115,6 @@ class TenantsService:
             access=self._access(key),
             sandboxes=sandboxes,
         )
-        await self._tell_kit(self._access(key))
         low_water = self._config.disk.low_water_bytes
         held = self._config.state_dir / "snapshots"
         self._snapshots = snapshots.snapshots(self._engine, machine, self._database, self._space, low_water, held)
@@ -163,7 +163,8 @@ class TenantsService:
             runtime.roots,
             self._access(key),
         )
-        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, self._transfer]
+        kits = KitWatch(self._database, self._kits(), self._engine.mount_sources, runtime.kit_changed, self._clock)
+        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer]
         if sandboxes is not None:
             beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks))
         with about(machine_id=member.machine_id):
@@ -194,15 +195,9 @@ class TenantsService:
         fixed = folder if isinstance(folder, Path) else None
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
 
-    async def _tell_kit(self, access: AccessFolders) -> None:
-        """Whether renters can be let in by ssh, as it is at this start."""
-        found = []
-        try:
-            await asyncio.to_thread(access.kit, ANY_CONTRACT)
-        except WorkloadError as error:
-            found = [Condition(error.problem, Severity.WARN, "the daemon starts with a kit there")]
-        now = self._clock.now()
-        await self._database.transaction(lambda tx: conditions.replace(tx, "access", found, now))
+    def _kits(self) -> Kits:
+        """A folder that the owner names may serve other machines too."""
+        return Kits(self._config.kits_path, is_own=self._config.access.kit_dir == "auto")
 
     def _access(self, key: Ed25519PrivateKey) -> AccessFolders:
         def host_key(contract_id: int) -> bytes:

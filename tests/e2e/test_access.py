@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.rented import destroy, problem, process, rent, running_stack, status
 from tests.support.docker_engine import PrivateDocker
 from tests.support.kinds import KINDS, import_kinds, name_of
+from tests.support.kits import KITS
 from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login, strangers
 from tests.support.ssh import Ssh, new_key
 from tests.support.stack import Stack
@@ -196,12 +197,21 @@ def test_without_a_kit_ssh_is_refused_and_the_owner_told(docker_host: PrivateDoc
 
         assert problem(bare, instance).code == "kit_missing"
         assert not bare.engine.has_container(f"C.{instance}")
-        told = status(bare)
-        assert told is not None
-        assert "kit_missing" in {one.code for one in told.warnings}
+        assert "kit_missing" in warned(bare)
         plain = rent(bare, image=name_of("busybox"))
         bare.wait_status(plain, "running")
         destroy(bare, instance, plain)
+
+        (tmp_path / "none").symlink_to(KITS)
+        again = rent(bare, image=name_of("busybox"), **SSH)
+        bare.wait_status(again, "running")
+        wait_until("the condition to go", lambda: "kit_missing" not in warned(bare), 10)
+        destroy(bare, again)
+
+
+def warned(stack: Stack) -> set[str]:
+    told = status(stack)
+    return {one.code for one in told.warnings} if told else {"no answer"}
 
 
 def test_the_daemon_dies_and_sessions_live(stack: Stack, key: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import tarfile
 
 from kaalia.contracts.contract import Contract
+from kaalia.errors import WorkloadError
 from kaalia.runtime.base import Placement
 from kaalia.runtime.container.access import NOTEBOOK_STATUS, Kit, account, archive, has_access, user_unknown
 from kaalia.runtime.container.engine import DockerEngine
@@ -21,6 +22,9 @@ class Furnisher:
     def __init__(self, engine: DockerEngine, access: AccessFolders | None) -> None:
         self._engine = engine
         self._access = access
+        self._has_kit = True
+        self.kit_changed = asyncio.Event()
+        """Set when a container could not be made for want of a kit, and when one can be made again."""
 
     async def kit(self, contract: Contract) -> Kit | None:
         """What the container mounts, None in mode args. Raises WorkloadError `kit_missing`, HostError."""
@@ -28,7 +32,16 @@ class Furnisher:
             return None
         access = self._reachable()
         await asyncio.to_thread(access.write, contract)  # the engine mounts nothing that is not there
-        return await asyncio.to_thread(access.kit, contract.contract_id)
+        try:
+            kit = await asyncio.to_thread(access.kit, contract.contract_id)
+        except WorkloadError:
+            self._has_kit = False
+            self.kit_changed.set()
+            raise
+        if not self._has_kit:
+            self._has_kit = True
+            self.kit_changed.set()
+        return kit
 
     async def furnish(self, container_id: str, placement: Placement, paths: tuple[str, ...]) -> None:
         """May be repeated until the first start. Raises WorkloadError `user_unknown`, HostError `access_unwritable`."""

@@ -32,13 +32,7 @@ class AccessFolders:
 
     def kit(self, contract_id: int) -> Kit:
         """What to mount. Raises WorkloadError `kit_missing`."""
-        try:
-            folder = (self.kits / CURRENT).resolve(strict=True)
-            if not (folder / "sbin" / "init").is_file():
-                raise FileNotFoundError(f"{folder} has no sbin/init")
-        except OSError as error:
-            raise missing(str(error)) from error
-        return Kit(str(folder), str(self._of(contract_id)))
+        return Kit(str(newest(self.kits)), str(self._of(contract_id)))
 
     def write(self, contract: Contract, user: str | None = None, chain: str | None = None) -> None:
         """Make the contract's folder, or bring its keys up to date. `user`: whom onstart runs as; None: as before.
@@ -99,6 +93,17 @@ class AccessFolders:
 
     def _of(self, contract_id: int) -> Path:
         return self.contracts / f"C.{contract_id}"
+
+
+def newest(kits: Path) -> Path:
+    """The kit for containers that are made now. Raises WorkloadError `kit_missing`."""
+    try:
+        folder = (kits / CURRENT).resolve(strict=True)
+        if not (folder / "sbin" / "init").is_file():
+            raise FileNotFoundError(f"{folder} has no sbin/init")
+    except OSError as error:
+        raise missing(str(error)) from error
+    return folder
 
 
 def missing(evidence: str) -> WorkloadError:

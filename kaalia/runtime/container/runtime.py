@@ -85,6 +85,11 @@ class ContainerRuntime:
         self._facts: Engine | None = None
         self._ulimits: list[dict[str, Any]] = []
 
+    @property
+    def kit_changed(self) -> asyncio.Event:
+        """Set when a container could not be made for want of an access kit, and when one can be made again."""
+        return self._furnisher.kit_changed
+
     async def close(self) -> None:
         """Let go of what goes on in the background; the workloads run on."""
         await self._limits.close()
