@@ -54,6 +54,16 @@ print(load(pathlib.Path(sys.argv[1]), os.environ).docker.host)' "$etc/kaalia.yam
         printf 'unix:///var/run/docker.sock\n'
 }
 
+# The part of the machine's name that no other daemon's has; nothing when it was never enrolled.
+machine_key() {
+    "$opt/current/bin/python" -P -c '
+import os, pathlib, sys
+from kaalia.config import load
+from kaalia.sync.enroll import load_key
+from kaalia.wire.signature import key_id
+print(key_id(load_key(load(pathlib.Path(sys.argv[1]), os.environ).state_dir)))' "$etc/kaalia.yaml" 2>/dev/null || true
+}
+
 refuse_while_rented() {
     local host
     host=$(docker_host)
@@ -107,7 +117,7 @@ tell_rest() {
 # With those of stopped contracts their data could not be started any more.
 remove_networks() {
     [ -z "$prefix" ] && [ -z "$running" ] && [ -n "$engine" ] || return 0
-    remove_sandboxes "$engine"
+    remove_sandboxes "$engine" "$(machine_key)"
 }
 
 # Connections to relays outlive the daemon. What still runs stays reached.

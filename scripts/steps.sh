@@ -99,13 +99,24 @@ remove_firewall() {
     done
 }
 
-# Networks of nobody on a Docker Engine, each with a container that holds it open. While there is a contract's container,
-# running or not, all stay.
+# Ids of the objects with a label $3 that Docker ($1) lists by the words from $4 on, and that were made with the machine's
+# key $2: another daemon's may be there too.
+made_by() {
+    local host=$1 key=$2 label=$3
+    shift 3
+    docker --host "$host" "$@" --filter "label=$label" --format '{{.ID}} {{.Label "io.kaalia.machine"}}' |
+        awk -v end="@$key" 'substr($2, length($2) - length(end) + 1) == end { print $1 }'
+}
+
+# Networks of nobody on a Docker Engine, each with a container that holds it open; $2: the machine's key, nothing when it
+# has none. While there is a contract's container, running or not, all stay.
 remove_sandboxes() {
-    local host=$1 found
-    [ -z "$(docker --host "$host" ps --all --quiet --filter label=io.kaalia.contract)" ] || return 0
-    mapfile -t found < <(docker --host "$host" ps --all --quiet --filter label=io.kaalia.sandbox)
+    local host=$1 key=$2 contracts found
+    [ -n "$key" ] || return 0
+    contracts=$(made_by "$host" "$key" io.kaalia.contract ps --all) || return 0
+    [ -z "$contracts" ] || return 0
+    mapfile -t found < <(made_by "$host" "$key" io.kaalia.sandbox ps --all)
     [ ${#found[@]} -eq 0 ] || step docker --host "$host" rm --force "${found[@]}"
-    mapfile -t found < <(docker --host "$host" network ls --quiet --filter label=io.kaalia.sandbox)
+    mapfile -t found < <(made_by "$host" "$key" io.kaalia.sandbox network ls)
     [ ${#found[@]} -eq 0 ] || step docker --host "$host" network rm "${found[@]}"
 }

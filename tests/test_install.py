@@ -11,10 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.host.netfilter import Family
+from kaalia.runtime.labels import machine_name
 from kaalia.runtime.sandbox import rules
 from kaalia.runtime.sandbox.rules import Enclosure, Reach
+from kaalia.wire import signature
 from tests.support.own_network import is_possible, own_network
 
 ROOT = Path(__file__).parents[1]
@@ -247,6 +250,29 @@ def test_uninstalling_says_what_it_leaves_in_docker(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "left in Docker: 2 container(s), 1 network(s) of kaalia; see: docker ps --all --filter label=" in done.stdout
+
+
+def test_what_is_removed_from_docker_is_the_machine_s_own_by_its_key(tmp_path: Path) -> None:
+    text = (ROOT / "uninstall.sh").read_text()
+    function = text[text.index("machine_key()") : text.index("refuse_while_rented()")]
+    python = tmp_path / "opt/current/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "kaalia.yaml").write_text(f"state_dir: {tmp_path}\n")
+
+    def told() -> str:
+        steps = f"opt={tmp_path}/opt etc={tmp_path}\n{function}\nmachine_key"
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", steps], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    before = told()
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "identity.pem").touch(0o600)
+    (tmp_path / "identity.pem").write_bytes(signature.private_pem(key))
+
+    assert (before, told()) == ("", signature.key_id(key))
+    assert machine_name(7, told()).endswith(f"@{told()}"), "as labels have it"
 
 
 @pytest.mark.parametrize(("running", "is_kept"), [("0123456789ab", True), ("", False)])

@@ -253,13 +253,25 @@ async def test_uninstalling_removes_all_unless_a_contract_has_data_here(
 ) -> None:
     runtime = ContainerRuntime(docker_engine, MACHINE, sandboxes=sandboxes)
     await runtime.create(build_placement(51, subnet=THIRD))
-    steps = f". {ROOT}/scripts/steps.sh; dry_run=no; remove_sandboxes {docker_host.docker_host}"
+    other = Sandboxes(docker_engine, "77@ff11223344556677", warm=1)
+    await other.hold(52, "172.28.0.240/28")
 
-    subprocess.run(["bash", "-euc", steps], check=True)
-    assert len(pauses(docker_host)) == 3
+    def remove(key: str) -> None:
+        steps = f". {ROOT}/scripts/steps.sh; dry_run=no; remove_sandboxes {docker_host.docker_host} '{key}'"
+        subprocess.run(["bash", "-euo", "pipefail", "-c", steps], check=True)
+
+    for key in (MACHINE.partition("@")[2], ""):
+        remove(key)
+        assert len(pauses(docker_host)) == 4
     await runtime.remove(51)
-    subprocess.run(["bash", "-euc", steps], check=True)
+    remove("")
+    remove("223344556677")
+    assert len(pauses(docker_host)) > 1
+    remove(MACHINE.partition("@")[2])
 
+    assert list(pauses(docker_host)) == ["kaalia-sandbox-52"], "of another daemon on the same engine"
+    assert len(networks(docker_host)) == 1
+    remove("ff11223344556677")
     assert (pauses(docker_host), networks(docker_host)) == ({}, set())
     await runtime.close()
 
