@@ -26,6 +26,8 @@ from kaalia.store.claims import Claim, ClaimKind
 
 PLACES_MAX = 3
 """How often other ports or another subnet are tried when a foreign program turns out to hold them."""
+_OF_SUBNETS = ("subnet_taken", "network_exists")
+"""Names of networks follow from their subnets: another one has another name."""
 PROGRESS_INTERVAL_S = 1.0
 DEFAULT_SUBNET_POOL = "10.214.0.0/16"
 
@@ -100,7 +102,7 @@ async def _launch(tools: Tools, action: Launch, row: WorkloadStatus | None, repo
         try:
             return await _create_and_start(tools, action.contract, grant, report)
         except WorkloadError as error:
-            if last or error.code not in ("port_taken", "subnet_taken"):
+            if last or error.code not in ("port_taken", *_OF_SUBNETS):
                 raise
             await tools.runtime.remove(action.contract.contract_id)
             avoid = _widened(avoid, error.code, grant)
@@ -328,6 +330,6 @@ def environment(contract: Contract, granted: WorkloadStatus) -> tuple[tuple[str,
 
 
 def _widened(avoid: _Avoid, code: str, grant: Grant) -> _Avoid:
-    if code == "subnet_taken":
+    if code in _OF_SUBNETS:
         return replace(avoid, subnets=avoid.subnets | {grant.subnet})
     return replace(avoid, ports=avoid.ports | {(b.host_port, b.protocol) for b in grant.status.ports})

@@ -11,6 +11,7 @@ TRANSIENT = frozenset(
         "claim_taken",
         "engine_conflict",
         "network_busy",
+        "network_exists",
         "pull_interrupted",
         "pull_stalled",
         "registry_rate_limited",

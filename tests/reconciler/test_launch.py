@@ -226,6 +226,17 @@ async def test_a_range_that_is_foreign_altogether_fails_after_three_places(rig: 
     assert await rig.claims() == set()
 
 
+async def test_a_network_of_this_name_that_is_anothers_means_another_subnet(rig: Rig) -> None:
+    """As two daemons on one engine have it, whose pools are the same."""
+    rig.runtime.faults.foreign_networks = {"10.214.0.0/28", "10.214.0.16/28"}
+    await rig.put(contract())
+    await rig.settle()
+
+    assert (await rig.row()).state is WorkloadState.RUNNING
+    assert rig.runtime.networks == {51: "10.214.0.32/28"}
+    assert {claim.key for claim in await rig.claims() if claim.kind == "subnet"} == {"10.214.0.32/28"}
+
+
 async def test_a_subnet_that_is_taken_is_replaced(rig: Rig) -> None:
     rig.runtime.networks[0] = "10.214.0.0/28"
     await rig.put(contract())

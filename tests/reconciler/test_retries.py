@@ -32,6 +32,7 @@ def test_waits_grow_and_another_kind_of_action_does_not_wait() -> None:
         (LAUNCH, WorkloadError("registry_rate_limited", "cannot pull"), False),
         (LAUNCH, UnreachableError("marketplace_unreachable", "cannot ask for a login"), False),
         (LAUNCH, WorkloadError("volume_missing", "cannot mount"), False),
+        (LAUNCH, WorkloadError("network_exists", "cannot create"), False),
         (STOP, WorkloadError("stop_stuck", "cannot stop"), False),
     ],
 )

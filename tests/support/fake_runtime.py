@@ -46,6 +46,8 @@ class Faults:
     refuse_pulls: list[WorkloadError] = field(default_factory=list)
     foreign_ports: set[int] = field(default_factory=set)
     """Host ports that a program of the machine holds."""
+    foreign_networks: set[str] = field(default_factory=set)
+    """Subnets of which somebody else has a network with the name that ours would have."""
     unpublished_ports: set[int] = field(default_factory=set)
     """Host ports that do not lead to their container, though the engine was told so."""
     starts_late: bool = False
@@ -127,6 +129,8 @@ class FakeRuntime:
         subnet = IPv4Network(placement.subnet)
         if any(subnet.overlaps(IPv4Network(net)) for owner, net in self.networks.items() if owner != contract_id):
             raise WorkloadError("subnet_taken", f"cannot create C.{contract_id}: the subnet is in use")
+        if placement.subnet in self.faults.foreign_networks:
+            raise WorkloadError("network_exists", f"cannot create C.{contract_id}: there is a network of this name")
         self.networks[contract_id] = placement.subnet
         self.placements[contract_id] = placement
         self.containers[contract_id] = Observed(
