@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
+from kaalia.wire.health import HealthDocument
 from kaalia.wire.ledger import LedgerDocument
 from kaalia.wire.local import (
     ContractView,
@@ -32,6 +33,7 @@ T = TypeVar("T")
 TIMEOUT_S = 10.0
 
 _STATUS = TypeAdapter(DaemonStatus)
+_HEALTH = TypeAdapter(HealthDocument)
 _REPORT = TypeAdapter(MachineReport)
 _CONTRACT = TypeAdapter(ContractView)
 _CONTRACTS = TypeAdapter(tuple[ContractView, ...])
@@ -59,6 +61,9 @@ class LocalClient:
 
     def status(self) -> DaemonStatus:
         return self._get("/v1/status", _STATUS)
+
+    def health(self) -> HealthDocument:
+        return self._get("/v1/health", _HEALTH)
 
     def report(self) -> MachineReport:
         return self._get("/v1/report", _REPORT)

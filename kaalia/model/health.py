@@ -39,3 +39,13 @@ class OpenCondition:
     condition: Condition
     source: str
     since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PastCondition:
+    """One that its service no longer finds. `condition`: as it was told last."""
+
+    condition: Condition
+    source: str
+    since: datetime
+    until: datetime

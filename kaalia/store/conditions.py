@@ -1,4 +1,4 @@
-"""What is wrong with the machine now. Each source owns its rows: what it no longer finds is gone."""
+"""What is wrong with the machine now, and what was. Each source owns its rows: what it no longer finds is past."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -6,25 +6,49 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from kaalia.clock import from_epoch
-from kaalia.model.health import Condition, OpenCondition
+from kaalia.model.health import Condition, OpenCondition, PastCondition
 from kaalia.store.database import Transaction
 
+PAST_ROWS = 500
+"""The newest are kept; one that comes and goes each minute fills them in a working day."""
 _CONDITION = TypeAdapter(Condition)
 
 
 def replace(tx: Transaction, source: str, found: Iterable[Condition], now: datetime) -> None:
-    """All that `source` finds wrong now. What it found before keeps its `since`, the rest of its rows go."""
-    since = {(one.condition.problem.code, one.condition.scope): one.since for one in _rows(tx, source)}
+    """All that `source` finds wrong now. What it found before keeps its `since`, the rest of its rows are past."""
+    before = {(one.condition.problem.code, one.condition.scope): one for one in _rows(tx, source)}
     tx.execute("DELETE FROM conditions WHERE source = ?", (source,))
     for condition in found:
         key = (condition.problem.code, condition.scope)
-        row = (source, *key, _CONDITION.dump_json(condition).decode(), since.get(key, now).timestamp())
+        known = before.pop(key, None)
+        row = (source, *key, _dump(condition), (known.since if known else now).timestamp())
         tx.execute("INSERT INTO conditions (source, code, scope, document, since) VALUES (?, ?, ?, ?, ?)", row)
+    for over in before.values():
+        _keep(tx, over, now)
 
 
 def all_open(tx: Transaction) -> tuple[OpenCondition, ...]:
     """The oldest first."""
     return _rows(tx)
+
+
+def past(tx: Transaction, limit: int) -> tuple[PastCondition, ...]:
+    """Those that ended last, the newest first."""
+    query = "SELECT source, document, since, until FROM past_conditions ORDER BY number DESC LIMIT ?"
+    return tuple(
+        PastCondition(
+            _CONDITION.validate_json(row["document"]), row["source"], from_epoch(row["since"]), from_epoch(row["until"])
+        )
+        for row in tx.execute(query, (limit,)).fetchall()
+    )
+
+
+def _keep(tx: Transaction, over: OpenCondition, now: datetime) -> None:
+    row = (over.source, _dump(over.condition), over.since.timestamp(), now.timestamp())
+    tx.execute("INSERT INTO past_conditions (source, document, since, until) VALUES (?, ?, ?, ?)", row)
+    tx.execute(
+        "DELETE FROM past_conditions WHERE number <= (SELECT max(number) FROM past_conditions) - ?", (PAST_ROWS,)
+    )
 
 
 def _rows(tx: Transaction, source: str | None = None) -> tuple[OpenCondition, ...]:
@@ -33,3 +57,7 @@ def _rows(tx: Transaction, source: str | None = None) -> tuple[OpenCondition, ..
         OpenCondition(_CONDITION.validate_json(row["document"]), row["source"], from_epoch(row["since"]))
         for row in tx.execute(query, (source, source)).fetchall()
     )
+
+
+def _dump(condition: Condition) -> str:
+    return _CONDITION.dump_json(condition).decode()

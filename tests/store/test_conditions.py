@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import partial
 
 from kaalia.errors import Problem
-from kaalia.model.health import Condition, OpenCondition, Severity
+from kaalia.model.health import Condition, OpenCondition, PastCondition, Severity
 from kaalia.store import conditions
 from kaalia.store.database import Database
 from tests.support.clock import START
@@ -35,3 +35,24 @@ async def test_what_came_back_begins_anew_and_other_sources_are_left_alone(store
         ("disk", START),
         ("audit", LATER),
     ]
+
+
+async def test_what_is_over_is_kept_the_newest_first_and_not_without_end(store: Database) -> None:
+    async def say(*codes: str) -> None:
+        found = [condition(code) for code in codes]
+        await store.transaction(lambda tx: conditions.replace(tx, "audit", found, LATER))
+
+    await store.transaction(lambda tx: conditions.replace(tx, "audit", [condition("a"), condition("b")], START))
+    await say("b")
+    await say()
+
+    assert await store.read(lambda tx: conditions.past(tx, 9)) == (
+        PastCondition(condition("b"), "audit", START, LATER),
+        PastCondition(condition("a"), "audit", START, LATER),
+    )
+    for _ in range(conditions.PAST_ROWS):
+        await say("c")
+        await say()
+    kept = await store.read(lambda tx: conditions.past(tx, 9999))
+    assert len(kept) == conditions.PAST_ROWS
+    assert {one.condition.problem.code for one in kept} == {"c"}

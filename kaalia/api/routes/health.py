@@ -1,0 +1,26 @@
+"""What is wrong with the machine, and what was."""
+
+from aiohttp import web
+
+from kaalia.api import context, status
+from kaalia.api.responses import answer
+from kaalia.model.health import OpenCondition, PastCondition
+from kaalia.store import conditions
+from kaalia.store.database import Transaction
+from kaalia.wire.health import HealthDocument
+
+PAST_SHOWN = 50
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v1/health: a HealthDocument; in safe mode with nothing but the reason for that."""
+    here = context.of(request)
+    told = await status.read(here)
+    open_now, past = ((), ()) if here.safe_mode else await here.read(_read)
+    codes = {one.condition.problem.code for one in open_now}
+    problems = tuple(one for one in told.problems if one.code not in codes)
+    return answer(HealthDocument(told.as_of, problems, open_now, past))
+
+
+def _read(tx: Transaction) -> tuple[tuple[OpenCondition, ...], tuple[PastCondition, ...]]:
+    return conditions.all_open(tx), conditions.past(tx, PAST_SHOWN)

@@ -1,0 +1,95 @@
+"""`kaalia doctor`: a person sees what is wrong, how bad, since when, by what evidence, what to do and what ends it."""
+
+import json
+from datetime import timedelta
+from functools import partial
+
+from kaalia.errors import Problem
+from kaalia.model.health import Condition, Severity
+from kaalia.store import conditions
+from tests.cli.conftest import Daemon, Run
+from tests.support.clock import START
+
+
+def condition(code: str, severity: Severity, scope: str = "host", **more: str) -> Condition:
+    return Condition(Problem(code, f"cannot [{code}]", **more), severity, "it is mended", scope)
+
+
+SLOW = condition("slow", Severity.WARN)
+LOST = condition("gpu_xid_79", Severity.CRITICAL, "GPU-6a1b", remedy="reboot [now]", evidence="NVRM: Xid")
+UNSEEN = condition("unseen", Severity.UNKNOWN)
+
+
+def told(rented: Daemon, *found: Condition, minutes: float = 0) -> None:
+    at = START + timedelta(minutes=minutes)
+    rented.write(partial(conditions.replace, source="kernel", found=found, now=at))
+
+
+def test_a_machine_without_fault_says_so(run: Run, rented: Daemon) -> None:
+    result = run("doctor", "--socket", str(rented.socket))
+
+    assert (result.code, result.out, result.err) == (0, "Nothing is wrong.\n", "")
+
+
+def test_the_worst_comes_first_with_all_that_is_known(run: Run, rented: Daemon) -> None:
+    told(rented, SLOW, LOST, UNSEEN, minutes=-90)
+
+    result = run("doctor", "--socket", str(rented.socket))
+
+    assert result.code == 1
+    assert result.out.splitlines()[:6] == [
+        "critical cannot [gpu_xid_79] [gpu_xid_79]",
+        "  part: GPU-6a1b",
+        "  since: 2026-01-01 10:30 UTC, 90 min ago",
+        "  seen: NVRM: Xid",
+        "  remedy: reboot [now]",
+        "  ends when: it is mended",
+    ]
+    assert [line.split()[0] for line in result.out.splitlines() if line and line[0] != " "] == [
+        "critical",
+        "unknown",
+        "warn",
+        "Wrong:",
+    ]
+    assert result.out.endswith("Wrong: 1 critical, 1 unknown, 1 warn.\n")
+
+
+def test_a_warning_alone_is_no_reason_to_fail(run: Run, rented: Daemon) -> None:
+    told(rented, SLOW)
+
+    assert run("doctor", "--socket", str(rented.socket)).code == 0
+
+
+def test_what_is_over_is_history(run: Run, rented: Daemon) -> None:
+    told(rented, LOST, SLOW, minutes=-90)
+    told(rented, SLOW, minutes=-60)
+
+    result = run("doctor", "--history", "--socket", str(rented.socket))
+
+    assert result.code == 0
+    (head, line) = result.out.splitlines()
+    assert head.split() == ["Ended", "Lasted", "Severity", "Condition", "Part", "What"]
+    assert line.split() == [
+        "60",
+        "min",
+        "ago",
+        "30",
+        "min",
+        "critical",
+        "gpu_xid_79",
+        "GPU-6a1b",
+        "cannot",
+        "[gpu_xid_79]",
+    ]
+
+
+def test_a_program_gets_the_same(run: Run, rented: Daemon) -> None:
+    told(rented, LOST, minutes=-90)
+    told(rented, UNSEEN, minutes=-60)
+
+    document = json.loads(run("doctor", "--json", "--socket", str(rented.socket)).out)
+
+    assert [one["condition"]["problem"]["code"] for one in document["open"]] == ["unseen"]
+    assert [one["condition"]["scope"] for one in document["past"]] == ["GPU-6a1b"]
+    assert document["past"][0]["until"] == "2026-01-01T11:00:00Z"
+    assert document["problems"] == []
