@@ -94,6 +94,6 @@ def setup(level: str, form: Literal["text", "json"], stream: TextIO | None = Non
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # The HTTP library tells of each request; that is noise at info.
-    for noisy in ("aiohttp.access", "asyncio"):
+    # The HTTP libraries tell of each request; that is noise at info.
+    for noisy in ("aiohttp.access", "urllib3", "docker", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -22,6 +22,7 @@ SEEDS: list[tuple[Rule, str, str]] = [
     (architecture.direction, "kaalia.novelty.thing", "x = 1"),
     (architecture.doors, "kaalia.capability.gpu", "import pynvml"),
     (architecture.doors, "kaalia.host.nvml", "from pynvml import nvmlInit"),
+    (architecture.doors, "kaalia.runtime.container.runtime", "from docker.errors import NotFound"),
     (architecture.doors, "kaalia.store.tasks", "import sqlite3"),
     (architecture.doors, "kaalia.runtime.labels", "import subprocess"),
     (architecture.doors, "kaalia.api.app", "import rich.table"),

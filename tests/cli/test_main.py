@@ -71,7 +71,7 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
 
 
 def test_asking_the_daemon_imports_nothing_heavy() -> None:
-    heavy = ("sqlalchemy", "aiohttp", "cryptography", "asyncio")
+    heavy = ("sqlalchemy", "aiohttp", "docker", "cryptography", "asyncio")
     script = f"import sys, kaalia.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

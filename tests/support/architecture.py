@@ -56,6 +56,9 @@ SEAM_USERS = frozenset({"sync", "api"})
 DOORS: dict[str, tuple[str, ...]] = {
     "pynvml": ("kaalia.host.nvml_probe",),
     "psutil": ("kaalia.host.system",),
+    "docker": ("kaalia.runtime.container.engine",),
+    "requests": ("kaalia.runtime.container.engine",),
+    "urllib3": ("kaalia.runtime.container.engine",),
     "sqlite3": ("kaalia.store.database",),
     "subprocess": ("kaalia.host.process",),
     "yaml": ("kaalia.config",),

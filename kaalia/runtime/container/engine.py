@@ -1,28 +1,32 @@
-"""The door to the Docker Engine: its API over its unix socket, in threads.
+"""The door to the Docker Engine: the only importer of docker-py, of which it uses the low-level client in threads.
 
 Short calls share eight threads; what may last (pulls, stops with a grace, the event stream) has its own, so that
 looking never waits for them. Every failure leaves here as WorkloadError; `engine_unavailable`: nothing is known.
 """
 
 import asyncio
-import base64
 import http.client
 import json
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
+import docker.errors
+from docker import APIClient
+from docker.auth import encode_header
+
+from kaalia.errors import WorkloadError
 from kaalia.model.machine import Engine
-from kaalia.runtime.container.call import Call, Document
-from kaalia.runtime.container.facts import agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
+from kaalia.runtime.container.facts import NEWEST_API, agreed_api, cdi_devices, engine_facts, has_gpu_hook, ulimits
 from kaalia.runtime.container.faults import classify, refusal, stalled, unavailable
 from kaalia.runtime.container.stream import Stream, peer_pid
 
 T = TypeVar("T")
+Document = dict[str, Any]
 
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 MAX_READ_BYTES = 1024**2
@@ -35,8 +39,8 @@ _EVENTS = ("create", "start", "die", "oom", "pause", "unpause", "rename", "destr
 _CALL_THREADS = 8
 _LONG_THREADS = 24
 
-_SILENCE = (OSError, http.client.HTTPException, json.JSONDecodeError, struct.error)
-"""What an answer that never came, or broke off, raises."""
+_SILENCE = (OSError, http.client.HTTPException, json.JSONDecodeError, struct.error, docker.errors.DockerException)
+"""What an answer that never came, or broke off, raises; the exceptions of requests are OSErrors."""
 
 
 class DockerEngine:
@@ -45,8 +49,8 @@ class DockerEngine:
     def __init__(self, socket_path: Path = DEFAULT_SOCKET, look_timeout_s: int = LOOK_TIMEOUT_S) -> None:
         self.socket_path = socket_path
         self._look_timeout_s = look_timeout_s
-        self._version: str | None = None
-        """Of the API, as it was settled with the engine; None: it is to be asked."""
+        self._lock = threading.Lock()
+        self._clients: dict[int, APIClient] = {}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, "docker")
         self._long = ThreadPoolExecutor(_LONG_THREADS, "docker-long")
         self._streams: set[Stream] = set()
@@ -57,14 +61,15 @@ class DockerEngine:
             stream.cut()
         for pool in (self._calls, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._forget_clients()
 
     # The engine itself
 
     async def facts(self) -> Engine:
-        def read(call: Call) -> Engine:
-            info = call.get("/info")
+        def read(client: APIClient) -> Engine:
+            info = client.info()
             return engine_facts(
-                call.get("/version"),
+                client.version(),
                 info,
                 mounts=Path("/proc/mounts").read_text().splitlines(),
                 cdi_devices=cdi_devices(info),
@@ -108,25 +113,30 @@ class DockerEngine:
 
     async def image(self, reference: str) -> Document | None:
         """The image's inspection, None when it is not present."""
-        path = f"/images/{quote(reference, safe='/:')}/json"
-        return await self._look(f"inspect image {reference}", lambda call: call.find(path))
+
+        def inspect(client: APIClient) -> Document | None:
+            with suppress(docker.errors.NotFound):
+                return dict(client.inspect_image(reference))  # type: ignore[no-untyped-call]
+            return None
+
+        return await self._look(f"inspect image {reference}", inspect)
 
     async def images(self, label_filter: str | None = None) -> list[Document]:
         """One entry for each image, with or without a tag."""
-        params = _filters([label_filter]) if label_filter else {}
-        return await self._look("list images", lambda call: list(call.get("/images/json", params)))
+        filters = {"label": label_filter} if label_filter else None
+        return await self._look("list images", lambda client: list(client.images(filters=filters)))
 
     async def used_images(self) -> frozenset[str]:
         """Ids of images that any container was made from, whosever it is."""
         return await self._look(
-            "list images in use", lambda call: frozenset(str(one["ImageID"]) for one in _containers(call))
+            "list images in use", lambda client: frozenset(str(one["ImageID"]) for one in client.containers(all=True))
         )
 
     async def load_image(self, tar: bytes) -> None:
         """`docker load`. Raises `engine_refused` and the like."""
 
-        def load(call: Call) -> None:
-            for document in call.load("/images/load", {"quiet": "1"}, tar):
+        def load(client: APIClient) -> None:
+            for document in client.load_image(tar, quiet=True):  # type: ignore[no-untyped-call]
                 if "errorDetail" in document or "error" in document:
                     raise classify("load an image", refusal(document))
 
@@ -134,8 +144,12 @@ class DockerEngine:
 
     async def remove_image(self, image_id: str) -> None:
         """This one by id, never by force, and no parents with it. Absent is success. Raises `engine_conflict`."""
-        path, params = f"/images/{quote(image_id, safe=':')}", {"force": "0", "noprune": "1"}
-        await self._work(f"remove image {image_id[:19]}", lambda call: call.delete(path, params))
+
+        def remove(client: APIClient) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_image(image_id, force=False, noprune=True)
+
+        await self._work(f"remove image {image_id[:19]}", remove)
 
     def start_transfer(
         self,
@@ -152,7 +166,7 @@ class DockerEngine:
         """
         stream = Stream(self.socket_path, silence_s)
         # Never without the header: the engine's host may hold logins of its owner.
-        headers = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(dict(login)).encode()).decode()}
+        headers = {"X-Registry-Auth": encode_header(dict(login)).decode()}
 
         def read() -> None:
             with stream:
@@ -173,46 +187,61 @@ class DockerEngine:
 
     async def containers(self, *label_filters: str, with_sizes: bool = False) -> list[Document]:
         """One entry for each container with all of the labels, running or not. Sizes cost a walk over all files."""
-        params = {"size": str(int(with_sizes)), **_filters(label_filters)}
-        ask = self._work if with_sizes else self._look
-        return await ask("list containers", lambda call: _containers(call, params))
+
+        def read(client: APIClient) -> list[Document]:
+            return list(client.containers(all=True, size=with_sizes, filters={"label": list(label_filters)}))
+
+        return await (self._work if with_sizes else self._look)("list containers", read)
 
     async def usage(self) -> Document:
         """`docker system df`: walks the files of every container, so it takes its time."""
-        return await self._work("measure the engine's disk", lambda call: dict(call.get("/system/df")))
+        return await self._work("measure the engine's disk", lambda client: dict(client.df()))
 
     async def mount_sources(self) -> frozenset[str]:
         """Folders of the machine that any container has mounted, whosever it is."""
 
-        def read(call: Call) -> frozenset[str]:
-            found = _containers(call)
+        def read(client: APIClient) -> frozenset[str]:
+            found = client.containers(all=True)
             return frozenset(str(mount.get("Source", "")) for one in found for mount in one.get("Mounts") or [])
 
         return await self._look("list mounts", read)
 
     async def inspect_container(self, name: str) -> Document | None:
         """The inspection, None when it is proven absent."""
-        return await self._look(f"inspect {name}", lambda call: call.find(f"/containers/{name}/json"))
+
+        def inspect(client: APIClient) -> Document | None:
+            with suppress(docker.errors.NotFound):
+                return dict(client.inspect_container(name))
+            return None
+
+        return await self._look(f"inspect {name}", inspect)
 
     async def create_container(self, name: str, body: Document) -> str:
         """The new container's id. Raises `name_taken`, `image_not_found`, ..."""
-        return await self._work(
-            f"create {name}", lambda call: str(call.post("/containers/create", {"name": name}, body)["Id"])
-        )
+
+        def create(client: APIClient) -> str:
+            return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
+
+        return await self._work(f"create {name}", create)
 
     async def rename_container(self, container_id: str, name: str) -> None:
         """Running or not. Raises `name_taken`."""
-        path = f"/containers/{container_id}/rename"
-        await self._work(f"rename to {name}", lambda call: call.post(path, {"name": name}))
+        await self._work(f"rename to {name}", lambda client: client.rename(container_id, name))
 
     async def has_path(self, container_id: str, name: str, path: str) -> bool:
         """Something lies at this path of the container."""
 
         def read() -> bool:
             with Stream(self.socket_path, self._look_timeout_s) as stream:
-                place = self._path(f"/containers/{container_id}/archive")
-                status = stream.open(f"look into {name}", "HEAD", place, {"path": path}, may_be_absent=True)
-                return status != HTTPStatus.NOT_FOUND
+                try:
+                    stream.open(
+                        f"look into {name}", "HEAD", self._path(f"/containers/{container_id}/archive"), {"path": path}
+                    )
+                except WorkloadError as error:
+                    if error.code == "not_found":
+                        return False
+                    raise
+                return True
 
         return await self._in_thread(self._calls, f"look into {name}", read)
 
@@ -221,41 +250,47 @@ class DockerEngine:
 
         def read() -> bytes | None:
             with Stream(self.socket_path, self._look_timeout_s) as stream:
-                place = self._path(f"/containers/{container_id}/archive")
-                status = stream.open(f"read {path} of {name}", "GET", place, {"path": path}, may_be_absent=True)
-                return None if status == HTTPStatus.NOT_FOUND else stream.beginning(MAX_READ_BYTES)
+                try:
+                    place = self._path(f"/containers/{container_id}/archive")
+                    stream.open(f"read {path} of {name}", "GET", place, {"path": path})
+                except WorkloadError as error:
+                    if error.code == "not_found":
+                        return None
+                    raise
+                return stream.beginning(MAX_READ_BYTES)
 
         return await self._in_thread(self._calls, f"read {path} of {name}", read)
 
     async def put_archive(self, container_id: str, name: str, path: str, tar: bytes) -> None:
-        place = f"/containers/{container_id}/archive"
-        await self._work(f"write into {name}", lambda call: call.put(place, {"path": path}, tar))
+        await self._work(f"write into {name}", lambda client: client.put_archive(container_id, path, tar))
 
     async def start(self, container_id: str, name: str) -> bool:
-        """False: it ran already. An earlier request under way is waited for."""
+        """False: it ran already, which docker-py does not tell. An earlier request under way is waited for."""
         doing = f"start {name}"
 
         def start() -> bool:
             with Stream(self.socket_path, _WORK_TIMEOUT_S) as stream:
                 status = stream.open(doing, "POST", self._path(f"/containers/{container_id}/start"), {})
-                return status != HTTPStatus.NOT_MODIFIED
+                return status != http.HTTPStatus.NOT_MODIFIED
 
         return await self._in_thread(self._calls, doing, start)
 
     async def stop(self, container_id: str, name: str, grace_s: float) -> None:
         """The image's stop signal, then SIGKILL after the grace. Not running is success."""
-        doing, seconds = f"stop {name}", max(0, round(grace_s))
-        path, params = f"/containers/{container_id}/stop", {"t": str(seconds)}
-
-        def stop() -> None:
-            self._call(doing, self._look_timeout_s + seconds).post(path, params)
-
-        await self._in_thread(self._long, doing, stop)
+        await self._in_thread(
+            self._long,
+            f"stop {name}",
+            lambda: self._client(self._look_timeout_s).stop(container_id, timeout=max(0, round(grace_s))),
+        )
 
     async def remove_container(self, container_id: str, name: str) -> None:
         """Kill and remove, with its anonymous volumes. Absent is success."""
-        path, params = f"/containers/{container_id}", {"v": "1", "force": "1"}
-        await self._work(f"remove {name}", lambda call: call.delete(path, params))
+
+        def remove(client: APIClient) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_container(container_id, v=True, force=True)
+
+        await self._work(f"remove {name}", remove)
 
     async def logs(self, container_id: str, name: str, tail: int) -> bytes:
         """The last `tail` lines, of which at most the last MiB."""
@@ -272,22 +307,39 @@ class DockerEngine:
     # Networks
 
     async def networks(self, label_filters: Sequence[str]) -> list[Document]:
-        return await self._look("list networks", lambda call: list(call.get("/networks", _filters(label_filters))))
+        return await self._look("list networks", lambda client: client.networks(filters={"label": list(label_filters)}))
 
     async def create_network(self, body: Document) -> str:
         """The new network's id. Raises `subnet_taken`, `network_exists`."""
-        doing = f"create network {body['Name']}"
-        return await self._work(doing, lambda call: str(call.post("/networks/create", body=body)["Id"]))
+
+        def create(client: APIClient) -> str:
+            return str(
+                client.create_network(
+                    body["Name"],
+                    driver=body["Driver"],
+                    ipam=body["IPAM"],
+                    check_duplicate=body["CheckDuplicate"],
+                    labels=body["Labels"],
+                    enable_ipv6=body["EnableIPv6"],
+                )["Id"]
+            )
+
+        return await self._work(f"create network {body['Name']}", create)
 
     async def remove_network(self, network_id: str, name: str) -> None:
         """Absent is success. Raises `network_busy` while something is connected."""
-        await self._work(f"remove network {name}", lambda call: call.delete(f"/networks/{network_id}"))
 
-    async def _look(self, doing: str, work: Callable[[Call], T]) -> T:
-        return await self._in_thread(self._calls, doing, lambda: work(self._call(doing, self._look_timeout_s)))
+        def remove(client: APIClient) -> None:
+            with suppress(docker.errors.NotFound):
+                client.remove_network(network_id)
 
-    async def _work(self, doing: str, work: Callable[[Call], T]) -> T:
-        return await self._in_thread(self._calls, doing, lambda: work(self._call(doing, _WORK_TIMEOUT_S)))
+        await self._work(f"remove network {name}", remove)
+
+    async def _look(self, doing: str, work: Callable[[APIClient], T]) -> T:
+        return await self._in_thread(self._calls, doing, lambda: work(self._client(self._look_timeout_s)))
+
+    async def _work(self, doing: str, work: Callable[[APIClient], T]) -> T:
+        return await self._in_thread(self._calls, doing, lambda: work(self._client(_WORK_TIMEOUT_S)))
 
     async def _in_thread(self, pool: ThreadPoolExecutor, doing: str, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, self._translated, doing, work)
@@ -306,29 +358,42 @@ class DockerEngine:
         reading.add_done_callback(ended)
 
     def _translated(self, doing: str, work: Callable[[], T]) -> T:
-        """Run `work` in this thread; what the socket or a broken answer raises becomes a WorkloadError."""
+        """Run `work` in this thread; whatever docker-py or the socket raises becomes a WorkloadError."""
         try:
             return work()
+        except docker.errors.APIError as error:
+            status = error.response.status_code if error.response is not None else None
+            raise classify(doing, str(error.explanation or error), status) from error
         except _SILENCE as error:
-            self._version = None  # the engine may come back as another one
+            self._forget_clients()
             raise unavailable(doing, str(error)) from error
 
-    def _call(self, doing: str, silence_s: float) -> Call:
-        """The API version is settled with the engine at first use."""
-        version = self._version
-        if version is None:
-            with Stream(self.socket_path, self._look_timeout_s) as stream:
-                stream.open("ask the container engine", "GET", "/version", {})
-                version = self._version = agreed_api(stream.document())
-        return Call(self.socket_path, version, doing, silence_s)
+    def _client(self, timeout_s: int) -> APIClient:
+        """The client for calls of this time-out. The API version is settled with the engine at first use."""
+        with self._lock:
+            client = self._clients.get(timeout_s)
+        if client is None:
+            # docker-py would leave a socket open for each connection that fails: try one first.
+            peer_pid(self.socket_path, LOOK_TIMEOUT_S)
+            with self._new_client(NEWEST_API, self._look_timeout_s) as newest:
+                version = agreed_api(newest.version(api_version=False))
+            with self._lock:
+                client = self._clients.setdefault(timeout_s, self._new_client(version, timeout_s))
+        return client
+
+    def _new_client(self, api_version: str, timeout_s: int) -> APIClient:
+        client = APIClient(f"unix://{self.socket_path}", api_version, timeout_s, max_pool_size=_LONG_THREADS)
+        # The proxy variables of the environment are not meant for a unix socket.
+        client.trust_env = False
+        return client
 
     def _path(self, path: str) -> str:
-        return self._call("ask the container engine", self._look_timeout_s).path(path)
+        return f"/v{self._client(self._look_timeout_s).api_version}{path}"
 
-
-def _containers(call: Call, params: Mapping[str, str] | None = None) -> list[Document]:
-    return list(call.get("/containers/json", {"all": "1", **(params or {})}))
-
-
-def _filters(labels: Sequence[str]) -> dict[str, str]:
-    return {"filters": json.dumps({"label": list(labels)})}
+    def _forget_clients(self) -> None:
+        """After a silence the engine may come back as another version."""
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        for client in clients:
+            client.close()

@@ -1,4 +1,7 @@
-"""Requests to the Docker Engine API, each over a connection of its own, and their answers, whole or piece by piece."""
+"""Long answers of the Docker Engine API (events, pull progress, logs), each over a connection of its own.
+
+docker-py cannot give these a time-out for silence, nor cut them before their first byte, so they do not use it.
+"""
 
 import http.client
 import json
@@ -7,7 +10,6 @@ import struct
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -19,7 +21,7 @@ _FRAME_HEADER = struct.Struct(">4xL")
 
 
 class Stream:
-    """One request whose answer is read in a thread; any thread may cut it, for good.
+    """One request whose answer is read piece by piece in a thread; any thread may cut it, for good.
 
     Raises WorkloadError for a refusal, TimeoutError after `silence_s` without a byte, and OSError or HTTPException when
     the answer breaks off.
@@ -41,34 +43,22 @@ class Stream:
         self._connection.close()
 
     def open(
-        self,
-        doing: str,
-        method: str,
-        path: str,
-        params: Mapping[str, str],
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        *,
-        may_be_absent: bool = False,
+        self, doing: str, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> int:
-        """Send the request and wait for the head of the answer: its status. `path` begins with the API version.
-
-        `may_be_absent`: that the thing is not there is an answer too, not a refusal.
-        """
+        """Send the request and wait for the head of the answer: its status. `path` begins with the API version."""
         self._connection.sock = socket.socket(socket.AF_UNIX)
         self._connection.sock.settimeout(self._silence_s)
         self._connection.sock.connect(str(self._socket_path))
         if self._is_cut:
             raise ConnectionAbortedError(f"the connection to {self._socket_path} was cut")
-        self._connection.request(method, f"{path}?{urlencode(params)}", body, dict(headers or {}))
+        self._connection.request(method, f"{path}?{urlencode(params)}", headers=dict(headers or {}))
         self._response = self._connection.getresponse()
-        status = self._response.status
-        if status >= HTTPStatus.BAD_REQUEST and not (may_be_absent and status == HTTPStatus.NOT_FOUND):
+        if self._response.status >= 400:
             text = self._response.read(_CHUNK_BYTES).decode(errors="replace")
             with suppress(json.JSONDecodeError, AttributeError):
                 text = str(json.loads(text).get("message", text))
-            raise classify(doing, text, status)
-        return status
+            raise classify(doing, text, self._response.status)
+        return self._response.status
 
     def cut(self) -> None:
         """Wake the reading thread with an end. Harmless at any time."""
@@ -76,11 +66,6 @@ class Stream:
         # Not connected yet, or closed already: then there is no reader to wake.
         with suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)
-
-    def document(self) -> Any:
-        """The whole answer, of JSON; None where it is empty."""
-        content = b"" if self._response is None else self._response.read()
-        return json.loads(content) if content else None
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """JSON documents, one a line."""
