@@ -121,9 +121,13 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         counted = [m.meter for m in fresh if m.meter is not None]
         await billing.take(tx, machine_id, counted, now)
         await traffic.take(tx, machine_id, machine.user_id, counted, now)
-        await _apply_statuses(context, tx, machine_id, told, in_order=True)
-        await _apply_statuses(context, tx, machine_id, full, in_order=False)
-        await _apply_report(context, tx, machine_id, fresh)
+        changed = [
+            await _apply_statuses(context, tx, machine_id, told, in_order=True),
+            await _apply_statuses(context, tx, machine_id, full, in_order=False),
+            await _apply_report(tx, machine_id, fresh),
+        ]
+        if any(changed):
+            await listings.refresh_asks(tx, machine_id, now)
         stored = [m.volume for m in fresh if m.volume is not None] + list(post.volumes or ())
         for note in (m.copy for m in fresh if m.copy is not None):
             await copy_notes.record(tx, machine_id, note, now)
@@ -277,25 +281,26 @@ async def _lock(tx: AsyncConnection, machine_id: int) -> None:
     await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
 
 
-async def _apply_report(
-    context: Context, tx: AsyncConnection, machine_id: int, messages: Iterable[StatusMessage]
-) -> None:
-    """Of several reports only the newest is news."""
+async def _apply_report(tx: AsyncConnection, machine_id: int, messages: Iterable[StatusMessage]) -> bool:
+    """Of several reports only the newest is news. True: there was one."""
     reports = [message.report for message in messages if message.report is not None]
     if not reports:
-        return
+        return False
     if why := facts.fault(reports[-1]):
         # Everybody's search reads every report, so one that cannot be true must not be kept.
         log.error("report_unbelievable: the report of machine %d is not taken: %s", machine_id, why)
-        return
+        return False
     await machines.put_report(tx, machine_id, reports[-1])
-    await listings.refresh_asks(tx, machine_id, context.clock.now())
+    return True
 
 
 async def _apply_statuses(
     context: Context, tx: AsyncConnection, machine_id: int, statuses: list[WorkloadStatus], *, in_order: bool
-) -> None:
-    contracts = tables.contracts
+) -> bool:
+    """True: what the machine's contracts hold may have changed."""
+    if not statuses:
+        return False
+    contracts, has_changed = tables.contracts, False
     wanted = {status.contract_id for status in statuses}
     rows = await tx.execute(
         sa.select(contracts.c.id, contracts.c.removed_at).where(
@@ -308,7 +313,8 @@ async def _apply_statuses(
     for status in statuses:
         if removed.get(status.contract_id, True):
             continue
-        await rentals.record_status(tx, status, context.clock.now(), in_order=in_order)
+        has_changed |= await rentals.record_status(tx, status, in_order=in_order)
         if status.state is WorkloadState.ENDED:
             await rentals.finished(tx, status.contract_id, context.clock.now())
-            removed[status.contract_id] = True
+            removed[status.contract_id] = has_changed = True
+    return has_changed

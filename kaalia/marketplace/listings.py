@@ -118,13 +118,9 @@ async def can_count(tx: AsyncConnection, machine: MachineRecord) -> bool:
     return _can_count(machine, await _rows(tx, machine.id))
 
 
-async def ask(tx: AsyncConnection, ask_id: int, now: datetime) -> AskRecord | None:
-    machine_id = await tx.scalar(sa.select(asks.c.machine_id).where(asks.c.id == ask_id))
-    machine = None if machine_id is None else await machines.get(tx, machine_id)
-    if machine is None:
-        return None
-    records = await of(tx, machine, await free(tx, machine, now))
-    return next(record for record in records if record.id == ask_id)
+async def machine_of(tx: AsyncConnection, ask_id: int) -> int | None:
+    """None: there is no such slice."""
+    return await tx.scalar(sa.select(asks.c.machine_id).where(asks.c.id == ask_id))
 
 
 async def of(tx: AsyncConnection, machine: MachineRecord, left: Free) -> list[AskRecord]:

@@ -77,9 +77,9 @@ async def rent(
                 return earlier
             template = await templates.resolve(tx, caller.user_id, *create_request.named_template(body))
             request = create_request.read(body, template.document if template else None)
-            machine, num_gpus = await _take_offer(context, tx, caller, ask_id, request, now)
+            machine, num_gpus, left = await _take_offer(context, tx, caller, ask_id, request, now)
             mounts = await volumes.grant(context, tx, caller, machine, request, now)
-            _check_disk(request, await listings.free(tx, machine, now))
+            _check_disk(request, await listings.free(tx, machine, now) if mounts else left)
             draft = _Draft(request, template, ask_id, num_gpus, repeat_key, mounts)
             rental = await _write(context, tx, caller.user_id, machine, draft, now)
     except ApiError as error:
@@ -120,29 +120,33 @@ async def answered(context: Context, rental: Rental) -> None:
         await tx.execute(sa.update(contracts).where(contracts.c.id == rental.contract_id).values(values))
 
 
-async def record_status(tx: AsyncConnection, status: WorkloadStatus, now: datetime, *, in_order: bool = False) -> None:
+async def record_status(tx: AsyncConnection, status: WorkloadStatus, *, in_order: bool = False) -> bool:
     """Keep the machine's newest word on a contract, drop an older one. The caller has checked whose contract it is.
+
+    True: call `listings.refresh_asks` after it, since what the contract holds may have changed.
 
     `in_order`: it comes after all that came before, so that its time, by a clock that may be set back, says nothing.
     """
-    query = sa.select(contracts.c.machine_id, contracts.c.status).where(contracts.c.id == status.contract_id)
+    query = sa.select(contracts.c.status).where(contracts.c.id == status.contract_id)
     row = (await tx.execute(query.with_for_update())).one_or_none()
     if row is None:
-        return
+        return False
     known = None if row.status is None else document.decode(WorkloadStatus, row.status)
     if known is not None and status.generation < known.generation:
-        return
+        return False
     if known is not None and status.generation == known.generation and status.as_of < known.as_of and not in_order:
-        return
+        return False
     await tx.execute(
         sa.update(contracts).where(contracts.c.id == status.contract_id).values(status=document.encode(status))
     )
-    if known is None or known.state is not status.state:
-        await listings.refresh_asks(tx, row.machine_id, now)
+    return known is None or known.state is not status.state
 
 
 async def finished(tx: AsyncConnection, contract_id: int, now: datetime) -> None:
-    """The machine has proven container and data gone: the slice is free. Ring the machine's bell after the commit."""
+    """The machine has proven container and data gone: the slice is free.
+
+    Call `listings.refresh_asks` after it, and ring the machine's bell after the commit.
+    """
     query = sa.select(contracts.c.machine_id).where(contracts.c.id == contract_id, contracts.c.removed_at.is_(None))
     machine_id = await tx.scalar(query)
     if machine_id is None:
@@ -155,7 +159,6 @@ async def finished(tx: AsyncConnection, contract_id: int, now: datetime) -> None
     )
     await tx.execute(sa.delete(api_keys).where(api_keys.c.instance_id == contract_id))
     await machines.bump(tx, machine_id)
-    await listings.refresh_asks(tx, machine_id, now)
 
 
 async def registry_login(context: Context, tx: AsyncConnection, contract_id: int) -> RegistryLoginReply | None:
@@ -200,19 +203,22 @@ async def _earlier(tx: AsyncConnection, repeat_key: str, now: datetime) -> Renta
 
 async def _take_offer(
     context: Context, tx: AsyncConnection, caller: Caller, ask_id: int, request: CreateRequest, now: datetime
-) -> tuple[MachineRecord, int]:
-    """The machine of an offer that this caller may rent now, and its GPUs."""
-    record = await listings.ask(tx, ask_id, now)
-    if record is None:
+) -> tuple[MachineRecord, int, listings.Free]:
+    """The machine of an offer that this caller may rent now, the offer's GPUs, and what is free on the machine."""
+    machine_id = await listings.machine_of(tx, ask_id)
+    if machine_id is None:
         remedy = "`vastai search offers` shows what is"
         raise ApiError(
             404, "invalid_args", f"cannot rent offer {ask_id}: no_such_ask, there is no such offer", remedy=remedy
         )
     # Raising the revision first locks the machine's row: of two renters of overlapping slices the second one waits.
-    await machines.bump(tx, record.machine_id)
-    machine = await machines.get(tx, record.machine_id)
-    record = await listings.ask(tx, ask_id, now)
-    if machine is None or record is None or machine.listing is None:
+    await machines.bump(tx, machine_id)
+    machine = await machines.get(tx, machine_id)
+    if machine is None or machine.listing is None:
+        raise _gone(ask_id, request)
+    left = await listings.free(tx, machine, now)
+    record = next((one for one in await listings.of(tx, machine, left) if one.id == ask_id), None)
+    if record is None:
         raise _gone(ask_id, request)
     if caller.is_host and machine.user_id != caller.user_id:
         message = f"cannot rent offer {ask_id}: it is not your own, and hosts can only rent their own machines"
@@ -222,8 +228,8 @@ async def _take_offer(
         raise ApiError(410, closed.code, message, remedy=closed.remedy)
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
-    _check_bid(request, machine, record, await listings.free(tx, machine, now))
-    return machine, record.num_gpus
+    _check_bid(request, machine, record, left)
+    return machine, record.num_gpus, left
 
 
 def _gone(ask_id: int, request: CreateRequest) -> ApiError:

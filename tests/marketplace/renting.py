@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.offer import Listing
@@ -97,12 +99,20 @@ async def say(market: Market, instance_id: int, state: WorkloadState, **changes:
     now = market.context.clock.now()
     status = WorkloadStatus(contract_id=instance_id, generation=1, state=state, as_of=now)
     async with market.context.engine.begin() as tx:
-        await rentals.record_status(tx, replace(status, **changes), now)
+        await rentals.record_status(tx, replace(status, **changes))
+        await _refresh(tx, instance_id, now)
 
 
 async def prove_removed(market: Market, instance_id: int) -> None:
     async with market.context.engine.begin() as tx:
         await rentals.finished(tx, instance_id, market.context.clock.now())
+        await _refresh(tx, instance_id, market.context.clock.now())
+
+
+async def _refresh(tx: AsyncConnection, instance_id: int, now: datetime) -> None:
+    contracts = tables.contracts
+    found = await tx.execute(sa.select(contracts.c.machine_id).where(contracts.c.id == instance_id))
+    await listings.refresh_asks(tx, found.scalar_one(), now)
 
 
 async def hear_of(market: Market, machine_id: int = 1) -> None:

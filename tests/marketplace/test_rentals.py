@@ -315,9 +315,8 @@ async def _rentable(market: Market) -> list[int]:
     async with market.context.engine.begin() as tx:
         machine = await machines.get(tx, 1)
         assert machine is not None
-        ids = (await tx.scalars(sa.select(tables.asks.c.id))).all()
-        records = [await listings.ask(tx, ask_id, market.context.clock.now()) for ask_id in ids]
-    return [record.id for record in records if record is not None and record.rentable]
+        records = await listings.of(tx, machine, await listings.free(tx, machine, market.context.clock.now()))
+    return [record.id for record in records if record.rentable]
 
 
 async def test_a_contract_has_a_largest_size_so_that_no_renter_can_swell_a_machines_snapshot(tmp_path: Path) -> None:

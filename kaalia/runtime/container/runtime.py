@@ -125,7 +125,10 @@ class ContainerRuntime:
         image, existing = await _side_by_side(self._engine.image(body["Image"]), self._engine.inspect_container(name))
         paths = volume_paths(image or {}, [mount.target for mount in placement.mounts])
         adopted = None if existing is None else await self._adopt(placement, paths, existing)
-        where = await self._homes.ensure(placement, adopted)
+        preparing: list[Awaitable[Any]] = [self._homes.ensure(placement, adopted)]
+        if adopted is None and self._quota_root is not None:
+            preparing.append(self._limits.settle(self._quota_root, SETTLE_S))
+        where, *_ = await _side_by_side(*preparing)
         if self._homes.joins(placement) is None:
             body = addressed(body, where.subnet6)
         if self._walls is not None:
@@ -134,8 +137,6 @@ class ContainerRuntime:
             if self._ports is not None:
                 self._ports.forget(placement.contract.contract_id)  # Docker publishes those of an older kaalia
             return str(adopted["Id"])
-        if self._quota_root is not None:
-            await self._limits.settle(self._quota_root, SETTLE_S)
         if self._ports is not None:
             self._ports.expect(Publication(where, address_in(placement.subnet), placement.ports))
         async with self.twins.instead_of(image) if image and paths else nullcontext(body["Image"]) as image_id:
