@@ -53,3 +53,35 @@ def test_the_more_are_logging_in_the_more_are_refused(program: Path, connections
     done = subprocess.run([program, *connections.split()], capture_output=True, text=True, check=True)
 
     assert least <= int(done.stdout) <= most
+
+
+_LISTENS = """
+#define main process_1
+{init}
+#undef main
+#include <stdio.h>
+int main(void)
+{{
+    struct sockaddr_storage place;
+    socklen_t size = sizeof place, length = sizeof(int);
+    int listener = listening(), client, taken, is_set = -1;
+    if (listener < 0 || getsockname(listener, (struct sockaddr *)&place, &size) != 0)
+        return 1;
+    client = socket(place.ss_family, SOCK_STREAM, 0);
+    if (connect(client, (struct sockaddr *)&place, size) != 0 || (taken = accept(listener, NULL, NULL)) < 0)
+        return 2;
+    getsockopt(taken, IPPROTO_TCP, TCP_NODELAY, &is_set, &length);
+    printf("%d", is_set != 0);
+    return 0;
+}}
+"""
+
+
+def test_what_sshd_answers_at_a_login_is_sent_at_once(tmp_path: Path) -> None:
+    anywhere = INIT.read_text().replace("#define PORT 22\n", "#define PORT 0\n")
+    (tmp_path / "listens.c").write_text(_LISTENS.format(init=anywhere))
+    subprocess.run(["cc", "-Wall", "-Werror", "-o", tmp_path / "listens", tmp_path / "listens.c"], check=True)
+
+    done = subprocess.run([tmp_path / "listens"], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "1"
