@@ -4,6 +4,8 @@ A place is written `C.7001`, `V.901`, `7001` (an instance, the older form) or `l
 of it is `..`.
 """
 
+import base64
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable
@@ -115,6 +117,15 @@ def keys(lines: Iterable[str]) -> tuple[str, ...]:
             remedy='`vastai create ssh-key "$(cat ~/.ssh/id_ed25519.pub)"`, then copy again',
         )
     return good
+
+
+def fingerprint(key: str) -> str:
+    """As sshd tells it of a key of `keys`: SHA-256 of its second word, which is base64; empty for what is no key."""
+    try:
+        blob = base64.b64decode(key.split()[1], validate=True)
+    except (IndexError, ValueError):
+        return ""
+    return f"SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}"
 
 
 def _is_within(inner: str, outer: str) -> bool:

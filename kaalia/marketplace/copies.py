@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import copying, relay
-from kaalia.marketplace import accounts, copy_notes, errands, instance_keys, instances, volumes
+from kaalia.marketplace import copy_keys, copy_notes, errands, instances, volumes
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
@@ -57,10 +57,10 @@ async def open_door(context: Context, caller: Caller, end: CopyEnd, *, is_target
     now, what = context.clock.now(), f"copy from or to {end.holder}"
     async with context.engine.begin() as tx:
         machine = await online(context, tx, caller, end.holder, what)
-        keys = copying.keys(await _keys(tx, caller, end.holder))
+        keys = copying.keys(await copy_keys.of(tx, caller.user_id, end.holder))
         warning = copying.warning(end) if is_target else ""
         await copy_notes.put(tx, end.holder, machine.id, "copy by rsync: allowed for some minutes", warning, now)
-    away = await _door(context, machine, end.holder, keys, what)
+    away = await _door(context, machine, DoorOrder(end.holder, keys, is_for_reading=not is_target), what)
     msg = warning or f"{end.holder} is reached for copies at {away.host}, port {away.port}"
     return Door(away.host, away.port, msg)
 
@@ -77,12 +77,12 @@ async def begin(context: Context, caller: Caller, source: CopyEnd, target: CopyE
     async with context.engine.begin() as tx:
         sender = await online(context, tx, caller, source.holder, what)
         receiver = await online(context, tx, caller, target.holder, what)
-        owners = await _keys(tx, caller, target.holder)
+        owners = await copy_keys.of(tx, caller.user_id, target.holder)
     away = None
     if sender.id != receiver.id:
         _address(receiver, target.holder)
         key = await ask(context, sender.id, Verb.COPY_KEY, source.holder, what, copy_id=copy_id)
-        away = await _door(context, receiver, target.holder, copying.keys([key, *owners]), what)
+        away = await _door(context, receiver, DoorOrder(target.holder, copying.keys([key, *owners])), what)
     warning, now = copying.warning(target), context.clock.now()
     async with context.engine.begin() as tx:
         for holder in dict.fromkeys((source.holder, target.holder)):
@@ -110,12 +110,10 @@ async def cancel(context: Context, caller: Caller, target: Holder) -> str:
     return f"{count} cancelled"
 
 
-async def _door(
-    context: Context, machine: MachineRecord, holder: Holder, keys: tuple[str, ...], what: str
-) -> CopyDestination:
+async def _door(context: Context, machine: MachineRecord, order: DoorOrder, what: str) -> CopyDestination:
     """A port of that machine by which the owners of these keys reach these files. Raises ApiError."""
-    address = _address(machine, holder)
-    told = await ask(context, machine.id, Verb.DOOR, holder, what, door=DoorOrder(holder, keys))
+    address = _address(machine, order.holder)
+    told = await ask(context, machine.id, Verb.DOOR, order.holder, what, door=order)
     port, _, host_key = told.partition(" ")
     if not port.isdecimal():
         raise ApiError(502, "machine_answer_invalid", f"cannot {what}: its machine answered what is no port")
@@ -142,14 +140,6 @@ async def machine_of(tx: AsyncConnection, caller: Caller, holder: Holder) -> int
     if holder.kind is HolderKind.INSTANCE:
         return int((await instances.owned(tx, caller, holder.number)).machine_id)
     return int((await volumes.owned(tx, caller, holder.number)).machine_id)
-
-
-async def _keys(tx: AsyncConnection, caller: Caller, holder: Holder) -> list[str]:
-    """The account's, and for an instance those that were attached to it."""
-    lines = [str(one["public_key"]) for one in await accounts.ssh_keys_of(tx, caller.user_id)]
-    if holder.kind is HolderKind.INSTANCE:
-        lines += await instance_keys.lines(tx, holder.number)
-    return lines
 
 
 def _address(machine: MachineRecord, holder: Holder) -> str:

@@ -65,7 +65,10 @@ async def attach(context: Context, caller: Caller, instance_id: int, text: str) 
 
 
 async def detach(context: Context, caller: Caller, instance_id: int, key_id: int) -> None:
-    """Sessions that are open stay open. Raises ApiError 404 `no_such_instance`, `no_such_ssh_key`."""
+    """Sessions that are open stay open, but for those of copies.
+
+    Raises ApiError 404 `no_such_instance`, `no_such_ssh_key`.
+    """
     now = context.clock.now()
     async with context.engine.begin() as tx:
         row = await instances.owned(tx, caller, instance_id)

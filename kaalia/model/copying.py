@@ -30,11 +30,12 @@ class Holder:
 class DoorOrder:
     """Let rsync in to the files of one holder, for the owners of these keys, for some minutes.
 
-    `keys`: public keys, one line of OpenSSH's form each.
+    `keys`: public keys, one line of OpenSSH's form each. `is_for_reading`: nothing is to be written this time.
     """
 
     holder: Holder
     keys: tuple[str, ...]
+    is_for_reading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

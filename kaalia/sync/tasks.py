@@ -39,7 +39,12 @@ Execute = Callable[[int, str, float], Awaitable[str]]
 Search = Callable[[str, str], Awaitable[str]]
 """(text, regular expression) to the lines in which it finds something, in bounded time."""
 
-COPYING = frozenset({Verb.DOOR, Verb.COPY, Verb.COPY_KEY, Verb.CANCEL_COPY, Verb.CLOUD_COPY, Verb.CANCEL_SYNC})
+COPYING = frozenset(
+    {
+        *(Verb.DOOR, Verb.WITHDRAW_KEYS, Verb.COPY, Verb.COPY_KEY, Verb.CANCEL_COPY),
+        *(Verb.CLOUD_COPY, Verb.CANCEL_SYNC),
+    }
+)
 _DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
     COPYING, "copy the files"
 )

@@ -5,6 +5,7 @@ The cell sees the holder's files, rclone with what it needs to run, and no netwo
 """
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from kaalia.errors import HostError, Problem
 from kaalia.host import outside
 from kaalia.host.process import Program, run
 from kaalia.model.copying import CloudLogin, CloudOrder
-from kaalia.transfer import outlet, rclone
+from kaalia.transfer import plan, rclone
 from kaalia.transfer.plan import Bind, Cell, encode
 from kaalia.transfer.serving import Show, Shown, cell_argv, private_file
 
@@ -71,13 +72,13 @@ class Clouds:
             spec = await asyncio.to_thread(self._prepare, order, shown, program, libraries)
             stack.push_async_callback(asyncio.to_thread, spec.unlink, missing_ok=True)
             try:
-                outlet.give(ours, rclone.environment(login))
+                _give(ours, rclone.environment(login))
             except OSError as error:
                 raise HostError("copy_unprepared", f"cannot hand on the login of {order.cloud}: {error}") from error
             running = await Program.start(await cell_argv(spec, *LIMITS), told.hear, connection=theirs.fileno())
             stack.push_async_callback(running.stop)
             theirs.close()
-            words = (sys.executable, "-P", "-m", outlet.PROGRAM, *self._allowed)
+            words = (sys.executable, "-P", "-m", plan.OUTLET, *self._allowed)
             way_out = await Program.start(words, told.hear, connection=ours.fileno())
             stack.push_async_callback(way_out.stop)
             ours.close()
@@ -116,6 +117,14 @@ class Clouds:
                 f"cannot prepare a copy of {order.place.holder} in {self._folder}: {error}",
                 remedy="free space on the machine's disk, and see that root may write there",
             ) from error
+
+
+def _give(line: socket.socket, env: dict[str, str]) -> None:
+    """What a cell's program gets on no disk: into the socket's buffer. Raises OSError when it does not fit."""
+    line.setblocking(False)
+    text = json.dumps(env).encode() + b"\n"
+    if len(text) > plan.GIVEN_MAX_BYTES or line.send(text) < len(text):
+        raise OSError("more than the line takes")
 
 
 async def _libraries(program: Path) -> tuple[str, ...]:

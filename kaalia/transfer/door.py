@@ -11,12 +11,13 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 
 from kaalia.clock import Clock
+from kaalia.contracts import copying
 from kaalia.errors import HostError, KaaliaError
 from kaalia.model.copying import Holder
 from kaalia.service import Tasks, answer_anyway
+from kaalia.transfer.lobby import Lobby
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,18 @@ BACKLOG = 16
 _TCP_INFO_BYTES = 136
 """Up to tcpi_bytes_received of linux/tcp.h."""
 
-Serve = Callable[[Holder, tuple[str, ...], int, Callable[[], None]], Awaitable[None]]
-"""(whose files, public keys, the connection's descriptor, what to call once a key was proven): serves it to its end.
 
-Raises KaaliaError."""
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whose keys log in, and whether they may write."""
+
+    keys: tuple[str, ...] = ()
+    is_read_only: bool = False
+
+
+Serve = Callable[[Holder, Access, int, Callable[[str], None]], Awaitable[None]]
+"""(whose files, for whom, the connection's descriptor, what to call with the fingerprint of the key that was proven):
+serves it to its end. Raises KaaliaError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +61,57 @@ class Door:
     """`accept` is repeated until the door is closed, which ends its sessions too."""
 
     def __init__(
-        self, holder: Holder, listener: socket.socket, serve: Serve, clock: Clock, all_sessions: Callable[[], int]
+        self,
+        holder: Holder,
+        listener: socket.socket,
+        serve: Serve,
+        clock: Clock,
+        all_sessions: Callable[[], int],
+        lobby: Lobby,
     ) -> None:
-        """`listener`: bound and listening, not blocking; it is closed here. `all_sessions`: those of all doors."""
+        """`listener`: bound and listening, not blocking; it is closed here. `all_sessions`, `lobby`: of all doors."""
         self.holder = holder
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         self._serve_one = serve
         self._clock = clock
         self._all_sessions = all_sessions
-        self._keys: tuple[str, ...] = ()
+        self._lobby = lobby
+        self._access = Access()
         self._until_s = self._last_s = 0.0
         self._sessions = Tasks()
         self._connections: dict[int, socket.socket] = {}
-        self._let_in: set[int] = set()
+        self._let_in: dict[int, str] = {}
+        """By session, the fingerprint of its key."""
         self._ended = Moved()
         self._numbers = 0
 
-    def grant(self, keys: tuple[str, ...]) -> None:
+    def grant(self, keys: tuple[str, ...], *, is_read_only: bool = False) -> None:
         """These keys, and no others, may log in from now on for a while."""
-        self._keys = keys
+        self._access = Access(keys, is_read_only)
         self._last_s = self._clock.monotonic_s() + GRANT_S
         self._stay()
+
+    def withdraw(self, keys: tuple[str, ...]) -> None:
+        """These may log in no more; sessions that they began end, and so do all that have proven no key yet."""
+        self._access = Access(tuple(one for one in self._access.keys if one not in keys), self._access.is_read_only)
+        gone = {copying.fingerprint(one) for one in keys}
+        self._end(lambda number: self._let_in.get(number, "") in {"", *gone})
+
+    def keep_for_reading(self) -> None:
+        """Nobody writes from now on; what began while one could ends."""
+        if not self._access.is_read_only:
+            self._access = Access(self._access.keys, is_read_only=True)
+            self._end(lambda _: True)
+
+    def _end(self, which: Callable[[int], bool]) -> None:
+        for number, connection in self._connections.items():
+            if which(number):
+                _hang_up(connection)
+
+    @property
+    def is_read_only(self) -> bool:
+        return self._access.is_read_only
 
     @property
     def is_due(self) -> bool:
@@ -95,16 +133,16 @@ class Door:
 
     async def accept(self) -> None:
         """One connection; a door that is full hangs up, and so do all when the machine serves enough."""
-        connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-        if self.is_due or self._clock.monotonic_s() >= self._last_s:
-            connection.close()
-            return
-        if len(self._connections) >= SESSIONS_MAX or self._all_sessions() >= SESSIONS_ALL_MAX:
+        connection, peer = await asyncio.get_running_loop().sock_accept(self._listener)
+        is_over = self.is_due or self._clock.monotonic_s() >= self._last_s or not self._access.keys
+        is_full = len(self._connections) >= SESSIONS_MAX or self._all_sessions() >= SESSIONS_ALL_MAX
+        place = None if is_over or is_full else self._lobby.enter(str(peer[0]), lambda: _hang_up(connection))
+        if place is None:
             connection.close()
             return
         self._numbers += 1
         self._connections[self._numbers] = connection
-        self._sessions.start(self._numbers, self._serve(self._numbers, connection))
+        self._sessions.start(self._numbers, self._serve(self._numbers, connection, place))
 
     async def close(self) -> None:
         """With all its sessions."""
@@ -113,22 +151,26 @@ class Door:
             _hang_up(connection)
         await self._sessions.close()
 
-    async def _serve(self, number: int, connection: socket.socket) -> None:
+    async def _serve(self, number: int, connection: socket.socket, place: int) -> None:
+        def let_in(fingerprint: str) -> None:
+            self._let_in[number] = fingerprint
+            self._lobby.leave(place)
+
         try:
-            await answer_anyway(f"copies of {self.holder}", self._served(number, connection), lambda: None)
+            await answer_anyway(f"copies of {self.holder}", self._served(connection, let_in), lambda: None)
         finally:
+            self._lobby.leave(place)
             self._ended += moved(connection)
             _hang_up(connection)
             connection.close()
             del self._connections[number]
-            if number in self._let_in:
-                self._let_in.remove(number)
+            if self._let_in.pop(number, None) is not None:
                 self._stay()
 
-    async def _served(self, number: int, connection: socket.socket) -> None:
+    async def _served(self, connection: socket.socket, let_in: Callable[[str], None]) -> None:
         try:
             connection.setblocking(True)  # the program reads and writes it as any other
-            await self._serve_one(self.holder, self._keys, connection.fileno(), partial(self._let_in.add, number))
+            await self._serve_one(self.holder, self._access, connection.fileno(), let_in)
         except KaaliaError as error:
             log.warning("a connection to the files of %s failed: %s", self.holder, error)
 

@@ -23,26 +23,16 @@ import sys
 from kaalia.contracts import cloud
 from kaalia.host import confine, mounts
 from kaalia.service import Tasks, answer_anyway
-from kaalia.transfer.plan import OUTLET_PORT
+from kaalia.transfer.plan import GIVEN_MAX_BYTES, OUTLET_PORT
 
-PROGRAM = "kaalia.transfer.outlet"
 CONNECTIONS_MAX = 64
 CONNECT_S, ASK_S = 20.0, 10.0
 PIECE_BYTES = 256 * 1024
-GIVEN_MAX_BYTES = 64 * 1024
 LOOKUPS_AT_ONCE_MAX = 4
 _MEMORY_BYTES = 2**29
 _NOBODY = 65534
 _VERSION, _CONNECT, _IPV4, _NAME, _IPV6 = 5, 1, 1, 3, 4
 _DONE, _NOT_ALLOWED, _UNREACHABLE = 0, 2, 4
-
-
-def give(line: socket.socket, env: dict[str, str]) -> None:
-    """What a cell's program gets on no disk: into the socket's buffer. Raises OSError when it does not fit."""
-    line.setblocking(False)
-    text = json.dumps(env).encode() + b"\n"
-    if len(text) > GIVEN_MAX_BYTES or line.send(text) < len(text):
-        raise OSError("more than the line takes")
 
 
 def opened(line: int) -> dict[str, str]:

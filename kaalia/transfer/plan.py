@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 PROGRAM = "kaalia.transfer.cell"
+OUTLET = "kaalia.transfer.outlet"
 FAILED, SOURCE_MISSING, TARGET_UNUSABLE = 70, 71, 72
 """Exit codes: the cell could not be made (sysexits.h: EX_SOFTWARE); a path of its route leads nowhere."""
 OUTLET_PORT = 1080
 """Of a cell's own loopback: there it has its outlet, by SOCKS 5."""
+GIVEN_MAX_BYTES = 64 * 1024
+"""Of the environment that comes over a cell's line."""
 LINE_IN, LINE_OUT = 3, 4
 """Where the program of a cell with a line finds it; what it prints goes to standard error."""
 

@@ -24,6 +24,7 @@ from kaalia.transfer.copier import Copier
 from kaalia.transfer.door import Door, Moved, Serve, listen
 from kaalia.transfer.gate import DoorGate
 from kaalia.transfer.keeper import PortKeeper
+from kaalia.transfer.lobby import Lobby
 from kaalia.units import format_bytes
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind, TaskRequest, Verb
@@ -78,6 +79,7 @@ class TransferService:
         self._copier = copier
         self._bell = changes.subscribe(Topic.CONTRACTS)
         self._doors: dict[Holder, Door] = {}
+        self._lobby = Lobby()
         self._accepting = Tasks()
         self._lock = asyncio.Lock()
         self._ready = asyncio.Event()
@@ -103,6 +105,8 @@ class TransferService:
         match request:
             case TaskRequest(verb=Verb.DOOR, door=DoorOrder() as order):
                 return f"{await self.open(order)} {self._equipment.host_key}"
+            case TaskRequest(verb=Verb.WITHDRAW_KEYS, door=DoorOrder() as withdrawn):
+                return str(await self._withdraw(withdrawn))
             case TaskRequest(verb=Verb.COPY, copy=CopyOrder() as wanted):
                 here = [wanted.source.holder, *([wanted.target.holder] if wanted.away is None else [])]
                 await self._database.read(lambda tx: _check(tx, *here))
@@ -143,13 +147,24 @@ class TransferService:
         """
         keys = copying.keys(order.keys)
         await self._database.read(lambda tx: _check(tx, order.holder))
-        await self._database.read(lambda tx: _check_room(tx, order.holder))
+        problem = await self._database.read(lambda tx: room.problem(tx, order.holder))
+        if problem is not None and not order.is_for_reading:
+            raise ContractError(problem.code, problem.message, remedy=problem.remedy)
         await asyncio.to_thread(self._equipment.check)
         async with self._lock:
             door = self._doors.get(order.holder) or await self._make(order.holder)
-            door.grant(keys)
+            if problem is not None:
+                door.keep_for_reading()
+            door.grant(keys, is_read_only=problem is not None)
         self._bell.set()
         return door.port
+
+    async def _withdraw(self, order: DoorOrder) -> int:
+        async with self._lock:
+            door = self._doors.get(order.holder)
+            if door is not None:
+                door.withdraw(copying.keys(order.keys))
+        return 0 if door is None else 1
 
     async def _make(self, holder: Holder) -> Door:
         if len(self._doors) >= DOORS_MAX:
@@ -163,7 +178,9 @@ class TransferService:
             await self._keeper.give_back(port)
             raise
         await self._equipment.gate.hold([port, *(one.port for one in self._doors.values())], by_ipv6=by_ipv6)
-        door = self._doors[holder] = Door(holder, listener, self._equipment.serve, self._clock, self._sessions)
+        door = self._doors[holder] = Door(
+            holder, listener, self._equipment.serve, self._clock, self._sessions, self._lobby
+        )
         self._accepting.start(holder, run_forever(f"door of {holder}", door.accept))
         log.info("copies: %s is reached at port %d", holder, port)
         return door
@@ -182,7 +199,7 @@ class TransferService:
                     await self._close(door)
 
     async def _end_where_no_room_is(self) -> None:
-        """Doors too: what a session will bring is not known, and it brings it at once."""
+        """Doors are for reading then: what a session will bring is not known, and it brings it at once."""
         holders = {*self._doors, *self._copier.targets}
         found = await self._database.read(lambda tx: {one: room.problem(tx, one) for one in holders})
         for holder, problem in found.items():
@@ -190,8 +207,8 @@ class TransferService:
                 continue
             await self._copier.cancel(holder, problem)
             async with self._lock:
-                if (door := self._doors.get(holder)) is not None:
-                    await self._close(door)
+                if (door := self._doors.get(holder)) is not None and not door.is_read_only:
+                    door.keep_for_reading()
                     await self._tell_end(holder, problem)
 
     async def _tell_end(self, holder: Holder, problem: Problem) -> None:

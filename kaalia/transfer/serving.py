@@ -15,6 +15,7 @@ from kaalia.host import outside
 from kaalia.host.process import Program
 from kaalia.model.copying import Holder
 from kaalia.transfer import sshd
+from kaalia.transfer.door import Access
 from kaalia.transfer.plan import PROGRAM, Bind, Cell, encode
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,18 @@ class Serving:
         """Raises WorkloadError `kit_missing`."""
         self._kit()
 
-    async def serve(self, holder: Holder, keys: tuple[str, ...], connection: int, let_in: Callable[[], None]) -> None:
-        """To the end of the session; `let_in` is called once a key was proven. Raises HostError, WorkloadError."""
+    async def serve(self, holder: Holder, access: Access, connection: int, let_in: Callable[[str], None]) -> None:
+        """To the end of the session; `let_in` is called with the key that was proven. Raises HostError, WorkloadError.
+
+        As fingerprint: `contracts.copying.fingerprint`.
+        """
         async with self._show(holder) as shown:
-            spec = await asyncio.to_thread(self._prepare, holder, keys, shown)
+            spec = await asyncio.to_thread(self._prepare, holder, access, shown)
             argv = await cell_argv(spec)
 
             def hear(line: str) -> None:
                 if line.startswith(sshd.LET_IN):
-                    let_in()
+                    let_in(line.rsplit(maxsplit=1)[-1])
                 # What strangers do is told to who looks for it.
                 log.log(logging.INFO if line.startswith(sshd.TOLD) else logging.DEBUG, "copies of %s: %s", holder, line)
 
@@ -66,7 +70,7 @@ class Serving:
             finally:
                 await program.stop()
 
-    def _prepare(self, holder: Holder, keys: tuple[str, ...], shown: Shown) -> Path:
+    def _prepare(self, holder: Holder, access: Access, shown: Shown) -> Path:
         """The cell's file: the same for all of a holder's connections until keys or files are others."""
         kit = self._kit()
         parts = [line for line in (kit / "etc" / "sshd_config").read_text().splitlines() if line.startswith("Sshd")]
@@ -74,9 +78,9 @@ class Serving:
             binds=(
                 Bind(str(kit), sshd.KIT, runs_programs=True),
                 Bind(str(self._folder / "host_key"), sshd.HOST_KEY),
-                Bind(shown.folder, sshd.FILES, is_read_only=False, process=shown.process),
+                Bind(shown.folder, sshd.FILES, is_read_only=access.is_read_only, process=shown.process),
             ),
-            files=sshd.files(holder, keys, parts),
+            files=sshd.files(holder, access.keys, parts, is_read_only=access.is_read_only),
             folders=("/run/sshd",),
             argv=sshd.ARGV,
             env=sshd.ENV,

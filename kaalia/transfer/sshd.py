@@ -32,14 +32,14 @@ _PASSWD = f"{ACCOUNT}:*:0:0::/:{KIT}/applets/sh\nsshd:*:65533:65533::/:/bin/fals
 _GROUP = "root:x:0:\nsshd:x:65533:\n"
 
 
-def files(holder: Holder, keys: Iterable[str], parts: Iterable[str]) -> dict[str, str]:
+def files(holder: Holder, keys: Iterable[str], parts: Iterable[str], *, is_read_only: bool = False) -> dict[str, str]:
     """By path in the cell. `parts`: lines of the kit's own sshd_config that name programs of newer OpenSSHs."""
     return {
         "/etc/passwd": _PASSWD,
         "/etc/group": _GROUP,
         "/etc/authorized_keys": "".join(f'restrict,command="{SERVE}" {key}\n' for key in keys),
         "/etc/sshd_config": _sshd_config(parts),
-        "/etc/rsyncd.conf": _rsyncd_conf(holder),
+        "/etc/rsyncd.conf": _rsyncd_conf(holder, is_read_only=is_read_only),
     }
 
 
@@ -78,14 +78,14 @@ def _sshd_config(parts: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rsyncd_conf(holder: Holder) -> str:
+def _rsyncd_conf(holder: Holder, *, is_read_only: bool) -> str:
     """Modules `C.7001` and, for an instance, the older name `7001`."""
     names = [str(holder), *([str(holder.number)] if holder.kind is HolderKind.INSTANCE else [])]
     lines = [
         "use chroot = yes",
         "numeric ids = yes",
         "munge symlinks = no",
-        "read only = no",
+        f"read only = {'yes' if is_read_only else 'no'}",
         "uid = 0",
         "gid = 0",
         "list = no",

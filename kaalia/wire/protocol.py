@@ -65,6 +65,8 @@ class Verb(StrEnum):
     """`ls`, `rm` or `du` among the files of an instance, running or not."""
     DOOR = "door"
     """Let rsync in to the files of `TaskRequest.door`; the result's text is the port, a space, and the host key."""
+    WITHDRAW_KEYS = "withdraw_keys"
+    """Let the keys of `TaskRequest.door` in to its files no more; the result's text is how many doors there were."""
     COPY = "copy"
     """Begin `TaskRequest.copy`; what becomes of it is told by messages."""
     COPY_KEY = "copy_key"

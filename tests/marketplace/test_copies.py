@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,29 @@ async def test_what_goes_on_is_read_in_the_instances_message(tmp_path: Path) -> 
         market.clock.advance(3601)
         row = (await market.renter.call("GET", f"/api/v0/instances/{instance}/")).body["instances"]
         assert "5.0 MiB" not in row["status_msg"]
+
+
+async def test_a_key_that_goes_is_withdrawn_from_the_machines_that_may_have_a_door(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, instance):
+        await answered(market, TaskResult("40799 ssh-ed25519 HOST"), copy(market, None, f"C.{instance}"))
+        key_id = (await market.renter.call("GET", "/api/v0/ssh/")).body[0]["id"]
+        assert (await market.renter.call("DELETE", f"/api/v0/ssh/{key_id}/", {})).status == 200
+        assert await open_task(market) is None, "it was copied to the instance when that was rented"
+
+        attached = (await market.renter.call("GET", f"/api/v0/instances/{instance}/ssh/")).body[0]["id"]
+        gone = await market.renter.call("DELETE", f"/api/v0/instances/{instance}/ssh/{attached}/", {})
+        assert gone.status == 200
+        task = await open_task(market)
+        assert task is not None
+        assert (task.verb, task.contract_id) == (Verb.WITHDRAW_KEYS, instance)
+        assert task.door is not None
+        assert (str(task.door.holder), task.door.keys) == (f"C.{instance}", (KEY,))
+        assert task.deadline_at > market.clock.now() + timedelta(minutes=50)
+
+
+async def test_nobody_is_told_of_a_key_where_no_copy_was(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, instance):
+        path = f"/api/v0/instances/{instance}/ssh/"
+        attached = (await market.renter.call("GET", path)).body[0]["id"]
+        assert (await market.renter.call("DELETE", f"{path}{attached}/", {})).status == 200
+        assert await open_task(market) is None

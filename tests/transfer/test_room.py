@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from kaalia.contracts.disk import Overrun
+from kaalia.contracts.volume import Volume, VolumeDesired
 from kaalia.errors import ContractError, Problem
 from kaalia.model.copying import CopyEnd, CopyOrder, DoorOrder, Holder, HolderKind
 from kaalia.model.health import Condition, Severity
-from kaalia.store import conditions, contracts, disk, machine, outbox
+from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
+from kaalia.store import conditions, contracts, disk, machine, outbox, volumes
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.transfer import room, rsync, service
@@ -28,6 +30,7 @@ INSTANCE = Holder(HolderKind.INSTANCE, 51)
 OVER = Overrun(51, 1, 40 * GB, 10 * GB)
 CHILDREN = f"/proc/self/task/{os.getpid()}/children"
 """Among them is what other tests share, such as an engine."""
+UNSURE = Condition(Problem("disk_limits_unsure", "cannot hold sizes"), Severity.WARN, "soon")
 LOW = Condition(Problem("disk_low", "cannot keep room"), Severity.WARN, "never")
 
 
@@ -118,6 +121,49 @@ async def test_doors_and_copies_to_who_holds_too_much_are_refused_and_ended(
             with pytest.raises(ContractError) as caught:
                 await refused
             assert caught.value.code == "copy_disk_exceeded"
+
+
+@pytest.mark.skipif(not own_network.is_possible(), reason="needs scripts/sandbox: namespaces and ports of its own")
+async def test_who_holds_too_much_is_read_from_and_not_written_to(tmp_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        files = await rented(world)
+        (files / "kept").write_text("data")
+        await over_its_size(world)
+        port = await world.service.open(DoorOrder(INSTANCE, (world.public,), is_for_reading=True))
+        back, new = str(tmp_path / "back"), str(tmp_path / "new")
+        Path(new).write_text("more")
+        assert (await asyncio.to_thread(world.rsync, port, "AT::C.51/kept", back)).returncode == 0
+        assert Path(back).read_text() == "data"
+        refused = await asyncio.to_thread(world.rsync, port, new, "AT::C.51/")
+        assert "module is read only" in refused.stderr + refused.stdout
+        assert not (files / "new").exists()
+
+        await world.database.transaction(lambda tx: disk.put_overruns(tx, []), Topic.CONTRACTS)
+        assert await world.service.open(DoorOrder(INSTANCE, (world.public,))) == port
+        assert (await asyncio.to_thread(world.rsync, port, new, "AT::C.51/")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "used", "code"),
+    [
+        ((LOW,), None, None),
+        ((UNSURE,), None, None),
+        ((LOW, UNSURE), None, "copy_disk_low"),
+        ((), 4 * GB, "copy_disk_exceeded"),
+        ((), GB // 2, None),
+    ],
+)
+async def test_a_volume_is_judged_too(
+    tmp_path: Path, told: tuple[Condition, ...], used: int | None, code: str | None
+) -> None:
+    async with opened(tmp_path) as database:
+        now = FakeClock().now()
+        await database.transaction(lambda tx: conditions.replace(tx, "disk", list(told), now))
+        await database.transaction(lambda tx: volumes.upsert(tx, Volume(901, "k", GB, VolumeDesired.PRESENT)))
+        status = VolumeStatus(901, VolumeState.READY, now, VolumeBackend.BTRFS, used)
+        await database.transaction(lambda tx: volumes.put_status(tx, status, now))
+        found = await database.read(lambda tx: room.problem(tx, holder(901)))
+        assert (None if found is None else found.code) == code
 
 
 @pytest.mark.skipif(not own_network.is_possible(), reason="needs scripts/sandbox: namespaces and ports of its own")

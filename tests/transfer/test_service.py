@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from kaalia.contracts.volume import VolumeDesired
 from kaalia.errors import ContractError
 from kaalia.host import netfilter
 from kaalia.host.netfilter import Change, Family
+from kaalia.model.copying import DoorOrder
 from kaalia.store import claims
 from kaalia.store.changes import Topic
-from kaalia.transfer import door, service
+from kaalia.transfer import door, lobby, service
 from kaalia.transfer.door import OPEN_S
 from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support import own_network
@@ -222,6 +224,53 @@ async def test_the_machine_serves_so_many_at_a_time_over_all_doors(
         async with asyncio.timeout(10):
             while (await rsync(world, two, str(tmp_path / "file"), "AT::V.902/")).returncode != 0:
                 await asyncio.sleep(0.1)
+
+
+async def test_strangers_of_one_address_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lobby, "LOBBY_MAX", 3)
+    monkeypatch.setattr(lobby, "ADDRESS_MAX", 2)
+    async with world_in(tmp_path) as world:
+        await world.add_volume(901)
+        (tmp_path / "file").write_text("x")
+        port = await world.open(901)
+        held = [await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(2)]
+        for reader, _ in held:
+            assert (await reader.readline()).startswith(b"SSH-2.0-")
+        reader, third = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        assert await reader.read() == b"", "that address has enough"
+        held.append(await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.3", 0)))
+        assert (await held[-1][0].readline()).startswith(b"SSH-2.0-")
+        for _ in range(2):
+            assert (await rsync(world, port, str(tmp_path / "file"), "AT::V.901/")).returncode == 0
+        async with asyncio.timeout(5):
+            await held[0][0].read()  # to its end: it waited longest when another one came
+        for writer in (third, *(one for _, one in held)):
+            writer.close()
+
+
+async def test_a_key_that_is_withdrawn_is_let_in_no_more_and_its_session_ends(tmp_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        files = await world.add_volume(901)
+        (files / "big").write_bytes(os.urandom(4_000_000))
+        other, public = new_key(tmp_path, "other")
+        port = await world.open(901, world.public, public)
+        slow = asyncio.create_task(rsync(world, port, "--bwlimit=500", "AT::V.901/big", str(tmp_path / "slow")))
+        kept = asyncio.create_task(
+            rsync(world, port, "--bwlimit=2000", "AT::V.901/big", str(tmp_path / "kept"), key=other)
+        )
+        async with asyncio.timeout(20):
+            while len(list(tmp_path.glob(".slow*"))) + len(list(tmp_path.glob(".kept*"))) < 2:
+                await asyncio.sleep(0.02)
+        request = TaskRequest(
+            "t", Verb.WITHDRAW_KEYS, 0, world.clock.now(), door=DoorOrder(holder(901), (f"{world.public} me@home",))
+        )
+        assert await world.service.answer(request) == "1"
+        assert (await slow).returncode != 0
+        refused = await rsync(world, port, "AT::V.901/big", str(tmp_path / "again"))
+        assert "Permission denied" in refused.stderr
+        assert (await kept).returncode == 0, "another's session goes on"
+        other_door = replace(request, door=DoorOrder(holder(902), (world.public,)))
+        assert await world.service.answer(other_door) == "0"
 
 
 async def test_strangers_keep_no_door_open_and_no_grant_is_for_ever(

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-from kaalia.marketplace import accounts, api_keys, machines
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.marketplace import accounts, api_keys, copy_keys, machines
 from kaalia.marketplace.routing import PUBLIC, Call, Route
 from kaalia.wire import facts
 from kaalia.wire.error import ApiError
@@ -90,14 +92,26 @@ async def create_ssh_key(call: Call) -> dict[str, Any]:
 async def update_ssh_key(call: Call) -> dict[str, Any]:
     text = _text(call, "ssh_key")
     async with call.context.engine.begin() as tx:
+        before = await accounts.ssh_keys_of(tx, call.caller.user_id)
         row = await accounts.update_ssh_key(tx, call.caller.user_id, call.number("id"), text)
+        told = await _withdraw(call, tx, before)
+    copy_keys.ring(call.context, told)
     return {"success": True, "key": row}
 
 
 async def delete_ssh_key(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
+        before = await accounts.ssh_keys_of(tx, call.caller.user_id)
         await accounts.delete_ssh_key(tx, call.caller.user_id, call.number("id"), call.context.clock.now())
+        told = await _withdraw(call, tx, before)
+    copy_keys.ring(call.context, told)
     return {"success": True, "msg": f"SSH key {call.number('id')} deleted"}
+
+
+async def _withdraw(call: Call, tx: AsyncConnection, before: list[dict[str, Any]]) -> set[int]:
+    """Doors for copies that were opened for the keys that there were."""
+    lines = [str(one["public_key"]) for one in before]
+    return await copy_keys.withdraw(tx, call.caller.user_id, lines, call.context.clock.now())
 
 
 async def gpu_names(call: Call) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kaalia.marketplace import instance_keys
+from kaalia.marketplace import copy_keys, instance_keys
 from kaalia.marketplace.routing import Call, Route
 from kaalia.wire.error import ApiError
 
@@ -21,7 +21,13 @@ async def attach(call: Call) -> dict[str, Any]:
 
 
 async def detach(call: Call) -> dict[str, Any]:
-    await instance_keys.detach(call.context, call.caller, call.number("id"), call.number("key_id"))
+    context, number = call.context, call.number("id")
+    async with context.engine.begin() as tx:
+        before = await instance_keys.lines(tx, number)
+    await instance_keys.detach(context, call.caller, number, call.number("key_id"))
+    async with context.engine.begin() as tx:
+        told = await copy_keys.withdraw(tx, call.caller.user_id, before, context.clock.now())
+    copy_keys.ring(context, told)
     message = f"key {call.number('key_id')} may no longer log in to instance {call.number('id')}"
     return {"success": True, "msg": message}
 
