@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ def copy(stack: Stack, key: Path, source: str, target: str) -> subprocess.Comple
 
 
 @contextmanager
-def copies_at_rest() -> Iterator[None]:
-    """Copies between instances stand still meanwhile, however fast they are: each part of rsync that comes up."""
+def copies_at_rest() -> Iterator[Callable[[], None]]:
+    """Copies between instances stand still meanwhile, however fast they are: each part of rsync that comes up.
+
+    Gives what waits for the first one: the machine answers before it.
+    """
     stopped: set[int] = set()
     is_over = threading.Event()
 
@@ -51,11 +54,13 @@ def copies_at_rest() -> Iterator[None]:
                     os.kill(number, signal.SIGSTOP)
                     stopped.add(number)
 
+    def wait_for_one() -> None:
+        wait_until("a copy to be under way", lambda: stopped, 20)
+
     watcher = threading.Thread(target=stop_each)
     watcher.start()
     try:
-        yield
-        assert stopped, "a copy was under way"
+        yield wait_for_one
     finally:
         is_over.set()
         watcher.join()
@@ -197,16 +202,18 @@ def test_a_copy_is_cancelled_and_one_that_a_crash_cut_off_is_told(stack: Stack, 
         (mine / str(number)).write_bytes(b"x" * 2000)
     assert "speedup is" in copy(stack, key, f"local:{mine}", f"C.{one}:/").stdout
 
-    with copies_at_rest():
+    with copies_at_rest() as wait_for_one:
         stack.renter.run("copy", f"C.{one}:/many/", f"C.{two}:/in/")
+        wait_for_one()
         cancelled = stack.renter.run("cancel", "copy", f"C.{two}")
     assert "Remote copy canceled" in cancelled.stdout, cancelled.stdout + cancelled.stderr
     wait_until("the message", lambda: "was cancelled" in message(stack, two), 20, 0.3)
     nothing = stack.renter.run("cancel", "copy", f"C.{two}")
     assert "none goes on" in nothing.stdout + nothing.stderr
 
-    with copies_at_rest():
+    with copies_at_rest() as wait_for_one:
         stack.renter.run("copy", f"C.{one}:/many/", f"C.{two}:/in/")
+        wait_for_one()
         stack.kill_daemon()
     stack.start_daemon()
     wait_until("the message", lambda: "cut off by a restart" in message(stack, two), 40, 0.3)
