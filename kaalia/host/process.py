@@ -185,6 +185,12 @@ class Program:
         await asyncio.shield(self._told.exited)
         return cast(int, self._transport.get_returncode())
 
+    async def said(self, grace_s: float = KILL_GRACE_S) -> None:
+        """After its end: wait until its last words were heard, or for so long where others keep its stderr open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await asyncio.shield(self._told.closed)
+
     async def stop(self, grace_s: float = KILL_GRACE_S) -> None:
         """SIGTERM, and SIGKILL to its group after `grace_s`."""
         try:

@@ -60,6 +60,7 @@ class Between:
             theirs.close()
             try:
                 exit_code = await _watched(program, told, tell)
+                await program.said()
             finally:
                 await program.stop()
         return rsync.problem(order, exit_code, told.last)

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from kaalia.errors import HostError, Problem
@@ -83,6 +84,7 @@ class Clouds:
             stack.push_async_callback(way_out.stop)
             ours.close()
             exit_code = await _watched(running, told, tell)
+            await running.said()
         if exit_code is None:
             message = f"cannot copy all with {order.cloud} within {rclone.MAX_S / 3600:.0f} h"
             return Problem("copy_late", message, "copy again: what is there already is left out"), "failed"
@@ -161,7 +163,8 @@ class _Told:
     def hear(self, line: str) -> None:
         found = rclone.heard(line)
         if isinstance(found, rclone.Progress):
-            self.progress = found
+            files = max(found.files, 0 if self.progress is None else self.progress.files)
+            self.progress = replace(found, files=files)
         elif found:
             for secret in self._secrets:
                 found = found.replace(secret, "***")

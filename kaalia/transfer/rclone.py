@@ -21,7 +21,7 @@ MAX_S = 24 * 3600.0
 EVIDENCE_LINES = 5
 _REMOTE = "cloud"
 _OPTIONS = (
-    *("--use-json-log", "--log-level=NOTICE", "--stats=5s", "--stats-log-level=NOTICE"),
+    *("--use-json-log", "--log-level=NOTICE", "--stats=2s", "--stats-log-level=NOTICE"),
     *("--retries=2", "--retries-sleep=2s", "--low-level-retries=5", "--contimeout=30s", "--timeout=2m"),
     # Links and devices are not copied: what a link leads to would be another's, or nothing.
     *("--skip-links", "--transfers=4", "--checkers=8", "--buffer-size=4M", "--ask-password=false"),
@@ -56,6 +56,8 @@ _MISSING = ("directory not found", "NoSuchBucket", "object not found", "no such 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
+    """`files`: that are or will be copied, as far as rclone knows them; it forgets a file that went in parts."""
+
     moved_bytes: int
     total_bytes: int
     files: int
@@ -109,12 +111,14 @@ def heard(line: str) -> Progress | str | None:
         return line
     stats = told.get("stats")
     if isinstance(stats, dict):
-        names = ("bytes", "totalBytes", "transfers", "speed")
+        names = ("bytes", "totalBytes", "transfers", "totalTransfers", "speed")
         numbers = [number for name in names if isinstance(number := stats.get(name), int | float)]
         if len(numbers) < len(names):
             return None
-        moved, total, files, speed = numbers
-        return Progress(int(moved), int(total), int(files), speed)
+        moved, total, done, known, speed = numbers
+        going = stats.get("transferring")
+        seen = done + (len(going) if isinstance(going, list) else 0)
+        return Progress(int(moved), int(total), int(max(seen, known)), speed)
     if told.get("level") not in ("error", "critical", "fatal"):
         return None
     about = f"{told['object']}: " if told.get("object") else ""
@@ -152,7 +156,8 @@ def finished(order: CloudOrder, progress: Progress | None) -> str:
     """The public client tells its user to wait for these words."""
     files, moved = (0, 0) if progress is None else (progress.files, progress.moved_bytes)
     done = "would be copied" if "--dry-run" in order.flags else "copied"
-    return f"Cloud Copy Operation Finished, {files} files, {format_bytes(moved)} {done}"
+    count = f"{files} files, " if files or not moved else ""
+    return f"Cloud Copy Operation Finished, {count}{format_bytes(moved)} {done}"
 
 
 def _cloud(order: CloudOrder) -> str:
