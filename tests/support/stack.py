@@ -256,7 +256,7 @@ class Stack:
         if name in clocks:
             return ["-m", "tests.support.clocked", str(clocks[name]), *args]
         if name == "daemon":  # as systemd/kaalia.service does
-            return ["-m", "kaalia.daemon", *args[1:]]
+            return ["-X", "no_debug_ranges", "-m", "kaalia.daemon", *args[1:]]
         return ["-m", "kaalia.cli.main", *args]
 
     @staticmethod
