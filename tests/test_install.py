@@ -324,6 +324,15 @@ def test_the_unit_prepares_what_the_firewall_needs_before_its_sandbox() -> None:
     assert {"ip6table_filter", "ip6table_mangle", "ip6table_nat"} <= set(modules)
 
 
+def test_the_unit_lets_the_daemon_read_the_kernels_log() -> None:
+    """kernel.dmesg_restrict is 1 on Debian and Ubuntu: being root is not enough there."""
+    unit = (ROOT / "systemd/kaalia.service").read_text()
+    rights = [line.partition("=")[2].split() for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
+
+    assert "CAP_SYSLOG" in [one for line in rights for one in line]
+    assert "ProtectKernelLogs=yes" not in unit
+
+
 @pytest.mark.skipif(not is_possible(), reason="needs a network namespace: run scripts/test as root")
 @pytest.mark.parametrize("program", ["iptables", "ip6tables"])
 def test_uninstalling_takes_the_walls_down_and_nothing_else(program: str) -> None:

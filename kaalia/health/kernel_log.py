@@ -62,7 +62,7 @@ class KernelLogService:
         try:
             opened = self._open_log()
         except HostError as error:
-            await self._tell([_unread(error.problem)])
+            await self._judge(_unread(error.problem))
             raise
         try:
             position = await self._database.read(kernel_log.position)
@@ -108,15 +108,15 @@ class KernelLogService:
                 at = booted_at + timedelta(seconds=record.at_s)
                 yield KernelFault(told.code, told.subject, at, at, record.number, 1, record.text)
 
-    async def _judge(self) -> None:
-        """What is wrong now, written where it is news."""
+    async def _judge(self, *more: Condition) -> None:
+        """What is wrong now, written where it is news: what the log told of this boot so far, and `more`."""
         boot_id, now = self._clock.boot_id(), self._clock.now()
 
         def read(tx: Transaction) -> tuple[tuple[KernelFault, ...], MachineReport | None]:
             return kernel_log.faults(tx, boot_id), machine.get_report(tx)
 
         faults, report = await self._database.read(read)
-        await self._tell(standing(faults, report.gpus if report else (), self._book, now))
+        await self._tell([*standing(faults, report.gpus if report else (), self._book, now), *more])
 
     async def _tell(self, found: list[Condition]) -> None:
         if found == self._told:
@@ -131,7 +131,7 @@ def _unread(problem: Problem) -> Condition:
         Problem(
             "kernel_log_unreadable",
             f"cannot see faults that the kernel reports: {problem.message}",
-            remedy="run the daemon as root, and give a container of it /dev/kmsg",
+            remedy="let the daemon open /dev/kmsg: as root with CAP_SYSLOG, as its systemd unit has it",
             evidence=problem.code,
         ),
         Severity.UNKNOWN,

@@ -148,3 +148,14 @@ async def test_a_log_that_cannot_be_read_is_unknown_not_well(store: Database, cl
     one = found["kernel_log_unreadable"].condition
     assert one.severity == "unknown"
     assert "dev/kmsg" in one.problem.message
+
+
+async def test_what_is_known_stays_known_when_the_log_cannot_be_read_any_more(
+    store: Database, clock: FakeClock, kernel: FakeKernelLog, tmp_path: Path
+) -> None:
+    kernel.say(FALLEN)
+    async with followed(store, clock, kernel.root):
+        await until_open(store, "gpu_xid_79")
+
+    async with followed(store, clock, tmp_path / "elsewhere"):
+        await until_open(store, "gpu_xid_79", "kernel_log_unreadable")
