@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from kaalia.capability.address import Addresses, AddressService
@@ -15,7 +13,6 @@ from kaalia.errors import HostError
 from kaalia.host.answering import Answering
 from kaalia.host.links import LinkNews
 from kaalia.model.machine import MachineReport, PortRange
-from kaalia.service import Service
 from kaalia.store import machine as machine_rows
 from kaalia.store import outbox, reach, speed
 from kaalia.store.changes import Changes, Topic
@@ -26,6 +23,7 @@ from tests.capability.test_service import PORTS, engine
 from tests.support.builders import build_speed
 from tests.support.clock import FakeClock
 from tests.support.fake_nvidia.profiles import machine
+from tests.support.serving import running
 
 RANGE = PortRange(23160, 23167)
 """No other test's: tests run side by side."""
@@ -58,18 +56,6 @@ class Kernel(LinkNews):
     def say(self, times: int = 1) -> None:
         for _ in range(times):
             self.queue.put_nowait(None)
-
-
-@asynccontextmanager
-async def running(service: Service) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(service.run())
-    await asyncio.sleep(0.05)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def test_a_changed_address_rings_once_and_other_news_does_not(changes: Changes) -> None:

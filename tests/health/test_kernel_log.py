@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from tests.support.clock import FakeClock
 from tests.support.kmsg import FALLEN, FakeKernelLog
+from tests.support.serving import running
 
 
 @pytest.fixture
@@ -33,13 +34,8 @@ def clock() -> FakeClock:
 @asynccontextmanager
 async def followed(store: Database, clock: FakeClock, root: Path) -> AsyncIterator[None]:
     service = KernelLogService(store, Changes(), clock, partial(KernelLog, root), settle_s=0.01)
-    task = asyncio.create_task(service.run())
-    try:
+    async with running(service):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def open_now(store: Database) -> dict[str, OpenCondition]:

@@ -29,6 +29,7 @@ from kaalia.tunnel.ssh import Connection
 from kaalia.wire.relay import MachinePermit
 from tests.support import own_network
 from tests.support.clock import START, FakeClock
+from tests.support.serving import running
 
 pytestmark = [
     pytest.mark.skipif(not own_network.is_possible(), reason="needs scripts/sandbox: sshd and ports of its own"),
@@ -107,13 +108,8 @@ class World:
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[None]:
         service = TunnelService(self.database, self.changes, FakeClock(), self.state, random.Random(1))
-        task = asyncio.create_task(service.run())
-        try:
+        async with running(service):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 @pytest.fixture
