@@ -98,7 +98,7 @@ class KernelLogService:
             await self._database.transaction(lambda tx: kernel_log.record(tx, reached, found))
             self._unwritten = 0
         for fault in found:
-            log.warning("%s: %s of %s, %d times: %s", self.name, fault.code, fault.subject, fault.count, fault.text)
+            log.warning("%s: %s, %d times: %s", self.name, fault.code, fault.count, fault.text)
         return fresh[-1].number
 
     def _faults(self, records: Iterable[KernelRecord]) -> Iterator[KernelFault]:

@@ -29,6 +29,7 @@ def test_a_machine_without_fault_says_so(run: Run, rented: Daemon) -> None:
     result = run("doctor", "--socket", str(rented.socket))
 
     assert (result.code, result.out, result.err) == (0, "Nothing is wrong.\n", "")
+    assert run("doctor", "--history", "--socket", str(rented.socket)).out == "Nothing was wrong that is over.\n"
 
 
 def test_the_worst_comes_first_with_all_that_is_known(run: Run, rented: Daemon) -> None:

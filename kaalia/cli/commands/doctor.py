@@ -76,6 +76,9 @@ def _summary(document: HealthDocument) -> str:
 
 
 def _print_past(past: tuple[PastCondition, ...], as_of: datetime, out: Console) -> None:
+    if not past:
+        out.print("Nothing was wrong that is over.")
+        return
     rows = (
         (
             output.ago(one.until, as_of),
