@@ -13,8 +13,8 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ HIDDEN = (".kaalia", ".launch", "root/.vast_containerlabel")
 """Of the root file system: folders that mounts need, and files that say what the container was."""
 _BLOCK = re.compile(rb"^# kaalia: begin$.*?^# kaalia: end$\n?", re.MULTILINE | re.DOTALL)
 _LABELS = "io.kaalia."
-_HELD = re.compile(r"[0-9a-f]{12,64}\.[01]")
-"""The container's id, and which of BLOCKS."""
+_HELD = re.compile(r"(\.?)[0-9a-f]{12,64}\.[01]")
+"""The container's id, and which of BLOCKS; with a dot in front it was not written whole."""
 
 
 @asynccontextmanager
@@ -46,7 +46,10 @@ async def cleaned_files(engine: DockerEngine, container_id: str, name: str, held
 
 
 async def put_back(engine: DockerEngine, held: Path) -> None:
-    """What a crash left without its blocks gets them back, unless somebody has written it since."""
+    """What a crash left without its blocks gets them back, unless somebody has written it since.
+
+    Raises WorkloadError `snapshot_held`.
+    """
     for file in await asyncio.to_thread(_files_of, held):
         container_id, _, number = file.name.partition(".")
         try:
@@ -69,37 +72,99 @@ async def _without_block(
     entry, content = found
     folder, file = path.rpartition("/")[0], held / f"{container_id}.{number}"
     await asyncio.to_thread(_hold, file, _tar_like(entry, content))
-    await engine.put_archive(
-        container_id, name, folder, await asyncio.to_thread(_tar_like, entry, _BLOCK.sub(b"", content))
-    )
+    is_out = False
     try:
+        await engine.put_archive(
+            container_id, name, folder, await asyncio.to_thread(_tar_like, entry, _BLOCK.sub(b"", content))
+        )
+        is_out = True
         yield
     finally:
-        await _put_back(engine, container_id, name, path, file)
+        await _put_back(engine, container_id, name, path, file, may_come=not is_out)
 
 
-async def _put_back(engine: DockerEngine, container_id: str, name: str, path: str, file: Path) -> None:
-    """Only where nothing but the block is missing: else somebody has written it meanwhile."""
-    tar = await asyncio.to_thread(file.read_bytes)
-    was = await asyncio.to_thread(_file, tar)
-    now = await asyncio.to_thread(_file, await engine.get_archive(container_id, name, path))
-    if was is not None and now is not None and now[1] == _BLOCK.sub(b"", was[1]):
+async def _put_back(
+    engine: DockerEngine, container_id: str, name: str, path: str, file: Path, may_come: bool = False
+) -> None:
+    """Only where nothing but the block is missing: else somebody has written it meanwhile.
+
+    `may_come`: the engine may yet take the block out, after a time-out. Then what is held stays for the next sweep.
+    """
+    held = await asyncio.to_thread(_held, file)
+    if held is None:
+        return
+    tar, was = held
+    now = await _content(engine, container_id, name, path)
+    if now == _BLOCK.sub(b"", was):
         await engine.put_archive(container_id, name, path.rpartition("/")[0], tar)
-    await asyncio.to_thread(file.unlink)
+    elif may_come and now == was:
+        return
+    await asyncio.to_thread(_drop, file)
+
+
+async def _content(engine: DockerEngine, container_id: str, name: str, path: str) -> bytes | None:
+    """None: it is not there, or larger than any file that was held."""
+    tar = await engine.get_archive(container_id, name, path)
+    try:
+        found = await asyncio.to_thread(_file, tar)
+    except WorkloadError:
+        return None
+    return None if found is None else found[1]
+
+
+def _held(file: Path) -> tuple[bytes, bytes] | None:
+    """The tar, and the content in it. None: it was not written whole, so it is dropped."""
+    with _held_usable(file):
+        tar = file.read_bytes()
+    try:
+        found = _file(tar)
+    except WorkloadError:
+        found = None
+    if found is None:
+        log.warning("snapshots: %s cannot be read, so it is dropped: the next start writes the block", file.name[:20])
+        _drop(file)
+        return None
+    return tar, found[1]
 
 
 def _hold(file: Path, tar: bytes) -> None:
-    """Whole or not at all. Not forced to the disk: when the machine itself fails, the kit writes the blocks anew."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(tar)
-    new.rename(file)
+    """Whole or not at all, after a power cut too. Raises WorkloadError `snapshot_held`."""
+    with _held_usable(file):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(tar)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.rename(file)
+
+
+def _drop(file: Path) -> None:
+    with _held_usable(file):
+        file.unlink(missing_ok=True)
 
 
 def _files_of(held: Path) -> list[Path]:
-    return sorted(one for one in held.iterdir() if _HELD.fullmatch(one.name)) if held.is_dir() else []
+    """What is held, whole. What a crash cut off while it was written is removed: its block was not taken out."""
+    with _held_usable(held):
+        found = [one for one in sorted(held.iterdir()) if _HELD.fullmatch(one.name)] if held.is_dir() else []
+    for one in found:
+        if one.name.startswith("."):
+            _drop(one)
+    return [one for one in found if not one.name.startswith(".")]
+
+
+@contextmanager
+def _held_usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkloadError(
+            "snapshot_held",
+            f"cannot take a snapshot: {path}, where files are held meanwhile, is unusable: {error.strerror or error}",
+            remedy="look at the disk and the rights of the daemon's state directory",
+        ) from error
 
 
 def pushed_image(committed: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[str, bytes]:

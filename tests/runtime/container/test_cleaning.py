@@ -130,6 +130,81 @@ async def test_what_the_engine_does_not_take_is_tried_again(tmp_path: Path) -> N
     assert (await files.text())[0] == b"A=1\n" + BLOCK
 
 
+class Late(Files):
+    """An engine that is asked in time and answers too late: before or after it has done the first write."""
+
+    def __init__(self, has_done: bool, error: BaseException, **found: bytes) -> None:
+        super().__init__(**found)
+        self.has_done, self.error, self.writes = has_done, error, 0
+
+    async def put_archive(self, container_id: str, name: str, folder: str, tar: bytes) -> None:
+        self.writes += 1
+        if self.writes > 1 or self.has_done:
+            await super().put_archive(container_id, name, folder, tar)
+        if self.writes == 1:
+            self.first = (container_id, name, folder, tar)
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [WorkloadError("engine_unavailable", "timed out"), asyncio.CancelledError()])
+async def test_a_write_that_fails_after_its_effect_is_taken_back(tmp_path: Path, error: BaseException) -> None:
+    files, held = Late(True, error, **{PATH: b"A=1\n" + BLOCK}), tmp_path / "held"
+
+    with pytest.raises(type(error)):
+        async with cleaned(files, held):
+            raise AssertionError("it begins")
+
+    assert (await files.text()) == (b"A=1\n" + BLOCK, 0o644, 7)
+    assert held_in(held) == []
+
+
+async def test_a_write_that_comes_after_its_failure_is_taken_back_by_the_next_sweep(tmp_path: Path) -> None:
+    error = WorkloadError("engine_unavailable", "timed out")
+    files, held = Late(False, error, **{PATH: b"A=1\n" + BLOCK}), tmp_path / "held"
+    with pytest.raises(WorkloadError):
+        async with cleaned(files, held):
+            raise AssertionError("it begins")
+    await Files.put_archive(files, *files.first)
+    assert (await files.text())[0] == b"A=1\n"
+
+    await cleaning.put_back(files, held)  # type: ignore[arg-type]
+
+    assert (await files.text())[0] == b"A=1\n" + BLOCK
+    assert held_in(held) == []
+
+
+async def test_what_was_not_written_whole_is_dropped_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash in the midst of writing, and a power cut after it."""
+    files = Files(**{PATH: b"A=1\n" + BLOCK})
+    (tmp_path / f".{ID}.0").write_bytes(tar_of(BLOCK)[:100])
+    (tmp_path / f"{ID}.0").write_bytes(b"")
+    (tmp_path / f"{ID}.1").write_bytes(tar_of(BLOCK)[:520])
+    (tmp_path / ".notes").write_text("the owner's own")
+
+    await cleaning.put_back(files, tmp_path)  # type: ignore[arg-type]
+
+    assert held_in(tmp_path) == [".notes"]
+    assert (await files.text())[0] == b"A=1\n" + BLOCK
+    assert [record.getMessage().count("cannot be read") for record in caplog.records] == [1, 1]
+
+
+async def test_a_folder_that_cannot_be_used_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    """The daemon's start goes on after a WorkloadError."""
+    files = Files(**{PATH: BLOCK})
+    (tmp_path / f"{ID}.0").mkdir()
+    (tmp_path / "file").write_text("")
+
+    await cleaning.put_back(files, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(WorkloadError) as caught:
+        async with cleaned(files, tmp_path / "file"):
+            raise AssertionError("it begins")
+
+    assert caught.value.code == "snapshot_held"
+    assert (await files.text())[0] == BLOCK
+
+
 async def test_what_somebody_wrote_meanwhile_stays_and_files_without_a_block_are_not_touched(tmp_path: Path) -> None:
     files = Files(**{PATH: BLOCK, "/root/.ssh/authorized_keys": b"ssh-ed25519 AAAA\n"})
     before = files.found["/root/.ssh/authorized_keys"]
