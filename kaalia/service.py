@@ -52,6 +52,16 @@ async def answer_anyway(name: str, work: Awaitable[T], otherwise: Callable[[], T
         return otherwise()
 
 
+async def side_by_side(*works: Coroutine[Any, Any, None]) -> None:
+    """All of them at once. The first error cancels the others, waits until they are gone, and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+
+
 async def run_services(services: list[Service], stop: asyncio.Event) -> None:
     """Run all services until `stop` is set or one of them ends with an error; then cancel the rest."""
     tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]

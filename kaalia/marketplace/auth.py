@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, users
@@ -63,16 +64,28 @@ async def identify(context: Context, request: web.Request) -> Key:
         raise ApiError(
             401, "auth_error", "cannot identify the caller: no API key was sent", remedy="Run `vastai set api-key KEY`"
         )
+    async with context.engine.begin() as tx:
+        key = await _find(tx, api_keys.c.key_sha256 == digest(sent))
+    if key is None:
+        # The public client recognises exactly this sentence and drops a stale two-factor key because of it.
+        raise ApiError(401, "auth_error", "Invalid user key")
+    return key
+
+
+async def of_id(tx: AsyncConnection, key_id: int) -> Key | None:
+    """The key as it is now; None: it was deleted."""
+    return await _find(tx, api_keys.c.id == key_id)
+
+
+async def _find(tx: AsyncConnection, which: sa.ColumnElement[bool]) -> Key | None:
     query = (
         sa.select(api_keys.c.id, api_keys.c.permissions, api_keys.c.instance_id, users.c.id, users.c.is_host)
         .join(users, users.c.id == api_keys.c.user_id)
-        .where(api_keys.c.key_sha256 == digest(sent))
+        .where(which)
     )
-    async with context.engine.begin() as tx:
-        row = (await tx.execute(query)).one_or_none()
+    row = (await tx.execute(query)).one_or_none()
     if row is None:
-        # The public client recognises exactly this sentence and drops a stale two-factor key because of it.
-        raise ApiError(401, "auth_error", "Invalid user key")
+        return None
     key_id, permissions, instance_id, user_id, is_host = row
     caller = Caller(user_id=user_id, is_host=is_host, key_id=key_id, instance_id=instance_id)
     return Key(caller, None if permissions is None else json.loads(permissions))

@@ -1,13 +1,13 @@
 """What the marketplace does by itself, every few seconds: ends that roll on daily, prices that come to hold,
-default jobs that come back after maintenance, requests that renters scheduled.
+default jobs that come back after maintenance.
 
 Each job looks for what is due by the clock, so one that was missed is done late, and doing it twice changes nothing.
-Of scheduled requests, where twice would be once too often, each run is written down before it is sent.
+Requests that renters scheduled, which may wait for their machines, have a loop of their own: `scheduled_runs`.
 """
 
 import asyncio
 
-from kaalia.marketplace import default_jobs, extensions, increases, scheduled_runs
+from kaalia.marketplace import default_jobs, extensions, increases
 from kaalia.marketplace.context import Context
 from kaalia.service import run_forever
 
@@ -29,4 +29,3 @@ async def once(context: Context) -> None:
     await increases.apply_all(context)
     await extensions.roll(context)
     await default_jobs.resume(context)
-    await scheduled_runs.run_due(context)

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
-from kaalia.marketplace import app, jobs, keys
+from kaalia.marketplace import app, jobs, keys, scheduled_runs
 from kaalia.marketplace.context import CERTIFICATE_LIFE, Context, Settings, SpeedSource
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
@@ -166,6 +166,7 @@ async def serve(
             try:
                 await web.SockSite(runner, listener, ssl_context=ssl_context).start()
                 background.start("jobs", jobs.run(context))
+                background.start("scheduled runs", scheduled_runs.run(context))
                 on_ready(bound)
                 await stop.wait()
             finally:

@@ -1,6 +1,6 @@
 """Scheduled jobs: requests that renters have sent for them at set times. `scheduled_runs` sends them.
 
-A job is the account's, as an instance is: it stays when the API key that made it is deleted.
+A job is sent with the rights that its API key has then: the one that made it, or changed it last.
 """
 
 import json
@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.clock import from_epoch
 from kaalia.contracts import schedule
 from kaalia.contracts.schedule import Frequency, Schedule
-from kaalia.marketplace import instances, scheduled_requests, sealing
+from kaalia.marketplace import auth, instances, scheduled_requests, sealing
+from kaalia.marketplace.auth import Key
 from kaalia.marketplace.context import Context
-from kaalia.marketplace.db.schedule_tables import scheduled_jobs
+from kaalia.marketplace.db.schedule_tables import scheduled_job_keys, scheduled_jobs
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.routing import Caller
 from kaalia.wire import schedule as wire
@@ -44,16 +45,44 @@ async def create(context: Context, caller: Caller, wanted: Wanted) -> int:
             message = f"cannot schedule: the account has {JOBS_MAX} scheduled jobs already"
             raise ApiError(400, "schedule_too_many", message, remedy="Delete one: `vastai delete scheduled-job ID`")
         made = await tx.execute(sa.insert(scheduled_jobs).values(values).returning(scheduled_jobs.c.id))
-        return int(made.scalar_one())
+        job_id = int(made.scalar_one())
+        await _keep_key(tx, caller, job_id)
+        return job_id
 
 
-async def known(context: Context, caller: Caller, job_id: int) -> Wanted:
-    """Raises ApiError 404 `no_such_scheduled_job`."""
+async def known(context: Context, key: Key, job_id: int) -> Wanted:
+    """A job of the key's account, which the key may ask for itself.
+
+    Raises ApiError 404 `no_such_scheduled_job`, 403 `not_authorized`, 409 `schedule_unreadable`.
+    """
     async with context.engine.begin() as tx:
-        row = (await tx.execute(_mine(caller).where(scheduled_jobs.c.id == job_id))).one_or_none()
+        row = (await tx.execute(_mine(key.caller).where(scheduled_jobs.c.id == job_id))).one_or_none()
     if row is None:
         raise _missing(job_id)
-    return wanted_of(context, row)
+    wanted = wanted_of(context, row)
+    authorise(key, wanted)
+    return wanted
+
+
+def authorise(key: Key, wanted: Wanted) -> None:
+    """As the request by hand. Raises ApiError 403 `not_authorized`."""
+    target = scheduled_requests.find(wanted.method, wanted.endpoint)
+    auth.authorise(key, target.route, auth.parameters({}, wanted.body, target.path))
+
+
+async def key_of(tx: AsyncConnection, row: Row) -> Key:
+    """The key of a job, as it is now. Raises ApiError 403 `not_authorized`."""
+    key_id = await tx.scalar(sa.select(scheduled_job_keys.c.key_id).where(scheduled_job_keys.c.job_id == row.id))
+    key = None if key_id is None else await auth.of_id(tx, key_id)
+    if key is None or key.caller.user_id != row.user_id:
+        message = f"cannot send scheduled job {row.id}: the API key that scheduled it is deleted"
+        raise ApiError(403, "not_authorized", message, remedy="Schedule it again with a key that is there")
+    return key
+
+
+async def _keep_key(tx: AsyncConnection, caller: Caller, job_id: int) -> None:
+    await tx.execute(sa.delete(scheduled_job_keys).where(scheduled_job_keys.c.job_id == job_id))
+    await tx.execute(sa.insert(scheduled_job_keys).values(job_id=job_id, key_id=caller.key_id))
 
 
 async def replace(context: Context, caller: Caller, job_id: int, wanted: Wanted) -> None:
@@ -66,14 +95,17 @@ async def replace(context: Context, caller: Caller, job_id: int, wanted: Wanted)
         done = await tx.execute(sa.update(scheduled_jobs).where(mine).values(values))
         if not done.rowcount:
             raise _missing(job_id)
+        await _keep_key(tx, caller, job_id)
 
 
-async def delete(context: Context, caller: Caller, job_id: int) -> None:
-    """Raises ApiError 404 `no_such_scheduled_job`."""
-    mine = sa.and_(scheduled_jobs.c.id == job_id, scheduled_jobs.c.user_id == caller.user_id)
+async def delete(context: Context, key: Key, job_id: int) -> None:
+    """One that cannot be read too. Raises ApiError 404 `no_such_scheduled_job`, 403 `not_authorized`."""
     async with context.engine.begin() as tx:
-        if not (await tx.execute(sa.delete(scheduled_jobs).where(mine))).rowcount:
+        row = (await tx.execute(_mine(key.caller).where(scheduled_jobs.c.id == job_id))).one_or_none()
+        if row is None:
             raise _missing(job_id)
+        authorise(key, _shown(context, row).wanted)
+        await tx.execute(sa.delete(scheduled_jobs).where(scheduled_jobs.c.id == job_id))
 
 
 async def rows(context: Context, caller: Caller) -> list[dict[str, Any]]:

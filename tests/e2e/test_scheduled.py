@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.marketplace.jobs import EVERY_S
+from kaalia.marketplace.scheduled_runs import EVERY_S
 from tests.e2e.rented import destroy, process, rent, running_stack
 from tests.support.docker_engine import PrivateDocker
 from tests.support.images import rootfs

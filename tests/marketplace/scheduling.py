@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kaalia.marketplace import jobs
+from kaalia.marketplace import jobs, scheduled_runs
 from tests.marketplace.renting import contract_of
 from tests.marketplace.support import Answer, Api, Market
 from tests.support.clock import START
@@ -47,6 +47,7 @@ async def shown(market: Market, by: Api | None = None) -> list[dict[str, Any]]:
 async def pass_time(market: Market, seconds: float) -> None:
     market.clock.advance(seconds)
     await jobs.once(market.context)
+    await scheduled_runs.run_due(market.context)
 
 
 async def reboots(market: Market, instance_id: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.marketplace import jobs
+from kaalia.marketplace import scheduled_runs
 from kaalia.wire.protocol import TaskResult
 from tests.marketplace.renting import contract_of, hear_of, rent, rented_market
 from tests.marketplace.scheduling import HOUR_S, pass_time
@@ -109,7 +109,7 @@ async def test_a_backup_to_a_cloud_every_day(tmp_path: Path) -> None:
         assert "insert: success - Scheduling DAILY job to cloud copy" in said
         market.clock.advance(HOUR_S)
         await hear_of(market)
-        task, _ = await answered(market, TaskResult("begun"), jobs.once(market.context))
+        task, _ = await answered(market, TaskResult("begun"), scheduled_runs.run_due(market.context))
 
         assert task.cloud is not None
         assert (task.cloud.place.path, task.cloud.cloud, task.cloud.path) == ("/work", "s3.1", "bucket/x")

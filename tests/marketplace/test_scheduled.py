@@ -1,6 +1,7 @@
 """Scheduled jobs: kept, sent when due with the rights of their owner, refused where the request by hand would be."""
 
 import asyncio
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kaalia.marketplace import jobs, scheduled_requests
+from kaalia.marketplace import scheduled, scheduled_requests, scheduled_runs, sealing
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.schedule_tables import scheduled_jobs
@@ -59,8 +60,8 @@ async def test_an_outage_is_made_up_by_one_run(tmp_path: Path) -> None:
 
         async with open_context(tmp_path, market.clock) as context:
             context.signing_key = market.context.signing_key
-            await jobs.once(context)
-            await jobs.once(context)
+            await scheduled_runs.run_due(context)
+            await scheduled_runs.run_due(context)
         assert await reboots(market, instance_id) == 1
         await pass_time(market, HOUR_S - 601)
         assert await reboots(market, instance_id) == 1
@@ -116,6 +117,30 @@ async def test_each_request_of_the_list_goes_to_its_handler(tmp_path: Path) -> N
         assert rows["take_snapshot"]["request_body"]["docker_login_pass"] == "(hidden)"
         assert "swordfish" not in str(rows)
         assert b"swordfish" not in kept
+
+
+async def test_a_password_that_is_sent_back_as_it_is_shown_stays(tmp_path: Path) -> None:
+    """And it goes to no other registry or user."""
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+        body = {"personal_repo": "me/saved", "docker_login_user": "me", "docker_login_pass": "swordfish"}
+        job_id = await schedule(market, job(instance_id, "take_snapshot", body, request_method="POST"))
+        (row,) = await shown(market)
+        request = {**row["request_body"], "pause": "false"}
+        assert request["docker_login_pass"] == "(hidden)"
+
+        kept = await market.renter.call("PUT", f"{PATH}{job_id}/", {**row, "request_body": request})
+        elsewhere = {**request, "container_registry": "registry.example.com"}
+        refused = await market.renter.call("PUT", f"{PATH}{job_id}/", {**row, "request_body": elsewhere})
+
+        assert kept.status == 200, kept.body
+        assert (refused.status, refused.body["error"]) == (400, "schedule_invalid")
+        assert "docker_login_pass" in refused.body["msg"]
+        async with market.context.engine.begin() as tx:
+            sealed = (await tx.execute(sa.select(scheduled_jobs.c.request_body))).scalar_one()
+        clear = sealing.unseal(market.context.signing_key, sealed, scheduled.BODIES)
+        assert clear is not None
+        assert json.loads(clear) == {"instance_id": instance_id, **body, "pause": "false"}
 
 
 async def test_a_run_that_is_refused_is_told_and_tried_again_at_its_time(tmp_path: Path) -> None:
@@ -243,8 +268,8 @@ async def test_a_crash_between_claim_and_run_does_not_run_twice(
         with monkeypatch.context() as patched:
             patched.setattr(scheduled_requests, "send", kill)
             with pytest.raises(Killed):
-                await jobs.once(market.context)
-        await jobs.once(market.context)
+                await scheduled_runs.run_due(market.context)
+        await scheduled_runs.run_due(market.context)
 
         assert await reboots(market, instance_id) == 0
         (row,) = await shown(market)

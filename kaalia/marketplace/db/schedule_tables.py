@@ -1,10 +1,10 @@
-"""The table of scheduled requests, beside `db.tables`."""
+"""The tables of scheduled requests, beside `db.tables`."""
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
 
 from kaalia.marketplace.db.tables import metadata
 
-__all__ = ["metadata", "scheduled_jobs"]
+__all__ = ["metadata", "scheduled_job_keys", "scheduled_jobs"]
 
 scheduled_jobs = Table(
     "scheduled_jobs",
@@ -28,3 +28,11 @@ scheduled_jobs = Table(
 """Requests that renters have sent for them. `request_body`: JSON, sealed, since a snapshot's holds a login. `next_at`
 null: over. `last_at`, `told`: the last run, and what came of it."""
 Index("scheduled_jobs_due", scheduled_jobs.c.next_at)
+
+scheduled_job_keys = Table(
+    "scheduled_job_keys",
+    metadata,
+    Column("job_id", ForeignKey("scheduled_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", Integer, nullable=False),
+)
+"""The API key that scheduled each request, or changed it last. It may be gone; its number is not given again."""

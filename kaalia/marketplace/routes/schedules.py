@@ -3,6 +3,7 @@
 from typing import Any
 
 from kaalia.marketplace import auth, scheduled, scheduled_requests
+from kaalia.marketplace.auth import Key
 from kaalia.marketplace.routing import Call, Route
 from kaalia.wire import schedule as wire
 from kaalia.wire.schedule import Wanted
@@ -19,7 +20,7 @@ async def create(call: Call) -> dict[str, Any]:
 
 async def update(call: Call) -> dict[str, Any]:
     job_id = call.number("id")
-    known = await scheduled.known(call.context, call.caller, job_id)
+    known = await scheduled.known(call.context, await _key(call), job_id)
     wanted = wire.read(wire.merged(known, call.body))
     await scheduled.replace(call.context, call.caller, job_id, await _permitted(call, wanted))
     return {"success": True, "id": job_id, "msg": f"scheduled job {job_id} is changed"}
@@ -27,16 +28,19 @@ async def update(call: Call) -> dict[str, Any]:
 
 async def delete(call: Call) -> dict[str, Any]:
     job_id = call.number("id")
-    await scheduled.delete(call.context, call.caller, job_id)
+    await scheduled.delete(call.context, await _key(call), job_id)
     return {"success": True, "msg": f"scheduled job {job_id} is deleted"}
 
 
 async def _permitted(call: Call, wanted: Wanted) -> Wanted:
-    """A key schedules only what it may ask for itself."""
-    target = scheduled_requests.check(wanted)
-    key = await auth.identify(call.context, call.request)
-    auth.authorise(key, target.route, auth.parameters({}, wanted.body, target.path))
+    """A key schedules, changes and deletes only what it may ask for itself."""
+    scheduled_requests.check(wanted)
+    scheduled.authorise(await _key(call), wanted)
     return wanted
+
+
+async def _key(call: Call) -> Key:
+    return await auth.identify(call.context, call.request)
 
 
 ROUTES: tuple[Route, ...] = (
