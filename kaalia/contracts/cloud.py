@@ -1,13 +1,12 @@
-"""What may be copied from and to clouds, and with which logins; where such a cloud may be. Pure.
+"""What may be copied from and to clouds, and with which logins. Pure.
 
 A connection has a kind and options, by their names in rclone's configuration; those that name files of the machine, or
 programs, are not taken. Marketplace and machine both look, whoever signed.
 """
 
-import ipaddress
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,11 +23,6 @@ NAME_MAX_CHARS = 100
 _DIRECTIONS = {"instance to cloud": True, "cloud to instance": False}
 _KINDS = "s3, b2, drive or dropbox"
 _CLOUD = re.compile(r"(s3|b2|drive|dropbox)\.[1-9][0-9]{0,17}")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_PORTS = frozenset({80, 443})
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,21 +134,6 @@ def flags(value: object) -> tuple[str, ...]:
             message = f"cannot copy with the flag {str(one)[:80]!r}: it is not taken"
             raise ContractError("cloud_flag_refused", message, remedy=f"taken are {', '.join(sorted(FLAGS))}")
     return tuple(dict.fromkeys(given))
-
-
-def is_reachable(address: Address, port: int, allowed: Collection[Network]) -> bool:
-    """Whether a cloud may be there: on the internet, or in a network that the owner opened to tenants."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_reachable(inner, port, allowed)
-    if port not in _PORTS and port < 1024:
-        return False
-    if any(address.version == one.version and address in one for one in allowed):
-        return True
-    return address.is_global and not address.is_multicast
 
 
 def _login_invalid(kind: str, why: str) -> ContractError:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.clock import Clock
 from kaalia.config import Config
+from kaalia.contracts.ports import ipv6_pool
 from kaalia.errors import WorkloadError
 from kaalia.host import ipv6
 from kaalia.model.copying import Holder, HolderKind
@@ -35,6 +36,7 @@ FOLDER = "transfer"
 
 def transfers(
     config: Config,
+    machine: str,
     key: Ed25519PrivateKey,
     database: Database,
     changes: Changes,
@@ -63,8 +65,9 @@ def transfers(
         copy_key=lambda copy_id: signature.openssh_public(copy_key(copy_id)),
     )
     tools = Tools(kit, folder, show, lambda copy_id: signature.openssh_private(copy_key(copy_id)))
+    pools = (config.docker.subnet_pool, ipv6_pool(machine))
     keeper = PortKeeper(database, clock, ports, is_port_busy)
-    copier = Copier(database, clock, tools, Clouds(folder, show, config.network.allow))
+    copier = Copier(database, clock, tools, Clouds(folder, show, config.network.allow, pools))
     return TransferService(database, changes, clock, keeper, equipment, copier)
 
 

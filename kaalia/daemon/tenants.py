@@ -154,6 +154,7 @@ class TenantsService:
         )
         self._transfer = transfers(
             self._config,
+            machine,
             key,
             self._database,
             self._changes,

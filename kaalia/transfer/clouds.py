@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kaalia.errors import HostError, Problem
-from kaalia.host import outside
-from kaalia.host.process import Program, run
+from kaalia.host import ipv6, outside
+from kaalia.host.process import KILL_GRACE_S, Program, run
 from kaalia.model.copying import CloudLogin, CloudOrder
 from kaalia.transfer import plan, rclone
 from kaalia.transfer.plan import Bind, Cell, encode
@@ -26,6 +26,12 @@ from kaalia.transfer.serving import Show, Shown, cell_argv, private_file
 TELL_S = 5.0
 LIMITS = ("MemoryMax=2G", "MemorySwapMax=0", "CPUWeight=20", "TasksMax=128")
 """As of other cells; a program in Go has a thread for each call that waits for a disk."""
+OUTLET_LIMITS = (
+    *("MemoryMax=1G", "MemorySwapMax=0", "CPUWeight=20", "TasksMax=32"),
+    *("NoNewPrivileges=yes", "CapabilityBoundingSet=CAP_SETUID CAP_SETGID"),
+)
+"""It begins as root, since the program may lie where nobody else reads, and goes on as nobody: the daemon's own sandbox
+has no right to that."""
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -39,12 +45,24 @@ _SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Clouds:
-    """`allowed`: networks that a cloud may be in although they are not the internet."""
+    """`allowed`: networks that a cloud may be in although they are not the internet; `pools`: those of tenants, which
+    none is in; `lan`: those that this machine is on.
+    """
 
-    def __init__(self, folder: Path, show: Show, allowed: Sequence[str] = (), searched: str = _SEARCHED) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        show: Show,
+        allowed: Sequence[str] = (),
+        pools: Sequence[str] = (),
+        lan: Callable[[], Sequence[str]] = ipv6.lan_networks,
+        searched: str = _SEARCHED,
+    ) -> None:
         self._folder = folder
         self._show = show
         self._allowed = tuple(allowed)
+        self._pools = tuple(pools)
+        self._lan = lan
         self._searched = searched
 
     async def check(self) -> Path:
@@ -79,16 +97,26 @@ class Clouds:
             running = await Program.start(await cell_argv(spec, *LIMITS), told.hear, connection=theirs.fileno())
             stack.push_async_callback(running.stop)
             theirs.close()
-            words = (sys.executable, "-P", "-m", plan.OUTLET, *self._allowed)
-            way_out = await Program.start(words, told.hear, connection=ours.fileno())
+            way_out = await Program.start(await self._outlet_argv(), told.hear, connection=ours.fileno())
             stack.push_async_callback(way_out.stop)
             ours.close()
             exit_code = await _watched(running, told, tell)
             await running.said()
+            if exit_code is not None and await _is_unfit(way_out):
+                raise HostError(
+                    "copy_outlet_unfit",
+                    f"cannot copy with {order.cloud}: its connections would leave as root, not as nobody",
+                    remedy="run the daemon by its systemd unit, or as root with CAP_SETUID and CAP_SETGID",
+                    evidence=told.last,
+                )
         if exit_code is None:
             message = f"cannot copy all with {order.cloud} within {rclone.MAX_S / 3600:.0f} h"
             return Problem("copy_late", message, "copy again: what is there already is left out"), "failed"
         return rclone.problem(order, exit_code, told.last), rclone.finished(order, told.progress)
+
+    async def _outlet_argv(self) -> tuple[str, ...]:
+        words = plan.outlet_words(self._allowed, self._pools, await asyncio.to_thread(self._lan))
+        return (*await outside.prefix(*OUTLET_LIMITS), sys.executable, "-P", "-m", plan.OUTLET, *words)
 
     def _prepare(self, order: CloudOrder, shown: Shown, program: Path, libraries: Sequence[str]) -> Path:
         bundle = next((one for one in _BUNDLES if Path(one).is_file()), None)
@@ -150,6 +178,15 @@ async def _watched(running: Program, told: "_Told", tell: Callable[[str], Awaita
                         await tell(known)
     except TimeoutError:
         return None
+
+
+async def _is_unfit(way_out: Program) -> bool:
+    """Its cell has ended, and so does it."""
+    try:
+        async with asyncio.timeout(KILL_GRACE_S):
+            return await way_out.ended() == plan.OUTLET_UNFIT
+    except TimeoutError:
+        return False
 
 
 class _Told:

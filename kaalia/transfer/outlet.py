@@ -1,11 +1,11 @@
 """The way out of a cell without a network: connections to the internet, each looked at first. Runs as a program:
 
-    python -m kaalia.transfer.outlet 10.0.0.0/8
+    python -m kaalia.transfer.outlet allowed=192.168.5.0/24 pool=10.214.0.0/16 lan=2a00:1:2:3::/64
 
 The cell listens on its own loopback, and hands that socket over on standard input; who connects there is served here,
-in the machine's network, by SOCKS 5 (RFC 1928). Refuses whatever tenants do not reach either: this machine, its
-neighbours, and networks that are not the internet, but for those that are named. A name is looked up here, and what
-was looked at is what is connected to. Ends with the line to the cell.
+in the machine's network, by SOCKS 5 (RFC 1928), as nobody or not at all. Refuses whatever tenants do not reach either:
+this machine, its neighbours, and networks that are not the internet, but for those that are allowed. A name is looked
+up here, and what was looked at is what is connected to. Ends with the line to the cell.
 """
 
 import asyncio
@@ -20,10 +20,11 @@ import socket
 import struct
 import sys
 
-from kaalia.contracts import cloud
-from kaalia.host import confine, mounts
+from kaalia.contracts import networks
+from kaalia.contracts.networks import Surroundings
+from kaalia.host import confine, mounts, routing
 from kaalia.service import Tasks, answer_anyway
-from kaalia.transfer.plan import GIVEN_MAX_BYTES, OUTLET_PORT
+from kaalia.transfer.plan import GIVEN_MAX_BYTES, OUTLET_PORT, OUTLET_UNFIT, outlet_lists
 
 CONNECTIONS_MAX = 64
 CONNECT_S, ASK_S = 20.0, 10.0
@@ -52,31 +53,35 @@ def opened(line: int) -> dict[str, str]:
 
 
 def main() -> None:
-    allowed = tuple(ipaddress.ip_network(one) for one in sys.argv[1:])
+    around = Surroundings.of(*outlet_lists(sys.argv[1:]))
     line = socket.socket(fileno=os.dup(0))
     line.setblocking(True)
     _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
     if not descriptors:
         sys.exit("cannot be an outlet: the cell has gone")
-    _stand_back()
-    asyncio.run(_serve(socket.socket(fileno=descriptors[0]), line, allowed))
+    try:
+        _stand_back()
+    except OSError as error:
+        os.write(2, f"cannot be an outlet as nobody: {error}\n".encode())
+        sys.exit(OUTLET_UNFIT)
+    asyncio.run(_serve(socket.socket(fileno=descriptors[0]), line, around))
 
 
 def _stand_back() -> None:
-    """It reads what renters and strangers send, so it has no rights at all."""
+    """It reads what renters and strangers send, so it has no rights at all, and no user's. Raises OSError."""
     confine.die_with_parent(signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
-    with contextlib.suppress(PermissionError):
+    if os.geteuid() == 0:  # root owns more than rights open: Docker's socket, the machine's key
         os.setgroups([])
-        os.setgid(_NOBODY)
-        os.setuid(_NOBODY)
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     mounts.keep_rights()
     confine.die_with_parent(signal.SIGKILL)  # another user has to ask anew
 
 
-async def _serve(listener: socket.socket, line: socket.socket, allowed: tuple[cloud.Network, ...]) -> None:
+async def _serve(listener: socket.socket, line: socket.socket, around: Surroundings) -> None:
     loop = asyncio.get_running_loop()
     # Whatever is imported later may lie where nobody but root reads.
     loop.set_default_executor(concurrent.futures.thread.ThreadPoolExecutor(LOOKUPS_AT_ONCE_MAX))
@@ -89,7 +94,7 @@ async def _serve(listener: socket.socket, line: socket.socket, allowed: tuple[cl
         if len(tasks) >= CONNECTIONS_MAX:
             writer.close()
         else:
-            work = _connection(reader, writer, allowed)
+            work = _connection(reader, writer, around)
             tasks.start(next(numbers), answer_anyway("a connection of a cell", work, lambda: None))
 
     server = await asyncio.start_server(meet, sock=listener, limit=PIECE_BYTES)
@@ -98,13 +103,11 @@ async def _serve(listener: socket.socket, line: socket.socket, allowed: tuple[cl
     await tasks.close()
 
 
-async def _connection(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowed: tuple[cloud.Network, ...]
-) -> None:
+async def _connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, around: Surroundings) -> None:
     try:
         async with asyncio.timeout(ASK_S):
             host, port = await _asked(reader, writer)
-        answer, way = await _way(host, port, allowed)
+        answer, way = await _way(host, port, around)
         writer.write(struct.pack("!BBBB4sH", _VERSION, answer, 0, _IPV4, b"\0" * 4, 0))
         await writer.drain()
         if way is not None:
@@ -140,7 +143,7 @@ async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def _way(
-    host: str, port: int, allowed: tuple[cloud.Network, ...]
+    host: str, port: int, around: Surroundings
 ) -> tuple[int, tuple[asyncio.StreamReader, asyncio.StreamWriter] | None]:
     """A connection to the first of its addresses that may be reached and is."""
     answer = _UNREACHABLE
@@ -149,7 +152,7 @@ async def _way(
             found = await asyncio.get_running_loop().getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)
             for family, _, _, _, place in found:
                 address = str(place[0])
-                if not _may_be_reached(family, address, port, allowed):
+                if not _may_be_reached(address, port, around):
                     answer = _NOT_ALLOWED
                     continue
                 with contextlib.suppress(OSError):
@@ -159,21 +162,12 @@ async def _way(
     return answer, None
 
 
-def _may_be_reached(family: int, text: str, port: int, allowed: tuple[cloud.Network, ...]) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if not cloud.is_reachable(address, port, allowed):
-        return False
-    return not address.is_global or not _is_own(family, text)
-
-
-def _is_own(family: int, text: str) -> bool:
-    """Of this machine: what listens there may be closed to strangers, and to nobody here."""
-    with socket.socket(family, socket.SOCK_DGRAM) as trying:
-        try:
-            trying.connect((text, 9))
-        except OSError:
-            return False
-        return bool(trying.getsockname()[0] == text)
+def _may_be_reached(text: str, port: int, around: Surroundings) -> bool:
+    """Raises OSError where the kernel does not say whose it is."""
+    if "%" in text:
+        return False  # of one link
+    address = networks.plain(ipaddress.ip_address(text))
+    return networks.is_reachable(address, port, around, is_own=routing.is_own(address))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,7 +4,7 @@ Apart from the program, whose system calls the daemon has no use for.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,12 +12,26 @@ PROGRAM = "kaalia.transfer.cell"
 OUTLET = "kaalia.transfer.outlet"
 FAILED, SOURCE_MISSING, TARGET_UNUSABLE = 70, 71, 72
 """Exit codes: the cell could not be made (sysexits.h: EX_SOFTWARE); a path of its route leads nowhere."""
+OUTLET_UNFIT = 73
+"""Of an outlet that could not give up its rights."""
 OUTLET_PORT = 1080
 """Of a cell's own loopback: there it has its outlet, by SOCKS 5."""
 GIVEN_MAX_BYTES = 64 * 1024
 """Of the environment that comes over a cell's line."""
 LINE_IN, LINE_OUT = 3, 4
 """Where the program of a cell with a line finds it; what it prints goes to standard error."""
+_OUTLET_LISTS = ("allowed", "pool", "lan")
+
+
+def outlet_words(*lists: Iterable[str]) -> tuple[str, ...]:
+    """The arguments of an outlet: networks that are allowed, those of tenants, and the LAN."""
+    return tuple(f"{name}={one}" for name, found in zip(_OUTLET_LISTS, lists, strict=True) for one in found)
+
+
+def outlet_lists(words: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """The other way round."""
+    given = [one.partition("=")[::2] for one in words]
+    return tuple(tuple(one for name, one in given if name == wanted) for wanted in _OUTLET_LISTS)
 
 
 @dataclass(frozen=True, slots=True)

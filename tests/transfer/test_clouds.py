@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from kaalia.contracts.volume import VolumeDesired
 from kaalia.errors import ContractError, HostError
+from kaalia.host import outside
 from kaalia.model.copying import CloudLogin, CloudOrder, CopyEnd, CopyState, CopyStatus
 from kaalia.store import copies, outbox
 from kaalia.transfer import clouds
@@ -22,7 +24,7 @@ from kaalia.wire import document
 from kaalia.wire.protocol import TaskRequest, Verb
 from tests.support import own_network, s3
 from tests.support.s3 import ObjectStore
-from tests.transfer.world import World, holder, world_in
+from tests.transfer.world import POOL, World, holder, world_in
 
 pytestmark = [
     pytest.mark.skipif(not own_network.is_possible(), reason="needs scripts/sandbox: namespaces and ports of its own"),
@@ -41,6 +43,11 @@ class Scene:
     options: dict[str, str]
     files: Path
 
+    def listens(self, host: str) -> bool:
+        """The machine's own programs reach it there."""
+        with socket.create_connection((host, self.store.port), timeout=5):
+            return True
+
     async def ask(self, wanted: CloudOrder, **options: str) -> str:
         async def login() -> CloudLogin:
             return CloudLogin("s3", {**self.options, **options})
@@ -54,10 +61,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, *allowed: str) -> AsyncIterator[Scene]:
+async def scene(folder: Path, *allowed: str, at: str = ADDRESS) -> AsyncIterator[Scene]:
     argv = ["ip", "address", "replace", f"{ADDRESS}/32", "dev", "lo"]
     await asyncio.to_thread(subprocess.run, argv, check=True)
-    async with s3.serving(ADDRESS) as store, world_in(folder, allowed=allowed or (f"{ADDRESS}/32",)) as world:
+    async with s3.serving(at) as store, world_in(folder, allowed=allowed or (f"{ADDRESS}/32",)) as world:
         options = {
             "endpoint": f"http://{ADDRESS}:{store.port}",
             "access_key_id": store.key_id,
@@ -240,13 +247,70 @@ async def test_paths_lead_nowhere_outside(tmp_path: Path) -> None:
         assert not outside
 
 
-@pytest.mark.parametrize("host", [ADDRESS, "localhost", "169.254.169.254"])
+@pytest.mark.parametrize("host", [ADDRESS, "192.0.2.2", "10.214.3.2", "169.254.169.254", "168.63.129.16", "fd77::2"])
 async def test_no_cloud_is_on_this_machine_or_beside_it(tmp_path: Path, host: str) -> None:
-    async with scene(tmp_path, "203.0.113.0/24") as here:
+    """A store listens there, and networks that hold the machine's and tenants' addresses are allowed."""
+    with held(host):
+        async with scene(tmp_path, "192.0.2.0/24", "10.0.0.0/8", "fd77::/64", at="::" if ":" in host else host) as here:
+            (here.files / "one").write_text("x")
+            named = f"[{host}]" if ":" in host else host
+            assert here.listens(host)
+            last = await here.done(order("/one", "bucket/in"), endpoint=f"http://{named}:{here.store.port}")
+            assert code(last) == "cloud_address_refused"
+            assert not here.store.requests
+
+
+async def test_loopback_is_the_cells_own(tmp_path: Path) -> None:
+    async with scene(tmp_path, "127.0.0.0/8", at="127.0.0.1") as here:
         (here.files / "one").write_text("x")
-        last = await here.done(order("/one", "bucket/in"), endpoint=f"http://{host}:{here.store.port}")
-        assert code(last) in ("cloud_address_refused", "copy_failed")
+        last = await here.done(order("/one", "bucket/in"), endpoint=f"http://localhost:{here.store.port}")
+        assert code(last) == "copy_failed"
         assert not here.store.requests
+
+
+async def test_a_way_out_that_would_be_root_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def prefix(*limits: str) -> tuple[str, ...]:
+        return ("setpriv", "--bounding-set=-setuid,-setgid") if limits == clouds.OUTLET_LIMITS else ()
+
+    monkeypatch.setattr(outside, "prefix", prefix)
+    async with scene(tmp_path) as here:
+        (here.files / "one").write_text("x")
+        assert code(await here.done(order("/one", "bucket/in"))) == "copy_outlet_unfit"
+        assert not here.store.requests
+
+
+async def test_below_the_daemons_sandbox_systemd_runs_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's unit has no right to become nobody; a program stands for systemd's own."""
+    systemd = tmp_path / "bin" / "systemd-run"
+    systemd.parent.mkdir()
+    systemd.write_text(
+        f'#!/bin/sh\nprintf "%s " "$@" >>{tmp_path}/asked\necho >>{tmp_path}/asked\n'
+        'while [ "$1" != -- ]; do shift; done; shift; exec "$@"\n'
+    )
+    systemd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemd.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(outside, "is_sandboxed", lambda _: True)
+    async with scene(tmp_path) as here:
+        (here.files / "one").write_text("x")
+        assert (await here.done(order("/one", "bucket/in"))).state is CopyState.DONE
+    (asked,) = [one for one in (tmp_path / "asked").read_text().splitlines() if "kaalia.transfer.outlet" in one]
+    assert "--pipe" in asked
+    assert "--property=CapabilityBoundingSet=CAP_SETUID CAP_SETGID" in asked
+    assert f"allowed={ADDRESS}/32 pool={POOL}" in asked
+
+
+@contextlib.contextmanager
+def held(address: str) -> Iterator[None]:
+    """By the machine; of those that others share nothing is taken away."""
+    words = [f"{address}/{128 if ':' in address else 32}", "dev", "lo"]
+    subprocess.run(["ip", "address", "replace", *words], check=True)
+    try:
+        yield
+    finally:
+        if address != ADDRESS:
+            subprocess.run(["ip", "address", "del", *words], check=True)
 
 
 async def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:

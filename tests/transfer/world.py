@@ -28,6 +28,7 @@ from tests.support.kits import KITS
 from tests.support.ssh import new_key
 
 FIRST, LAST = 23000, 23009
+POOL = "10.214.0.0/16"
 
 
 def holder(number: int) -> Holder:
@@ -102,7 +103,7 @@ async def world_in(folder: Path, first: int = FIRST, allowed: tuple[str, ...] = 
     )
     copy_key = signature.generate_key()
     tools = Tools((KITS / "current").resolve, folder / "transfer", show, lambda _: signature.openssh_private(copy_key))
-    clouds = Clouds(folder / "transfer", show, allowed)
+    clouds = Clouds(folder / "transfer", show, allowed, (POOL,))
     copier = Copier(database, clock, tools, clouds)
     service = TransferService(database, changes, clock, keeper, equipment, copier)
     key, public = new_key(folder)

@@ -16,38 +16,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kaalia.contracts.networks import CLOSED, CLOSED_IPV6, NEVER, NEVER_IPV6
 from kaalia.contracts.ports import IPV6_SUBNET_PREFIX, SUBNET_PREFIX, ipv6_address_in
 from kaalia.host.netfilter import Family, Rule, SavedRule
 
-CLOSED = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "168.63.129.16/32",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-)
-"""Not the internet (IANA's registry of special-purpose addresses): LANs, carriers' NAT, link-local with the metadata
-services of clouds (168.63.129.16: Azure's), benchmarks. The blocks for documentation are left out: nobody has them."""
-NEVER = ("224.0.0.0/4", "240.0.0.0/4")
-"""Multicast, and the reserved block with the broadcast address: no allow-list opens them."""
-CLOSED_IPV6 = (
-    "::/3",
-    "4000::/2",
-    "8000::/1",
-    "2001::/23",
-    "2001:db8::/32",
-    "2002::/16",
-    "3fff::/20",
-)
-"""All that is outside of 2000::/3, the internet of today: ::1, IPv4 in IPv6 and by NAT64 (::ffff:0:0/96, 64:ff9b::/96,
-64:ff9b:1::/48), fc00::/7 with the metadata services of clouds, fe80::/10, fec0::/10. And in it what leads elsewhere:
-Teredo, benchmarks and overlays in 2001::/23, documentation, 6to4."""
-NEVER_IPV6 = ("ff00::/8",)
 NEIGHBOURS = "ff02::1:ff00:0/104"
 """Groups in which a host is asked for its hardware address."""
 LINK = "fe80::/10"
