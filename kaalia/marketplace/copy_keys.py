@@ -31,14 +31,7 @@ async def of(tx: AsyncConnection, user_id: int, holder: Holder) -> list[str]:
 async def withdraw(tx: AsyncConnection, user_id: int, lines: Collection[str], now: datetime) -> set[int]:
     """To be called when these are gone; ring the bells of the machines that it returns after the commit."""
     told: set[int] = set()
-    recent = copy_notes.c.said_at > (now - GRANTED).timestamp()
-    names = (await tx.scalars(sa.select(copy_notes.c.holder).where(recent))).all()
-    for holder in map(_holder, names):
-        table = contracts if holder.kind is HolderKind.INSTANCE else volumes
-        mine = sa.and_(table.c.id == holder.number, table.c.user_id == user_id)
-        machine_id = await tx.scalar(sa.select(table.c.machine_id).where(mine))
-        if machine_id is None:
-            continue
+    for holder, machine_id in await _recent(tx, user_id, now):
         left = {_plain(one) for one in await of(tx, user_id, holder)}
         gone = tuple(one for one in dict.fromkeys(map(_plain, lines)) if one not in left)
         if not gone:
@@ -46,8 +39,8 @@ async def withdraw(tx: AsyncConnection, user_id: int, lines: Collection[str], no
         number = holder.number if holder.kind is HolderKind.INSTANCE else 0
         order = DoorOrder(holder, gone)
         task = TaskRequest(errands.new_id(), Verb.WITHDRAW_KEYS, number, now + GRANTED, door=order)
-        await errands.post(tx, int(machine_id), task, now)
-        told.add(int(machine_id))
+        await errands.post(tx, machine_id, task, now)
+        told.add(machine_id)
     return told
 
 
@@ -56,9 +49,15 @@ def ring(context: Context, machine_ids: Collection[int]) -> None:
         context.machine_bells.ring(machine_id)
 
 
-def _holder(name: str) -> Holder:
-    kind, _, number = name.partition(".")
-    return Holder(HolderKind(kind), int(number))
+async def _recent(tx: AsyncConnection, user_id: int, now: datetime) -> list[tuple[Holder, int]]:
+    """The account's own holders that were copied from or to while a grant may last, with their machines."""
+    found = list[tuple[Holder, int]]()
+    for kind, table in ((HolderKind.INSTANCE, contracts), (HolderKind.VOLUME, volumes)):
+        name = sa.literal(f"{kind}.") + sa.cast(table.c.id, sa.String)
+        query = sa.select(table.c.id, table.c.machine_id).join(copy_notes, copy_notes.c.holder == name)
+        query = query.where(table.c.user_id == user_id, copy_notes.c.said_at > (now - GRANTED).timestamp())
+        found += [(Holder(kind, int(one.id)), int(one.machine_id)) for one in await tx.execute(query)]
+    return found
 
 
 def _plain(line: str) -> str:

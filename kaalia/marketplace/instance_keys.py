@@ -64,26 +64,26 @@ async def attach(context: Context, caller: Caller, instance_id: int, text: str) 
     return _shown(shown, row.user_id)
 
 
-async def detach(context: Context, caller: Caller, instance_id: int, key_id: int) -> None:
-    """Sessions that are open stay open, but for those of copies.
+async def detach(tx: AsyncConnection, caller: Caller, instance_id: int, key_id: int, now: datetime) -> tuple[str, int]:
+    """The key's line, and the machine whose bell is to be rung after the commit. Sessions that are open stay open.
 
     Raises ApiError 404 `no_such_instance`, `no_such_ssh_key`.
     """
-    now = context.clock.now()
-    async with context.engine.begin() as tx:
-        row = await instances.owned(tx, caller, instance_id)
-        contract = document.decode(Contract, row.document)
-        await _know(tx, row, contract, now)
-        mine = sa.and_(instance_keys.c.contract_id == instance_id, instance_keys.c.key_id == key_id)
-        if not (await tx.execute(sa.delete(instance_keys).where(mine))).rowcount:
-            raise ApiError(
-                404,
-                "no_such_ssh_key",
-                f"cannot detach SSH key {key_id}: instance {instance_id} has no such key",
-                remedy=f"GET /api/v0/instances/{instance_id}/ssh/ lists its keys",
-            )
-        await _tell(tx, row, contract, now)
-    context.machine_bells.ring(row.machine_id)
+    row = await instances.owned(tx, caller, instance_id)
+    contract = document.decode(Contract, row.document)
+    await _know(tx, row, contract, now)
+    found = next((one for one in await _rows(tx, instance_id) if one.key_id == key_id), None)
+    if found is None:
+        raise ApiError(
+            404,
+            "no_such_ssh_key",
+            f"cannot detach SSH key {key_id}: instance {instance_id} has no such key",
+            remedy=f"GET /api/v0/instances/{instance_id}/ssh/ lists its keys",
+        )
+    mine = sa.and_(instance_keys.c.contract_id == instance_id, instance_keys.c.key_id == key_id)
+    await tx.execute(sa.delete(instance_keys).where(mine))
+    await _tell(tx, row, contract, now)
+    return str(found.public_key), int(row.machine_id)
 
 
 async def _know(tx: AsyncConnection, row: instances.Row, contract: Contract, now: datetime) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from kaalia.errors import Problem
-from kaalia.marketplace import copy_notes, errands
+from kaalia.marketplace import copy_keys, copy_notes, errands
 from kaalia.marketplace.db import tables
 from kaalia.model.copying import CopyDestination, CopyState, CopyStatus, Holder, HolderKind
 from kaalia.wire import document
@@ -230,3 +231,44 @@ async def test_nobody_is_told_of_a_key_where_no_copy_was(tmp_path: Path) -> None
         attached = (await market.renter.call("GET", path)).body[0]["id"]
         assert (await market.renter.call("DELETE", f"{path}{attached}/", {})).status == 200
         assert await open_task(market) is None
+
+
+async def test_a_key_that_is_not_withdrawn_from_doors_is_not_detached_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (market, instance):
+        await answered(market, TaskResult("40799 ssh-ed25519 HOST"), copy(market, None, f"C.{instance}"))
+        key_id = (await market.renter.call("GET", "/api/v0/ssh/")).body[0]["id"]
+        assert (await market.renter.call("DELETE", f"/api/v0/ssh/{key_id}/", {})).status == 200
+        path = f"/api/v0/instances/{instance}/ssh/"
+        attached = (await market.renter.call("GET", path)).body[0]["id"]
+        async with market.context.engine.begin() as tx:
+            await tx.execute(
+                sa.text("CREATE TRIGGER full BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'full'); END")
+            )
+        assert (await market.renter.call("DELETE", f"{path}{attached}/", {})).status == 500
+        assert [one["id"] for one in (await market.renter.call("GET", path)).body] == [attached]
+
+
+async def test_withdrawing_a_key_looks_at_no_stranger_s_copies(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (market, instance):
+        said = list[str]()
+        engine, now = market.context.engine, market.clock.now()
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *words: said.append(str(words[2])))
+
+        async def statements() -> int:
+            said.clear()
+            async with engine.begin() as tx:
+                row = await tx.execute(sa.select(tables.contracts.c.user_id).where(tables.contracts.c.id == instance))
+                told = await copy_keys.withdraw(tx, int(row.scalar_one()), ["ssh-ed25519 GONE"], now)
+            assert len(told) == 1
+            return len(said)
+
+        async with engine.begin() as tx:
+            await copy_notes.put(tx, Holder(HolderKind.INSTANCE, instance), 1, "copied", "", now)
+        alone = await statements()
+        async with engine.begin() as tx:
+            for number in range(50):
+                kind = HolderKind.VOLUME if number % 2 else HolderKind.INSTANCE
+                await copy_notes.put(tx, Holder(kind, 10**6 + number), 1, "copied", "", now)
+        assert await statements() == alone

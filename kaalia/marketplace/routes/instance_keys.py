@@ -21,13 +21,11 @@ async def attach(call: Call) -> dict[str, Any]:
 
 
 async def detach(call: Call) -> dict[str, Any]:
-    context, number = call.context, call.number("id")
+    context, number, now = call.context, call.number("id"), call.context.clock.now()
     async with context.engine.begin() as tx:
-        before = await instance_keys.lines(tx, number)
-    await instance_keys.detach(context, call.caller, number, call.number("key_id"))
-    async with context.engine.begin() as tx:
-        told = await copy_keys.withdraw(tx, call.caller.user_id, before, context.clock.now())
-    copy_keys.ring(context, told)
+        line, machine_id = await instance_keys.detach(tx, call.caller, number, call.number("key_id"), now)
+        told = await copy_keys.withdraw(tx, call.caller.user_id, [line], now)
+    copy_keys.ring(context, {machine_id, *told})
     message = f"key {call.number('key_id')} may no longer log in to instance {call.number('id')}"
     return {"success": True, "msg": message}
 
