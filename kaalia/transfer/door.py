@@ -9,7 +9,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from kaalia.clock import Clock
@@ -26,8 +26,11 @@ OPEN_S = 300.0
 GRANT_S = 3600.0
 """From a grant on: its keys begin no session after that. The renter's client asks for one before each copy."""
 SESSIONS_MAX = 16
+"""Of one door, with a proven key. Who has proven none waits in the lobby, which has bounds of its own."""
 SESSIONS_ALL_MAX = 32
-"""Over all doors: of each some processes, with up to `cell.MEMORY_BYTES`."""
+"""The same over all doors: of each some processes, with up to `cell.MEMORY_BYTES`."""
+CONNECTIONS_ALL_MAX = 64
+"""Over all doors and of every kind: sessions, the lobby, and as many as it that were hung up on and are not over."""
 BACKLOG = 16
 _TCP_INFO_BYTES = 136
 """Up to tcpi_bytes_received of linux/tcp.h."""
@@ -66,16 +69,16 @@ class Door:
         listener: socket.socket,
         serve: Serve,
         clock: Clock,
-        all_sessions: Callable[[], int],
+        doors: Callable[[], Collection["Door"]],
         lobby: Lobby,
     ) -> None:
-        """`listener`: bound and listening, not blocking; it is closed here. `all_sessions`, `lobby`: of all doors."""
+        """`listener`: bound, listening, not blocking; it is closed here. `doors`: the machine's. `lobby`: theirs."""
         self.holder = holder
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         self._serve_one = serve
         self._clock = clock
-        self._all_sessions = all_sessions
+        self._doors = doors
         self._lobby = lobby
         self._access = Access()
         self._until_s = self._last_s = 0.0
@@ -123,6 +126,15 @@ class Door:
         return len(self._connections)
 
     @property
+    def proven(self) -> int:
+        """Sessions that a key let in."""
+        return len(self._let_in)
+
+    @property
+    def _is_full(self) -> bool:
+        return self.proven >= SESSIONS_MAX or sum(one.proven for one in self._doors()) >= SESSIONS_ALL_MAX
+
+    @property
     def moved(self) -> Moved:
         """By all sessions so far."""
         return sum((moved(one) for one in self._connections.values()), self._ended)
@@ -135,7 +147,7 @@ class Door:
         """One connection; a door that is full hangs up, and so do all when the machine serves enough."""
         connection, peer = await asyncio.get_running_loop().sock_accept(self._listener)
         is_over = self.is_due or self._clock.monotonic_s() >= self._last_s or not self._access.keys
-        is_full = len(self._connections) >= SESSIONS_MAX or self._all_sessions() >= SESSIONS_ALL_MAX
+        is_full = self._is_full or sum(one.sessions for one in self._doors()) >= CONNECTIONS_ALL_MAX
         place = None if is_over or is_full else self._lobby.enter(str(peer[0]), lambda: _hang_up(connection))
         if place is None:
             connection.close()
@@ -153,8 +165,12 @@ class Door:
 
     async def _serve(self, number: int, connection: socket.socket, place: int) -> None:
         def let_in(fingerprint: str) -> None:
-            self._let_in[number] = fingerprint
             self._lobby.leave(place)
+            if self._is_full or fingerprint not in map(copying.fingerprint, self._access.keys):
+                # Others were faster, or the key was withdrawn after the cell had got it.
+                _hang_up(connection)
+            else:
+                self._let_in[number] = fingerprint
 
         try:
             await answer_anyway(f"copies of {self.holder}", self._served(connection, let_in), lambda: None)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 LOBBY_MAX = 16
 ADDRESS_MAX = 8
-"""Of one IPv4 address, or of one network /64, which is what one subscriber has of IPv6."""
+"""Of one IPv4 address, or of one network /64, which is what one subscriber has of IPv6; until they are over."""
 _SUBSCRIBER_BITS = 64
 
 
@@ -18,15 +18,19 @@ class Lobby:
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[str, Callable[[], None]]] = {}
+        self._ending: dict[int, str] = {}
+        """Hung up on, and not over yet: of whom."""
         self._numbers = 0
 
     def enter(self, address: str, hang_up: Callable[[], None]) -> int | None:
         """None: that address has enough who wait. `hang_up` ends the connection, to make room for another one."""
         subscriber = _subscriber(address)
-        if sum(one == subscriber for one, _ in self._waiting.values()) >= ADDRESS_MAX:
+        of_all = [*(one for one, _ in self._waiting.values()), *self._ending.values()]
+        if of_all.count(subscriber) >= ADDRESS_MAX:
             return None
         if len(self._waiting) >= LOBBY_MAX:
-            _, end = self._waiting.pop(next(iter(self._waiting)))
+            oldest = next(iter(self._waiting))
+            self._ending[oldest], end = self._waiting.pop(oldest)
             end()
         self._numbers += 1
         self._waiting[self._numbers] = (subscriber, hang_up)
@@ -35,6 +39,7 @@ class Lobby:
     def leave(self, number: int) -> None:
         """It has proven a key, or is over; once or more often."""
         self._waiting.pop(number, None)
+        self._ending.pop(number, None)
 
 
 def _subscriber(address: str) -> str:

@@ -179,14 +179,11 @@ class TransferService:
             raise
         await self._equipment.gate.hold([port, *(one.port for one in self._doors.values())], by_ipv6=by_ipv6)
         door = self._doors[holder] = Door(
-            holder, listener, self._equipment.serve, self._clock, self._sessions, self._lobby
+            holder, listener, self._equipment.serve, self._clock, self._doors.values, self._lobby
         )
         self._accepting.start(holder, run_forever(f"door of {holder}", door.accept))
         log.info("copies: %s is reached at port %d", holder, port)
         return door
-
-    def _sessions(self) -> int:
-        return sum(door.sessions for door in self._doors.values())
 
     async def _turn(self) -> None:
         await wait(self._bell, LOOK_S if self._doors or self._copier.targets else None)

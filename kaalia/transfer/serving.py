@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Serving:
         self._folder = folder
         self._host_key = host_key
         self._show = show
+        self._numbers = 0
 
     def check(self) -> None:
         """Raises WorkloadError `kit_missing`."""
@@ -54,8 +55,11 @@ class Serving:
 
         As fingerprint: `contracts.copying.fingerprint`.
         """
-        async with self._show(holder) as shown:
-            spec = await asyncio.to_thread(self._prepare, holder, access, shown)
+        self._numbers += 1
+        path = self._folder / f"{holder}.{self._numbers}.json"
+        async with self._show(holder) as shown, AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, path.unlink, missing_ok=True)
+            spec = await asyncio.to_thread(self._prepare, path, holder, access, shown)
             argv = await cell_argv(spec)
 
             def hear(line: str) -> None:
@@ -70,8 +74,8 @@ class Serving:
             finally:
                 await program.stop()
 
-    def _prepare(self, holder: Holder, access: Access, shown: Shown) -> Path:
-        """The cell's file: the same for all of a holder's connections until keys or files are others."""
+    def _prepare(self, path: Path, holder: Holder, access: Access, shown: Shown) -> Path:
+        """The cell's file, of one connection alone: one that is slow brings back no keys that were withdrawn."""
         kit = self._kit()
         parts = [line for line in (kit / "etc" / "sshd_config").read_text().splitlines() if line.startswith("Sshd")]
         found = Cell(
@@ -88,7 +92,7 @@ class Serving:
         )
         try:
             private_file(self._folder / "host_key", self._host_key)
-            return private_file(self._folder / f"{holder}.json", encode(found).encode())
+            return private_file(path, encode(found).encode())
         except OSError as error:
             raise HostError(
                 "copy_unprepared",

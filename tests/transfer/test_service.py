@@ -212,18 +212,41 @@ async def test_the_machine_serves_so_many_at_a_time_over_all_doors(
         await world.add_volume(902)
         one, two = await world.open(901), await world.open(902)
         (tmp_path / "file").write_text("x")
-        held = [await asyncio.open_connection("127.0.0.1", port) for port in (one, two)]
-        for reader, _ in held:
-            assert (await reader.readline()).startswith(b"SSH-2.0-")
+        for number in (901, 902):
+            (world.files(number) / "big").write_bytes(os.urandom(3_000_000))
+        slow = [
+            asyncio.create_task(rsync(world, port, "--bwlimit=700", f"AT::V.{number}/big", str(tmp_path / name)))
+            for port, number, name in ((one, 901, "slow1"), (two, 902, "slow2"))
+        ]
+        async with asyncio.timeout(20):
+            while len(list(tmp_path.glob(".slow*"))) < 2:
+                await asyncio.sleep(0.02)
         for port in (one, two):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             assert await reader.read() == b"", "it hangs up"
             writer.close()
-        for _, writer in held:
-            writer.close()
+        for task in slow:
+            assert (await task).returncode == 0
         async with asyncio.timeout(10):
             while (await rsync(world, two, str(tmp_path / "file"), "AT::V.902/")).returncode != 0:
                 await asyncio.sleep(0.1)
+
+
+async def test_idle_strangers_who_fill_the_lobby_keep_no_renter_out(tmp_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        await world.add_volume(901)
+        (tmp_path / "file").write_text("x")
+        port = await world.open(901)
+        held = []
+        for number in range(lobby.LOBBY_MAX):
+            address = (f"127.0.0.{2 + number % 2}", 0)
+            held.append(await asyncio.open_connection("127.0.0.1", port, local_addr=address))
+            assert (await held[-1][0].readline()).startswith(b"SSH-2.0-")
+        for _ in range(3):
+            done = await rsync(world, port, str(tmp_path / "file"), "AT::V.901/")
+            assert (done.returncode, done.stderr) == (0, "")
+        for _, writer in held:
+            writer.close()
 
 
 async def test_strangers_of_one_address_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +294,27 @@ async def test_a_key_that_is_withdrawn_is_let_in_no_more_and_its_session_ends(tm
         assert (await kept).returncode == 0, "another's session goes on"
         other_door = replace(request, door=DoorOrder(holder(902), (world.public,)))
         assert await world.service.answer(other_door) == "0"
+
+
+async def test_each_connection_has_a_cell_with_the_keys_of_its_own_time(tmp_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        await world.add_volume(901)
+        _, public = new_key(tmp_path, "other")
+        held, found = [], list[list[str]]()
+        for key in (world.public, public):
+            port = await world.open(901, key)
+            held.append(await asyncio.open_connection("127.0.0.1", port))
+            assert (await held[-1][0].readline()).startswith(b"SSH-2.0-")
+            files = sorted((tmp_path / "transfer").glob("V.901*.json"))
+            found.append([one.read_text() for one in files])
+        assert [len(one) for one in found] == [1, 2]
+        assert found[1][0] == found[0][0]
+        assert [key.split()[1] in found[1][1] for key in (world.public, public)] == [False, True]
+        for _, writer in held:
+            writer.close()
+        async with asyncio.timeout(10):
+            while list((tmp_path / "transfer").glob("V.901*")):
+                await asyncio.sleep(0.05)
 
 
 async def test_strangers_keep_no_door_open_and_no_grant_is_for_ever(
