@@ -20,15 +20,13 @@ from kaalia.store.database import Database, Transaction
 from kaalia.transfer import away
 from kaalia.transfer.between import Between, Tell, Tools
 from kaalia.transfer.clouds import Clouds
+from kaalia.transfer.turns import HOLDER_ORDERS_MAX, ORDERS_MAX, Turns
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 
 log = logging.getLogger(__name__)
 
 _CUT_OFF = "was cut off by a restart of the machine's daemon; copy again, it goes on where it was"
-AT_ONCE_MAX = 4
-"""On one machine; others wait."""
-
 Order = CopyOrder | CloudOrder
 Work = Callable[[Tell], Awaitable[tuple[Problem | None, str]]]
 """Does a copy: what went wrong, and its end in words."""
@@ -45,7 +43,8 @@ class Copier:
         self._clouds = clouds
         self._running = Tasks()
         self._orders: dict[str, Order] = {}
-        self._slots = asyncio.Semaphore(AT_ONCE_MAX)
+        self._turns = {CopyOrder: Turns(), CloudOrder: Turns()}
+        """Of their own for clouds, which may be slow for a day: a copy between instances never waits for one."""
 
     async def recover(self) -> None:
         """Tell what an earlier daemon left half done, and remove its files."""
@@ -90,8 +89,14 @@ class Copier:
 
     async def _begin(self, order: Order, work: Work) -> None:
         self._check_new(order)
-        await self._database.transaction(lambda tx: copies.put(tx, order))
-        self._orders[order.copy_id] = order
+        self._orders[order.copy_id] = order  # what is asked meanwhile counts it
+        try:
+            await self._database.transaction(lambda tx: copies.put(tx, order))
+        except BaseException:
+            self._orders.pop(order.copy_id, None)
+            raise
+        if order.copy_id not in self._orders:
+            return  # cancelled meanwhile
         doing = self._carry_out(order, work)
         self._running.start(order.copy_id, answer_anyway(f"copy {order.copy_id[:8]}", doing, _nothing))
 
@@ -99,6 +104,20 @@ class Copier:
         if any(one.what == order.what for one in self._orders.values()):
             message = f"cannot {order.what} again: that copy goes on already"
             raise ContractError("copy_running", message, remedy="wait for its end, or `vastai cancel copy`")
+        same = [one for one in self._orders.values() if type(one) is type(order)]
+        for holder in order.holders:
+            if sum(holder in one.holders for one in same) >= HOLDER_ORDERS_MAX:
+                raise ContractError(
+                    "copy_busy",
+                    f"cannot {order.what} now: {HOLDER_ORDERS_MAX} other copies of {holder} go on or wait",
+                    remedy="wait for the end of one, or cancel it",
+                )
+        if len(same) >= ORDERS_MAX:
+            raise ContractError(
+                "copy_busy",
+                f"cannot {order.what} now: {ORDERS_MAX} others go on or wait on this machine",
+                remedy="copy again later",
+            )
 
     @property
     def targets(self) -> frozenset[Holder]:
@@ -125,6 +144,7 @@ class Copier:
         for order in found:
             self._orders.pop(order.copy_id, None)  # what asks again meanwhile finds none
             self._running.cancel(order.copy_id)
+        for order in found:  # not before: none shall get the turn of another one of them
             await self._end(order, state, text, problem)
         return len(found)
 
@@ -136,8 +156,8 @@ class Copier:
             await self._tell(order, CopyState.RUNNING, words)
 
         try:
-            await tell("begins")
-            async with self._slots:
+            async with self._turns[type(order)].taken(order.holders, lambda: tell("waits for its turn")):
+                await tell("begins")
                 problem, text = await work(tell)
         except KaaliaError as error:
             problem = error.problem

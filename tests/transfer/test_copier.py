@@ -179,6 +179,33 @@ async def test_a_copy_is_told_on_its_way_and_cancelled(tmp_path: Path, monkeypat
         assert not [one for one in target.rglob("*") if one.name.startswith(".")], "nothing half written stays"
 
 
+async def test_one_volume_has_two_copies_at_a_time_and_few_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rsync, "_COMMON", (*rsync._COMMON, "--bwlimit=2000"))
+    async with world_in(tmp_path) as world:
+        files, target = await two_volumes(world)
+        (files / "work" / "big").write_bytes(os.urandom(20_000_000))
+        for number in range(4):
+            assert await ask(world, order("/work/", f"/in/{number}", f"{number}" * 8)) == "begun"
+        with pytest.raises(ContractError) as caught:
+            await ask(world, order("/work/", "/in/4", "4" * 8))
+        assert (caught.value.code, bool(caught.value.problem.remedy)) == ("copy_busy", True)
+        async with asyncio.timeout(10):
+            while len(found := {one.copy_id: one.text for one in await told(world)}) < 4:
+                await asyncio.sleep(0.05)
+        assert ["waits for its turn" in found[f"{number}" * 8] for number in range(4)] == [False, False, True, True]
+        request = TaskRequest("t", Verb.CANCEL_COPY, 0, world.clock.now(), holder=holder(902))
+        async with asyncio.timeout(20):
+            while len(list(target.glob("in/*"))) < 2:
+                await asyncio.sleep(0.05)
+        assert await world.service.answer(request) == "4"
+        async with asyncio.timeout(20):
+            while list((tmp_path / "transfer").glob("*.json")):
+                await asyncio.sleep(0.05)
+        assert len(list(target.glob("in/*"))) == 2, "what waited has copied nothing"
+
+
 async def test_what_a_crash_cut_off_is_told_by_the_next_daemon(tmp_path: Path) -> None:
     async with world_in(tmp_path) as world:
         await two_volumes(world)
