@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,13 +141,27 @@ def test_behind_a_router_the_new_outer_address_is_told_within_a_minute(scene: Sc
     print(f"told after {scene.follows('11.1.0.8'):.1f} s")
 
 
+def measured(scene: Scene) -> dict[str, Any]:
+    """A speed test's result. Beside other work one of its processes may have sent all before the next began."""
+    command = kaalia("speedtest", "--json", "--socket", str(scene.socket))
+
+    def look() -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(scene.nets.run("host", *command))["found"]
+        except RuntimeError as error:
+            if "speed_too_little" not in str(error):
+                raise
+            return None
+        return found
+
+    return wait_until("a speed test that tells something", look, 120)
+
+
 def test_an_address_of_the_machine_itself_is_noticed_and_ports_and_speed_are_tried(scene: Scene) -> None:
     scene.build(has_router=False)
     scene.start()
     scene.follows("11.1.0.7")
-    measured = kaalia("speedtest", "--json", "--socket", str(scene.socket))
-    before = json.loads(scene.nets.run("host", *measured))["found"]
-    assert before["address"] == "11.1.0.7"
+    assert measured(scene)["address"] == "11.1.0.7"
 
     scene.nets.run("host", "ip", "address", "delete", "11.1.0.7/24", "dev", "isp")
     scene.nets.run("host", "ip", "address", "add", "11.1.0.9/24", "dev", "isp")
@@ -156,6 +171,5 @@ def test_an_address_of_the_machine_itself_is_noticed_and_ports_and_speed_are_tri
     found = json.loads(scene.nets.run("host", *kaalia("ports", "--probe", "--json", "--socket", str(scene.socket))))
     assert found["found"]["address"] == "11.1.0.9"
     assert found["found"]["routed_ip"] == "11.1.0.9"
-    again = json.loads(scene.nets.run("host", *measured))["found"]
-    assert again["address"] == "11.1.0.9"
+    assert measured(scene)["address"] == "11.1.0.9"
     assert "this machine has 11.1.0.9 now" in (scene.folder / "daemon.log").read_text()
