@@ -237,11 +237,15 @@ def events(stack: Stack, tenants: Sequence[Tenant], report: Report) -> dict[str,
             report.check("one by IPv6 to the LAN dies with the walls' return", not forbidden6())
             report.check("one by IPv6 to the internet outlives it all", allowed6())
 
+    def emptied(table: str) -> bool:
+        """False: somebody mended a rule meanwhile, so that a chain is in use again."""
+        flush(table)
+        commands = ([program, "-t", table, "-X"] for program in FILTERS)
+        return all(subprocess.run(one, check=False).returncode == 0 for one in commands)
+
     def reboot_of_the_rules() -> None:
         for table in ("mangle", "filter", "nat"):
-            flush(table)
-            for program in FILTERS:
-                subprocess.run([program, "-t", table, "-X"], check=True)
+            wait_until(f"an empty table {table}", partial(emptied, table), MEND_S)
         engine.restart()
         for table in ("mangle", "filter", "nat"):
             mended(report, table)
