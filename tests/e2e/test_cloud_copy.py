@@ -108,7 +108,10 @@ def test_wrong_logins_escapes_and_full_disks_are_told_and_no_secret_is(stack: St
     )
     assert "no part of it may be .." in refused.stdout + refused.stderr
     store.put("bucket/big/data", bytes(1_150_000_000))
-    told = cloud_copy(stack, "bucket/big", "/workspace", instance, connection, "Cloud To Instance")
+    for _ in range(3):  # on a machine with much else to do the line to the cloud may break off first
+        told = cloud_copy(stack, "bucket/big", "/workspace", instance, connection, "Cloud To Instance")
+        if "rclone ended with" not in told:
+            break
     assert f"the disk space of C.{instance} is used up" in told
     del store.objects["bucket/big/data"]
     for kept in (secret, store.secret):
