@@ -154,7 +154,7 @@ def test_a_detached_key_is_refused_whatever_the_disk(stack: Stack, key: Path, tm
 def test_host_keys_stay_over_stop_and_start_and_reboot(stack: Stack, key: Path) -> None:
     instance = rent(stack, image=name_of("debian"), **SSH)
     ssh = login(stack, key, instance)
-    (key.with_name("known_hosts")).unlink()
+    ssh.known_hosts.unlink()
     assert ssh.run("echo kept > /root/file").returncode == 0
 
     stack.renter.run("stop", "instance", str(instance))

@@ -17,7 +17,7 @@ from tests.proofs.report import Report, Say
 from tests.support.kinds import KINDS, import_kinds, name_of
 from tests.support.registry import Registry, a_registry
 from tests.support.scene import scene
-from tests.support.sessions import GREETING, Terminal, copies, forwarded, greeting, login
+from tests.support.sessions import GREETING, Terminal, answering, copies, forwarded, greeting, login
 from tests.support.ssh import Ssh, new_key
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -54,9 +54,7 @@ class Renter:
         self.stack.wait_status(instance, "running")
         url = self.stack.renter.run("ssh-url", str(instance)).stdout.strip()
         place, _, port = url.removeprefix("ssh://").rpartition(":")
-        ssh = Ssh(self.key, int(port), place.partition("@")[2])
-        wait_until("sshd to answer", lambda: "refused" not in ssh.run("true").stderr, 10)
-        return ssh
+        return answering(Ssh(self.key, int(port), place.partition("@")[2], hosts=f"known_hosts.{instance}"))
 
 
 def prove(seed: int, rounds: int, say: Say) -> Report:

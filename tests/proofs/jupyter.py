@@ -67,7 +67,8 @@ class Renter:
     def ssh(self, instance: int) -> Ssh:
         """By the machine itself, whoever is shut out: what is proven here is Jupyter."""
         ports = LocalClient(self.stack.socket).contract(instance).ports
-        return Ssh(self.key, next(one.host_port for one in ports if one.container_port == 22), HOST)
+        port = next(one.host_port for one in ports if one.container_port == 22)
+        return Ssh(self.key, port, HOST, hosts=f"known_hosts.{instance}")
 
     def url(self, instance: int, page: str) -> str:
         row = self.row(instance)

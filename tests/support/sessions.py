@@ -20,8 +20,14 @@ GREETING = b"SSH-2.0-"
 def login(stack: Stack, key: Path, instance: int, user: str = "root") -> Ssh:
     """To an instance that runs, once its sshd answers; by the address that the renter is told."""
     row = stack.wait_status(instance, "running")
-    ssh = Ssh(key, int(row["ports"]["22/tcp"][0]["HostPort"]), user=user)
-    wait_until("sshd to answer", lambda: "refused" not in ssh.run("true").stderr, 10)
+    port = int(row["ports"]["22/tcp"][0]["HostPort"])
+    return answering(Ssh(key, port, user=user, hosts=f"known_hosts.{instance}"))
+
+
+def answering(ssh: Ssh) -> Ssh:
+    """Once its sshd answers, be it by refusing the key."""
+    not_yet = ("refused", "reset by peer", "Connection closed", "timed out")
+    wait_until("sshd to answer", lambda: not any(one in ssh.run("true").stderr for one in not_yet), 30)
     return ssh
 
 
@@ -116,17 +122,16 @@ class Terminal:
         while wanted not in self.text:
             ready, _, _ = select.select([self._fd], [], [], 0.2)
             if ready:
-                self.text += _read(self._fd)
+                self.text += self._read()
             elif time.monotonic() > until_s:
                 raise TimeoutError(f"no {wanted!r} on the screen: {self.text[-2000:]!r}")
         self.text = self.text.rpartition(wanted)[2]
 
-
-def _read(fd: int) -> str:
-    try:
-        return os.read(fd, 65536).decode(errors="replace")
-    except OSError:
-        raise TimeoutError("the session ended") from None
+    def _read(self) -> str:
+        try:
+            return os.read(self._fd, 65536).decode(errors="replace")
+        except OSError:
+            raise TimeoutError(f"the session ended: {self.text[-2000:]!r}") from None
 
 
 def _is_greeted(connection: socket.socket) -> bool:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Ssh:
-    """`key`: a private key's file. What is learnt of host keys stays beside it, and a changed one is refused."""
+    """`key`: a private key's file. What is learnt of host keys stays beside it, and a changed one is refused.
+
+    `hosts`: the file's name; one for each instance, since a later instance may get the port of an earlier one.
+    """
 
     key: Path
     port: int
     host: str = "127.0.0.1"
     user: str = "root"
     options: tuple[str, ...] = field(default=())
+    hosts: str = "known_hosts"
 
     def run(self, *words: str, stdin: str | bytes = b"", timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
         """`ssh HOST WORDS`; words before the host are `options`."""
@@ -24,10 +28,13 @@ class Ssh:
     def place(self) -> str:
         return f"{self.user}@{self.host}"
 
+    @property
+    def known_hosts(self) -> Path:
+        return self.key.with_name(self.hosts)
+
     def flags(self, port_flag: str) -> list[str]:
-        known = self.key.with_name("known_hosts")
         options = ["StrictHostKeyChecking=accept-new", "BatchMode=yes", "IdentitiesOnly=yes", "ConnectTimeout=10"]
-        options += [f"UserKnownHostsFile={known}", "LogLevel=ERROR"]
+        options += [f"UserKnownHostsFile={self.known_hosts}", "LogLevel=ERROR"]
         words = [word for option in options for word in ("-o", option)]
         return ["-F", "none", "-i", str(self.key), port_flag, str(self.port), *words]
 
