@@ -26,6 +26,8 @@ from kaalia.units import GB
 from kaalia.wire import document
 from kaalia.wire.error import ApiError
 
+_ANY_IMAGE = "image"
+"""Stands for that of the instance or its template."""
 _CHANGES = ("image", "args", "env", "onstart", "image_login")
 
 
@@ -70,6 +72,12 @@ async def update(context: Context, caller: Caller, instance_id: int, body: Mappi
     await relays.ring(context, row.machine_id)
     (shown,) = await instances.rows(context, caller, instance_id)
     return shown
+
+
+def check(body: Mapping[str, Any]) -> None:
+    """What can be judged of an update before it is done. Raises ApiError 400 as a create request."""
+    create_request.read({"image": _ANY_IMAGE, **_changes(body)}, None)
+    create_request.named_template(body)
 
 
 def _is_pending(row: instances.Row, contract: Contract) -> bool:

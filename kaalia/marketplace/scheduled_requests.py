@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaalia.marketplace import clouds as cloud_copies
-from kaalia.marketplace import logs, snapshots, terms
+from kaalia.marketplace import logs, renewals, snapshots, terms
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.routes import clouds, instances, priority
 from kaalia.marketplace.routing import Call, Caller, Route
@@ -31,6 +31,7 @@ def _bid(body: Mapping[str, Any]) -> None:
 _CHECKS: Mapping[tuple[str, str], _Check] = {
     ("PUT", r"/api/v0/instances/reboot/{id:\d+}"): _nothing,
     ("PUT", r"/api/v0/instances/recycle/{id:\d+}"): _nothing,
+    ("PUT", r"/api/v0/instances/update_template/{id:\d+}"): renewals.check,
     ("PUT", r"/api/v0/instances/bid_price/{id:\d+}"): _bid,
     ("PUT", r"/api/v0/instances/command/{id:\d+}"): lambda body: logs.check_command(body.get("command")),
     ("POST", r"/api/v0/instances/take_snapshot/{id:\d+}"): snapshots.check,

@@ -11,10 +11,12 @@ from kaalia.wire.error import ApiError
 
 EPOCH_MAX_S = 32_503_680_000
 """The year 3000; a later time is none."""
-_HIDDEN = "docker_login_pass"
-"""The only secret that a scheduled request may hold."""
+_SECRETS = {
+    "docker_login_pass": ("container_registry", "docker_login_user", "personal_repo"),
+    "image_login": ("image", "template_id", "template_hash_id"),
+}
+"""What a scheduled request may hold that nobody should read, and the fields that say where it goes."""
 _SHOWN = "(hidden)"
-_LOGIN_GOES_TO = ("container_registry", "docker_login_user", "personal_repo")
 _WHEN = ("day_of_the_week", "hour_of_the_day")
 
 
@@ -63,16 +65,24 @@ def read(body: Mapping[str, Any]) -> Wanted:
 def merged(known: Wanted, body: Mapping[str, Any]) -> dict[str, Any]:
     """What `read` takes, after a change: what is not sent stays. With a frequency come its own day and hour.
 
-    A password that is sent as it is shown stays too. Raises ApiError 400 `schedule_invalid` when it would go elsewhere.
+    A secret that is sent as it is shown stays too. Raises ApiError 400 `schedule_invalid` when it would go elsewhere.
     """
     sent = {name: None for name in _WHEN if "frequency" in body} | {**body}
     request = body.get("request_body")
-    if isinstance(request, dict) and request.get(_HIDDEN) == _SHOWN and _HIDDEN in known.body:
-        if any(request.get(name) != known.body.get(name) for name in _LOGIN_GOES_TO):
-            cause = f"with another {', '.join(_LOGIN_GOES_TO)} it must be given again"
-            raise _invalid(_HIDDEN, _SHOWN, cause)
-        sent["request_body"] = request | {_HIDDEN: known.body[_HIDDEN]}
+    if isinstance(request, dict):
+        sent["request_body"] = request | _kept_secrets(known.body, request)
     return _fields(known) | sent
+
+
+def _kept_secrets(known: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for secret, goes_to in _SECRETS.items():
+        if request.get(secret) != _SHOWN or secret not in known:
+            continue
+        if any(request.get(name) != known.get(name) for name in goes_to):
+            raise _invalid(secret, _SHOWN, f"with another {', '.join(goes_to)} it must be given again")
+        kept[secret] = known[secret]
+    return kept
 
 
 def row(shown: Shown) -> dict[str, Any]:
@@ -82,7 +92,7 @@ def row(shown: Shown) -> dict[str, Any]:
     return {
         "id": shown.job_id,
         **fields,
-        "request_body": request | ({_HIDDEN: _SHOWN} if request.get(_HIDDEN) else {}),
+        "request_body": request | {secret: _SHOWN for secret in _SECRETS if request.get(secret)},
         "min_of_the_hour": shown.wanted.schedule.minute,
         "next_run_time": None if shown.next_at is None else shown.next_at.timestamp(),
         "last_run_time": None if shown.last_at is None else shown.last_at.timestamp(),

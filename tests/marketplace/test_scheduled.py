@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from kaalia.marketplace import scheduled, scheduled_requests, scheduled_runs, sealing
+from kaalia.marketplace import rentals, scheduled, scheduled_requests, scheduled_runs, sealing
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.schedule_tables import scheduled_jobs
@@ -117,6 +117,31 @@ async def test_each_request_of_the_list_goes_to_its_handler(tmp_path: Path) -> N
         assert rows["take_snapshot"]["request_body"]["docker_login_pass"] == "(hidden)"
         assert "swordfish" not in str(rows)
         assert b"swordfish" not in kept
+
+
+async def test_an_update_is_scheduled_and_its_login_is_not_shown(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+        body = {"image": "ghcr.io/me/app:new", "env": {"MODE": "night"}, "image_login": "-u me -p swordfish ghcr.io"}
+        job_id = await schedule(market, job(instance_id, "update_template", body))
+        (row,) = await shown(market)
+        later = {**row["request_body"], "env": {"MODE": "day"}}
+        kept = await market.renter.call("PUT", f"{PATH}{job_id}/", {**row, "request_body": later})
+        elsewhere = {**later, "image": "registry.example.com/app"}
+        refused = await market.renter.call("PUT", f"{PATH}{job_id}/", {**row, "request_body": elsewhere})
+
+        await pass_time(market, HOUR_S)
+
+        assert row["request_body"]["image_login"] == "(hidden)"
+        assert kept.status == 200, kept.body
+        assert (refused.status, refused.body["error"]) == (400, "schedule_invalid")
+        after = await contract_of(market, instance_id)
+        assert (after.generation, after.spec.image) == (2, "ghcr.io/me/app:new")
+        assert dict(after.spec.env)["MODE"] == "day"
+        async with market.context.engine.begin() as tx:
+            login = await rentals.registry_login(market.context, tx, instance_id)
+        assert login is not None
+        assert (login.username, login.password) == ("me", "swordfish")
 
 
 async def test_a_password_that_is_sent_back_as_it_is_shown_stays(tmp_path: Path) -> None:
