@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from kaalia.health.gpu_rules import book
 from kaalia.health.kernel_lines import Action, catalogue
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "health.md"
@@ -17,6 +18,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "health.md"
 def main() -> int:
     before = PAGE.read_text()
     after = filled(filled(before, "xids", "\n".join(xids())), "lines", "\n".join(lines()))
+    after = filled(after, "gpu", "\n".join(gpus()))
     if "--check" in sys.argv:
         if after != before:
             print("docs/health.md is out of date: run scripts/format", file=sys.stderr)
@@ -51,6 +53,14 @@ def lines() -> Iterator[str]:
         rule = line.action
         cells = (f"`{line.id}`", line.says, rule.severity, rule.remedy, ends(rule, "reboot"), line.source)
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def gpus() -> Iterator[str]:
+    yield "| Condition | Says | Severity | Remedy | Ends when | Source |"
+    yield "|---|---|---|---|---|---|"
+    for rule in book().rules.values():
+        cells = (f"`{rule.id}`", rule.says, rule.severity, rule.remedy, rule.clears, rule.source)
+        yield f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def ends(action: Action, otherwise: str) -> str:

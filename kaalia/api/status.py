@@ -11,6 +11,7 @@ from kaalia.api.context import Context
 from kaalia.contracts import cordon
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
+from kaalia.contracts.symptoms import causes
 from kaalia.errors import Problem
 from kaalia.model.health import Severity
 from kaalia.model.machine import MachineReport
@@ -50,7 +51,7 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     statuses = workloads.all_workloads(tx)
     waiting = {stored.contract.contract_id: WorkloadState.WAITING for stored in contracts.all_contracts(tx)}
     states = Counter({**waiting, **{number: each.state for number, each in statuses.items()}}.values())
-    found = [one.condition for one in conditions.all_open(tx)]
+    found = [one.condition for one in causes(conditions.all_open(tx))]
     warnings = tuple(one.problem for one in found if one.severity is Severity.WARN)
     worse = [one.problem for one in found if one.severity is not Severity.WARN]
     now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]

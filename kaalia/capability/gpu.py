@@ -7,8 +7,9 @@ from pathlib import Path
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import HostError
 from kaalia.host import pci, system
-from kaalia.host.nvml import NvmlProbe, NvmlReading, NvmlState
+from kaalia.host.nvml import NvmlProbe, NvmlReading
 from kaalia.host.pci import PciDevice
+from kaalia.model.gpu_health import NvmlState
 from kaalia.model.gpu_use import GpuProcess
 from kaalia.model.machine import Gpu, GpuDriver, Missing
 
@@ -28,7 +29,11 @@ async def collect(probe: NvmlProbe, root: Path, gaps: Gaps) -> Found:
 
     Why one is absent stands in `gaps`.
     """
-    reading = await probe.read()
+    return await understand(await probe.read(), root, gaps)
+
+
+async def understand(reading: NvmlReading, root: Path, gaps: Gaps) -> Found:
+    """As `collect`, of what was read already."""
     processes = await asyncio.to_thread(_users, reading, root) if reading.state is NvmlState.OK else None
     return await asyncio.to_thread(_complete, reading, root, gaps), reading.driver, processes
 

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kaalia import __version__
-from kaalia.capability import disk, gpu, network, system
+from kaalia.capability import disk, gpu, network, samples, system
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import KaaliaError
-from kaalia.host.nvml import NvmlProbe
+from kaalia.host.nvml import NvmlProbe, NvmlReading
+from kaalia.model.gpu_health import GpuReading
 from kaalia.model.gpu_use import GpuUse
 from kaalia.model.machine import Cpu, Engine, Gpu, MachineReport, Memory, Network, PortRange, System
 from kaalia.wire import document
@@ -42,15 +43,25 @@ class Inputs:
 
 async def collect(inputs: Inputs, now: datetime) -> MachineReport:
     """One report, in about 0.1 s; at worst as long as the probe's deadline. Raises nothing of kaalia's."""
-    report, _ = await survey(inputs, now)
-    return report
+    return (await survey(inputs, now)).report
 
 
-async def survey(inputs: Inputs, now: datetime) -> tuple[MachineReport, GpuUse | None]:
-    """A report, and which processes use the GPUs, of the same reading of the driver: the report leaves the machine."""
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """Of one reading of the driver. Only the report leaves the machine.
+
+    `use`: which processes use the GPUs, None: not told; `gpus`: how they are.
+    """
+
+    report: MachineReport
+    use: GpuUse | None
+    gpus: GpuReading
+
+
+async def survey(inputs: Inputs, now: datetime) -> Surveyed:
     gaps = Gaps()
-    (gpus, driver, processes), engine, local = await asyncio.gather(
-        gpu.collect(inputs.probe, inputs.root, gaps),
+    ((gpus, driver, processes), reading), engine, local = await asyncio.gather(
+        _gpus(inputs, gaps),
         _engine(inputs.engine, gaps),
         asyncio.to_thread(_local, inputs, gaps),
     )
@@ -69,7 +80,14 @@ async def survey(inputs: Inputs, now: datetime) -> tuple[MachineReport, GpuUse |
         engine=engine,
         missing=tuple(sorted(gaps.missing, key=lambda entry: (entry.field, entry.reason))),
     )
-    return report, None if processes is None else GpuUse(now, processes)
+    on_bus = await asyncio.to_thread(samples.on_bus, inputs.root)
+    use = None if processes is None else GpuUse(now, processes)
+    return Surveyed(report, use, samples.of_reading(reading, on_bus, system_facts.boot_id, now))
+
+
+async def _gpus(inputs: Inputs, gaps: Gaps) -> tuple[gpu.Found, NvmlReading]:
+    reading = await inputs.probe.read()
+    return await gpu.understand(reading, inputs.root, gaps), reading
 
 
 def digest(report: MachineReport) -> str:

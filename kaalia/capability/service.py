@@ -14,7 +14,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
 from kaalia.model.speed import MeasuredSpeed
 from kaalia.service import run_forever
-from kaalia.store import conditions, disk, gpu_use, machine, outbox, reach, speed
+from kaalia.store import conditions, disk, gpu_health, gpu_use, machine, outbox, reach, speed
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
@@ -61,8 +61,8 @@ class CapabilityService:
 
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
-        surveyed, use = await survey(self._inputs, self._clock.now())
-        report = network.with_outside(surveyed, *await self._database.read(_outside))
+        surveyed = await survey(self._inputs, self._clock.now())
+        report = network.with_outside(surveyed.report, *await self._database.read(_outside))
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)
@@ -72,12 +72,13 @@ class CapabilityService:
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)
             conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
-            if use is not None:
-                gpu_use.put(tx, use)
+            gpu_health.put(tx, surveyed.gpus)
+            if surveyed.use is not None:
+                gpu_use.put(tx, surveyed.use)
             if due:
                 outbox.replace(tx, MessageKind.REPORT, document.encode(report), report.collected_at)
 
-        rings = (*([Topic.MACHINE] if changed else []), *([Topic.OUTBOX] if due else []))
+        rings = (Topic.GPUS, *([Topic.MACHINE] if changed else []), *([Topic.OUTBOX] if due else []))
         await self._database.transaction(store, *rings)
         if due:
             self._sent_digest, self._sent_at_s = found, self._clock.monotonic_s()

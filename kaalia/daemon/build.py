@@ -23,6 +23,7 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.health.gpu import GpuHealthService
 from kaalia.health.kernel_log import KernelLogService
 from kaalia.host import ipv6, searching
 from kaalia.host.answering import Answering
@@ -70,6 +71,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             _capability(config, clock, changes, database, engine),
             AddressService(changes),
             KernelLogService(database, changes, clock),
+            GpuHealthService(database, changes, clock, config.intervals.report_s),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),

@@ -6,16 +6,17 @@ one maps more) and the open device files that block driver upgrades and GPU rese
 answer is HUNG without starting another.
 """
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kaalia.errors import HostError
 from kaalia.host.process import Child
+from kaalia.model.gpu_health import GpuSample, NvmlState
 from kaalia.model.machine import Gpu, GpuDriver, Missing
 
 PROBE = Path(__file__).with_name("nvml_probe.py")
@@ -24,14 +25,6 @@ DEADLINE_S = 30.0
 
 _GPU_FIELDS = frozenset(Gpu.__dataclass_fields__)
 _REQUIRED = ("uuid", "name", "vram_mb")
-
-
-class NvmlState(StrEnum):
-    OK = "ok"
-    NO_DRIVER = "no_driver"
-    """The driver's library is absent: legal, a machine without GPUs."""
-    FAILED = "failed"
-    HUNG = "hung"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +38,13 @@ class NvmlReading:
     missing: tuple[Missing, ...] = ()
     processes: tuple[tuple[str, int], ...] = ()
     """(GPU UUID, process id) of each that uses a GPU. `missing` has `gpus.0.processes` where they cannot be told."""
+    error: str = ""
+    """NVML's, by name, where it failed by one."""
+    samples: tuple[GpuSample, ...] = ()
+    """How each GPU is, those that cannot be identified too."""
+    counting: NvmlState = NvmlState.OK
+    """How the reading of the counters went; `uncounted` says why where it is not OK."""
+    uncounted: str = ""
 
 
 class NvmlProbe:
@@ -67,21 +67,32 @@ class NvmlProbe:
             child = await Child.start(self._argv, self._env)
         except HostError as error:
             return NvmlReading(NvmlState.FAILED, error.problem.message)
+        until_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
-            line = await child.request("read", self._deadline_s)
+            reading = parse(await child.request("read", self._deadline_s))
+            return await self._counted(child, reading, until_s) if reading.samples else reading
         except HostError as error:
-            return self._unanswered(error)
+            return NvmlReading(*self._unanswered(error))
         finally:
             await child.close()
             self._stuck = child
-        return parse(line)
 
-    def _unanswered(self, error: HostError) -> NvmlReading:
+    async def _counted(self, child: Child, reading: NvmlReading, until_s: float) -> NvmlReading:
+        """With the counters, as far as they can be had: without them the GPUs stay what they are."""
+        left_s = max(0.0, until_s - asyncio.get_running_loop().time())
+        try:
+            line = await child.request("counters", left_s)
+        except HostError as error:
+            state, why = self._unanswered(error)
+            return replace(reading, counting=state, uncounted=why)
+        return with_counters(reading, line)
+
+    def _unanswered(self, error: HostError) -> tuple[NvmlState, str]:
         if error.code == "child_hung":
-            return NvmlReading(NvmlState.HUNG, f"the driver did not answer within {self._deadline_s:g} s")
+            return NvmlState.HUNG, f"the driver did not answer within {self._deadline_s:g} s"
         evidence = error.problem.evidence.strip().splitlines()
         detail = f": {evidence[-1]}" if evidence else ""
-        return NvmlReading(NvmlState.FAILED, f"the probe of the driver died ({error.code}){detail}")
+        return NvmlState.FAILED, f"the probe of the driver died ({error.code}){detail}"
 
 
 def parse(line: str) -> NvmlReading:
@@ -90,10 +101,55 @@ def parse(line: str) -> NvmlReading:
         answer = json.loads(line)
         state = NvmlState(answer["state"])
         if state is not NvmlState.OK:
-            return NvmlReading(state, str(answer.get("reason", "")))
+            return NvmlReading(state, str(answer.get("reason", "")), error=str(answer.get("error", "")))
         return _reading(answer)
     except (ValueError, KeyError, TypeError) as error:
         return NvmlReading(NvmlState.FAILED, f"cannot understand the probe's answer {line[:200]!r}: {error!r}")
+
+
+def with_counters(reading: NvmlReading, line: str) -> NvmlReading:
+    """Its samples with what the probe answered to `counters`, GPU by GPU."""
+    try:
+        answer = json.loads(line)
+        state = NvmlState(answer["state"])
+        if state is not NvmlState.OK:
+            return replace(reading, counting=state, uncounted=str(answer.get("reason", "")))
+        told = {int(entry["index"]): entry for entry in answer["gpus"]}
+        samples = tuple(_added(sample, told.get(sample.index)) for sample in reading.samples)
+        return replace(reading, samples=samples)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"cannot understand the probe's answer {line[:200]!r}: {error!r}"
+        return replace(reading, counting=NvmlState.FAILED, uncounted=why)
+
+
+def _added(sample: GpuSample, entry: dict[str, Any] | None) -> GpuSample:
+    """Nothing is added of a GPU that came or went between the two: an index may be another's then."""
+    if entry is None or entry.get("uuid", sample.uuid) != sample.uuid:
+        return replace(sample, errors={**sample.errors, "counters": "the GPU changed while it was read"})
+    return replace(sample, facts={**sample.facts, **_facts(entry)}, errors={**sample.errors, **entry["errors"]})
+
+
+def _sample(entry: dict[str, Any]) -> GpuSample:
+    return GpuSample(
+        int(entry["index"]),
+        entry.get("uuid"),
+        str(entry.get("name", "")),
+        entry.get("pci_address"),
+        _facts(entry),
+        dict(entry["errors"]),
+    )
+
+
+def _facts(entry: dict[str, Any]) -> dict[str, float]:
+    """The numbers among its fields; several of one name as `name_part`."""
+    found: dict[str, float] = {}
+    for name, value in entry.items():
+        parts = {f"{name}_{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: each for key, each in parts.items() if isinstance(each, int | float) and name not in _NO_FACTS}
+    return found
+
+
+_NO_FACTS = frozenset({"index", "errors"})
 
 
 def _reading(answer: dict[str, Any]) -> NvmlReading:
@@ -105,7 +161,8 @@ def _reading(answer: dict[str, Any]) -> NvmlReading:
         if gpu is not None:
             gpus.append(gpu)
     driver, gaps = _driver(answer)
-    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing), tuple(_processes(answer["gpus"])))
+    users, samples = tuple(_processes(answer["gpus"])), tuple(map(_sample, answer["gpus"]))
+    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing), users, samples=samples)
 
 
 def _processes(entries: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:

@@ -1,11 +1,12 @@
 """The child that talks to the NVIDIA driver: a call that hangs or aborts there ends this process, not the daemon.
 
-Reads requests on stdin (the line `read`), answers each with one line of JSON; ends with its input. A field that cannot
-be read has its NVML error by name in `errors`, so that one unsupported field never hides the rest. Imports nothing of
-kaalia: it is started by path, isolated, and its memory counts in the daemon's budget.
+Reads requests on stdin (the lines `read` and `counters`), answers each with one line of JSON; ends with its input. A
+field that cannot be read has its NVML error by name in `errors`, so that one unsupported field never hides the rest.
+Imports nothing of kaalia: it is started by path, isolated, and its memory counts in the daemon's budget.
 
-Answer: {"state": "ok" | "no_driver" | "failed", "reason"?, "simulated"?, "errors"?, "driver_version"?, "cuda_version"?,
-"gpus"?: [{"index", "errors", and the keys of GPU_FIELDS}]}, where "processes" are the ids of those that use the GPU.
+Answer: {"state": "ok" | "no_driver" | "failed", "reason"?, "error"?, "simulated"?, "errors"?, "driver_version"?,
+"cuda_version"?, "gpus"?: [{"index", "errors", and the keys of GPU_FIELDS}]}, where "processes" are the ids of those
+that use the GPU, and "error" is NVML's, by name. To `counters`: the keys of COUNTERS instead, none of the system.
 """
 
 import ctypes
@@ -88,6 +89,98 @@ GPU_FIELDS: dict[str, Reader] = {
 }
 """Named as in kaalia.model.machine.Gpu, in its units; `processes` are no fact of the GPU."""
 
+# --- counters and faults: what tells whether a GPU is well ---
+
+
+def _field(gpu: Any, number: int) -> int | float:
+    """One of NVML's numbered fields; each has an error of its own."""
+    (answer,) = pynvml.nvmlDeviceGetFieldValues(gpu, [number])
+    if answer.nvmlReturn != pynvml.NVML_SUCCESS:
+        raise pynvml.NVMLError(answer.nvmlReturn)
+    value: int | float = getattr(answer.value, _VALUE_TYPES[answer.valueType])
+    return value
+
+
+_VALUE_TYPES = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""By nvmlValueType_t."""
+
+
+def _named(*names: str) -> Callable[[Any], dict[str, Any]]:
+    return lambda values: dict(zip(names, values, strict=True))
+
+
+def _sram_threshold_exceeded(gpu: Any) -> int:
+    """By NVIDIA's own measure: beyond it their field diagnosis fails the board."""
+    status = pynvml.c_nvmlEccSramErrorStatus_v1_t()
+    pynvml.nvmlDeviceGetSramEccErrorStatus(gpu, ctypes.byref(status))
+    return int(status.bThresholdExceeded)
+
+
+def _retired_pages(gpu: Any) -> int:
+    """For either cause. Boards before Ampere; later ones remap rows."""
+    return sum(len(pynvml.nvmlDeviceGetRetiredPages(gpu, cause)) for cause in (0, 1))
+
+
+def _clock_reasons(gpu: Any) -> int:
+    try:
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+    except pynvml.NVMLError_FunctionNotFound:  # a driver before 535
+        return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+
+
+def _slowed_s(gpu: Any, policy: int) -> float:
+    """For how long it was below its clocks for that, since the driver was loaded."""
+    return float(pynvml.nvmlDeviceGetViolationStatus(gpu, policy).violationTime / 1e9)
+
+
+def _nvlinks(gpu: Any) -> dict[str, int]:
+    """How many links it has, and how many are up; a bridge uses some of them."""
+    states = []
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            states.append(int(pynvml.nvmlDeviceGetNvLinkState(gpu, link)))
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_InvalidArgument):
+            break
+    if not states:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    return {"count": len(states), "up": sum(state == pynvml.NVML_FEATURE_ENABLED for state in states)}
+
+
+def _fabric(gpu: Any) -> dict[str, int]:
+    info = pynvml.c_nvmlGpuFabricInfo_v2_t()
+    pynvml.nvmlDeviceGetGpuFabricInfoV(gpu, ctypes.byref(info))
+    return {"state": info.state, "status": info.status, "health": info.healthMask}
+
+
+COUNTERS: dict[str, Reader] = {
+    "uuid": pynvml.nvmlDeviceGetUUID,
+    "ecc": lambda gpu: _named("current", "pending")(pynvml.nvmlDeviceGetEccMode(gpu)),
+    "ecc_volatile_uncorrected": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 1, 0),
+    "ecc_aggregate_uncorrected": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 1, 1),
+    "sram_threshold_exceeded": _sram_threshold_exceeded,
+    "rows": lambda gpu: _named("corrected", "uncorrected", "pending", "failed")(pynvml.nvmlDeviceGetRemappedRows(gpu)),
+    "retired_pages": _retired_pages,
+    "retired_pages_pending": pynvml.nvmlDeviceGetRetiredPagesPendingStatus,
+    "clock_reasons": _clock_reasons,
+    "power_slowed_s": lambda gpu: _slowed_s(gpu, pynvml.NVML_PERF_POLICY_POWER),
+    "thermal_slowed_s": lambda gpu: _slowed_s(gpu, pynvml.NVML_PERF_POLICY_THERMAL),
+    "power_default_w": lambda gpu: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1000,
+    "pcie_replays": pynvml.nvmlDeviceGetPcieReplayCounter,
+    "nvlinks": _nvlinks,
+    "nvlink_crc": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL),
+    "nvlink_replays": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL),
+    "nvlink_recoveries": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL),
+    "fabric": _fabric,
+    "persistence_mode": pynvml.nvmlDeviceGetPersistenceMode,
+    "mig": lambda gpu: _named("current", "pending")(pynvml.nvmlDeviceGetMigMode(gpu)),
+    "recovery_action": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION),
+    "memory_c": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_MEMORY_TEMP),
+    "memory_limit_c": lambda gpu: pynvml.nvmlDeviceGetTemperatureThreshold(
+        gpu, pynvml.NVML_TEMPERATURE_THRESHOLD_MEM_MAX
+    ),
+}
+"""Numbers, or several by name: `rows` of `pending` is told as `rows_pending`."""
+
 SYSTEM_FIELDS: dict[str, Callable[[], Any]] = {
     "driver_version": pynvml.nvmlSystemGetDriverVersion,
     "cuda_version": pynvml.nvmlSystemGetCudaDriverVersion_v2,
@@ -95,6 +188,16 @@ SYSTEM_FIELDS: dict[str, Callable[[], Any]] = {
 
 
 def read() -> dict[str, Any]:
+    """What the GPUs are."""
+    return _reading(SYSTEM_FIELDS, GPU_FIELDS)
+
+
+def counters() -> dict[str, Any]:
+    """How the GPUs are. A request of its own: a driver that dies of a rare call has told the rest by then."""
+    return _reading({}, COUNTERS)
+
+
+def _reading(of_system: dict[str, Any], of_gpu: dict[str, Reader]) -> dict[str, Any]:
     """One reading. The driver is let go at its end: an idle daemon never blocks a driver upgrade or GPU reset."""
     try:
         pynvml.nvmlInit()
@@ -103,21 +206,21 @@ def read() -> dict[str, Any]:
     try:
         count = pynvml.nvmlDeviceGetCount()
         answer = {"state": "ok", "simulated": hasattr(pynvml.nvmlLib, SIMULATED_SYMBOL)}
-        answer |= _fields(SYSTEM_FIELDS, lambda field: field())
-        answer["gpus"] = [_gpu(index) for index in range(count)]
+        answer |= _fields(of_system, lambda field: field())
+        answer["gpus"] = [_gpu(index, of_gpu) for index in range(count)]
     except pynvml.NVMLError as error:
-        return {"state": "failed", "reason": f"cannot count GPUs: {_name(error)}"}
+        return _failed("cannot count GPUs", error)
     finally:
         _release()
     return answer
 
 
-def _gpu(index: int) -> dict[str, Any]:
+def _gpu(index: int, readers: dict[str, Reader]) -> dict[str, Any]:
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError as error:
         return {"index": index, "errors": {"handle": _name(error)}}
-    return {"index": index} | _fields(GPU_FIELDS, lambda field: field(handle))
+    return {"index": index} | _fields(readers, lambda field: field(handle))
 
 
 def _fields(readers: dict[str, Any], call: Callable[[Any], Any]) -> dict[str, Any]:
@@ -136,14 +239,19 @@ def _fields(readers: dict[str, Any], call: Callable[[Any], Any]) -> dict[str, An
 def _not_loaded(error: Any) -> dict[str, Any]:
     """No library is legal (a machine without GPUs); one that cannot be loaded or initialised is a failure."""
     if not isinstance(error, pynvml.NVMLError_LibraryNotFound):
-        return {"state": "failed", "reason": f"cannot initialise NVML: {_name(error)}"}
+        return _failed("cannot initialise NVML", error)
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as cause:  # pynvml does not pass the cause on
         text = str(cause)
         absent = text.startswith(LIBRARY) and "No such file" in text
-        return {"state": "no_driver" if absent else "failed", "reason": f"cannot load {LIBRARY}: {text}"}
-    return {"state": "failed", "reason": f"cannot load {LIBRARY}: {_name(error)}"}
+        state = "no_driver" if absent else "failed"
+        return {"state": state, "reason": f"cannot load {LIBRARY}: {text}", "error": _name(error)}
+    return _failed(f"cannot load {LIBRARY}", error)
+
+
+def _failed(what: str, error: Any) -> dict[str, Any]:
+    return {"state": "failed", "reason": f"{what}: {_name(error)}", "error": _name(error)}
 
 
 def _release() -> None:
@@ -159,12 +267,17 @@ def _name(error: Any) -> str:
     return name if name != "NVMLError" else f"NVMLError {error.value}"
 
 
+ANSWERS: dict[str, Callable[[], dict[str, Any]]] = {"read": read, "counters": counters}
+"""By request."""
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a driver prints must not mix with the answers
     for line in sys.stdin:
         request = line.strip()
-        answer = read() if request == "read" else {"state": "failed", "reason": f"cannot understand {request!r}"}
+        known = ANSWERS.get(request)
+        answer = known() if known else {"state": "failed", "reason": f"cannot understand {request!r}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -57,16 +57,28 @@ def read(address: str, root: Path = ROOT) -> PciDevice:
     )
 
 
+def link_best(address: str, root: Path = ROOT) -> tuple[int | None, int | None]:
+    """Generation and lanes that both the device at `address` and the port above it can do; None: sysfs does not tell.
+
+    A card of 16 lanes in a slot of 8 has 8 at best: that is no fault.
+    """
+    folder = root / "sys/bus/pci/devices" / address
+    ends = (folder, folder.resolve().parent)
+    gens = [found for end in ends if (found := _generation(end / "max_link_speed")) is not None]
+    widths = [found for end in ends if (found := _width(end / "max_link_width")) is not None]
+    return min(gens, default=None), min(widths, default=None)
+
+
 def nvidia_gpus(root: Path = ROOT) -> tuple[PciDevice, ...]:
     """Every NVIDIA display device on the bus, by address; their audio and USB functions are not GPUs."""
     folder = root / "sys/bus/pci/devices"
     found: list[PciDevice] = []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            device = read(entry.name, root)
+            device = read(entry.name, root) if _hex(entry / "vendor") == NVIDIA else None
         except HostError:  # it went away between listing and reading, or it is no plain address
             continue
-        if device.vendor == NVIDIA and device.is_display:
+        if device is not None and device.is_display:
             found.append(device)
     return tuple(found)
 

@@ -30,6 +30,8 @@ class Condition:
     severity: Severity
     clears_when: str
     scope: str = HOST
+    hidden_by: tuple[str, ...] = ()
+    """Codes of conditions of the same part, or of the host, whose symptom it is; see contracts/symptoms.py."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ class Topic(StrEnum):
     """A speed test was ordered, or its result is new."""
     ADDRESS = "address"
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
+    GPUS = "gpus"
+    """The driver was asked how the GPUs are."""
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
 

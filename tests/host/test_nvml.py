@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaalia.host.nvml import NvmlProbe, NvmlReading, NvmlState, parse
+from kaalia.host.nvml import NvmlProbe, NvmlReading, parse
+from kaalia.model.gpu_health import NvmlState
 from kaalia.model.machine import Missing
 from tests.support.fake_nvidia.build import build, environment
 from tests.support.fake_nvidia.profiles import MODELS, fault, gpu_uuid, machine, setting, without, write

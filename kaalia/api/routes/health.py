@@ -4,6 +4,7 @@ from aiohttp import web
 
 from kaalia.api import context, status
 from kaalia.api.responses import answer
+from kaalia.contracts.symptoms import causes
 from kaalia.model.health import OpenCondition, PastCondition
 from kaalia.store import conditions
 from kaalia.store.database import Transaction
@@ -23,4 +24,4 @@ async def show(request: web.Request) -> web.Response:
 
 
 def _read(tx: Transaction) -> tuple[tuple[OpenCondition, ...], tuple[PastCondition, ...]]:
-    return conditions.all_open(tx), conditions.past(tx, PAST_SHOWN)
+    return causes(conditions.all_open(tx)), conditions.past(tx, PAST_SHOWN)

@@ -392,3 +392,7 @@ PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "processes")
 PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "processes")
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics_processes")
 PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics_processes")
+
+/* --- counters and faults ---------------------------------------------------------------------------------------- */
+
+#include "health.h"

@@ -1,0 +1,101 @@
+"""Judges each reading of the GPUs and tells what is wrong with them. It only reads: nothing is stopped for it."""
+
+import logging
+from datetime import datetime
+
+from kaalia.clock import Clock
+from kaalia.health.gpu_findings import driver_words, known_after
+from kaalia.health.gpu_judge import Judge
+from kaalia.health.gpu_rules import book
+from kaalia.model.gpu_health import GpuReading, KnownGpu
+from kaalia.model.health import Condition
+from kaalia.service import run_forever
+from kaalia.store import conditions, gpu_health
+from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.database import Database, Transaction
+
+SOURCE = "gpu"
+OVERDUE_S = 120.0
+"""Beside the intervals: a reading of a slow driver, an engine and a disk that hardly answer."""
+
+log = logging.getLogger(__name__)
+
+
+class GpuHealthService:
+    """`interval_s`: how often the GPUs are read."""
+
+    name = "gpu-health"
+
+    def __init__(self, database: Database, changes: Changes, clock: Clock, interval_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._bell = changes.subscribe(Topic.GPUS)
+        self._book = book()
+        self._patience_s = self._book.old_after * interval_s + OVERDUE_S
+        self._judge: Judge | None = None
+        self._told: list[Condition] = []
+        self._judged_at: datetime | None = None
+
+    async def run(self) -> None:
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        if self._judge is None:
+            self._judge = await self._begin()
+        if await wait(self._bell, self._patience_s):
+            await self._look(self._judge)
+        else:
+            await self._tell([*self._judge.standing, self._overdue()])
+
+    async def _begin(self) -> Judge:
+        """With what was told before a restart: what one reading cannot tell stays as it was."""
+
+        def read(tx: Transaction) -> tuple[list[Condition], GpuReading | None]:
+            stands = [one.condition for one in conditions.all_open(tx) if one.source == SOURCE]
+            return stands, gpu_health.get(tx)
+
+        self._told, newest = await self._database.read(read)
+        judge = Judge(self._book, self._told)
+        if newest is not None:
+            judge.remember(newest)
+        return judge
+
+    async def _look(self, judge: Judge) -> None:
+        def read(tx: Transaction) -> tuple[GpuReading | None, tuple[KnownGpu, ...]]:
+            return gpu_health.get(tx), gpu_health.known(tx)
+
+        reading, before = await self._database.read(read)
+        if reading is None or reading.read_at == self._judged_at:
+            return
+        self._judged_at = reading.read_at
+        known = known_after(reading, before, self._book)
+        await self._tell(judge.judge(reading, known), known if known != before else None)
+
+    async def _tell(self, found: list[Condition], known: tuple[KnownGpu, ...] | None = None) -> None:
+        """Written where it is news."""
+        is_news = found != self._told
+        if not is_news and known is None:
+            return
+        now = self._clock.now()
+
+        def write(tx: Transaction) -> None:
+            if is_news:
+                conditions.replace(tx, SOURCE, found, now)
+            if known is not None:
+                gpu_health.put_known(tx, known)
+
+        await self._database.transaction(write)
+        self._log(found)
+        self._told = found
+
+    def _log(self, found: list[Condition]) -> None:
+        before = {(one.problem.code, one.scope) for one in self._told}
+        after = {(one.problem.code, one.scope): one.problem for one in found}
+        for key in after.keys() - before:
+            log.warning("%s: %s of %s: %s (%s)", self.name, *key, after[key].message, after[key].evidence)
+        for key in before - after.keys():
+            log.info("%s: %s of %s is over", self.name, *key)
+
+    def _overdue(self) -> Condition:
+        last = f"{self._judged_at:%Y-%m-%d %H:%M:%S} UTC" if self._judged_at else "none since the daemon was started"
+        return driver_words(self._book.rules["gpu_reading_old"], f"the last reading: {last}")
