@@ -12,6 +12,7 @@ from kaalia.errors import HostError, Problem
 from kaalia.host.process import Program
 from kaalia.model.copying import CopyOrder
 from kaalia.transfer import away, rsync, sshd
+from kaalia.transfer.complaints import Complaints
 from kaalia.transfer.plan import Bind, Cell, encode
 from kaalia.transfer.serving import Show, Shown, cell_argv, private_file
 
@@ -63,7 +64,7 @@ class Between:
                 await program.said()
             finally:
                 await program.stop()
-        return rsync.problem(order, exit_code, told.last)
+        return rsync.problem(order, exit_code, told.complaints)
 
     def _prepare(self, order: CopyOrder, source: Shown, target: Shown | None) -> Path:
         binds = [
@@ -106,19 +107,19 @@ async def _watched(program: Program, told: "_Lines", tell: Tell) -> int:
 
 
 class _Lines:
-    """What rsync and ssh say: the newest progress, and the last lines of the rest."""
+    """What rsync and ssh say: the newest progress, and the rest."""
 
     def __init__(self) -> None:
         self.progress: rsync.Progress | None = None
-        self._rest: list[str] = []
+        self._complaints = Complaints()
 
     def hear(self, line: str) -> None:
         found = rsync.progress(line)
         if found is not None:
             self.progress = found
         else:
-            self._rest = [*self._rest, line][-rsync.EVIDENCE_LINES :]
+            self._complaints.add(line)
 
     @property
-    def last(self) -> str:
-        return "\n".join(self._rest)
+    def complaints(self) -> str:
+        return self._complaints.text

@@ -20,6 +20,7 @@ from kaalia.host import ipv6, outside
 from kaalia.host.process import KILL_GRACE_S, Program, run
 from kaalia.model.copying import CloudLogin, CloudOrder
 from kaalia.transfer import plan, rclone
+from kaalia.transfer.complaints import Complaints
 from kaalia.transfer.plan import Bind, Cell, encode
 from kaalia.transfer.serving import Show, Shown, cell_argv, private_file
 
@@ -107,12 +108,12 @@ class Clouds:
                     "copy_outlet_unfit",
                     f"cannot copy with {order.cloud}: its connections would leave as root, not as nobody",
                     remedy="run the daemon by its systemd unit, or as root with CAP_SETUID and CAP_SETGID",
-                    evidence=told.last,
+                    evidence=told.complaints,
                 )
         if exit_code is None:
             message = f"cannot copy all with {order.cloud} within {rclone.MAX_S / 3600:.0f} h"
             return Problem("copy_late", message, "copy again: what is there already is left out"), "failed"
-        return rclone.problem(order, exit_code, told.last), rclone.finished(order, told.progress)
+        return rclone.problem(order, exit_code, told.complaints), rclone.finished(order, told.progress)
 
     async def _outlet_argv(self) -> tuple[str, ...]:
         words = plan.outlet_words(self._allowed, self._pools, await asyncio.to_thread(self._lan))
@@ -190,12 +191,12 @@ async def _is_unfit(way_out: Program) -> bool:
 
 
 class _Told:
-    """What rclone says: the newest progress, and the last of its complaints without what is secret."""
+    """What rclone says: the newest progress, and its complaints without what is secret."""
 
     def __init__(self, login: CloudLogin) -> None:
         self._secrets = sorted((one for one in rclone.secrets(login) if len(one) > 3), key=len, reverse=True)
         self.progress: rclone.Progress | None = None
-        self._rest: list[str] = []
+        self._complaints = Complaints()
 
     def hear(self, line: str) -> None:
         found = rclone.heard(line)
@@ -205,8 +206,8 @@ class _Told:
         elif found:
             for secret in self._secrets:
                 found = found.replace(secret, "***")
-            self._rest = [*self._rest, found[:1000]][-rclone.EVIDENCE_LINES :]
+            self._complaints.add(found)
 
     @property
-    def last(self) -> str:
-        return "\n".join(self._rest)
+    def complaints(self) -> str:
+        return self._complaints.text

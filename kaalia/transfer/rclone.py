@@ -18,7 +18,6 @@ FILES = "/files"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where rclone looks for them (Go, crypto/x509), whatever the machine calls the file."""
 MAX_S = 24 * 3600.0
-EVIDENCE_LINES = 5
 _REMOTE = "cloud"
 _OPTIONS = (
     *("--use-json-log", "--log-level=NOTICE", "--stats=2s", "--stats-log-level=NOTICE"),
@@ -126,7 +125,7 @@ def heard(line: str) -> Progress | str | None:
 
 
 def problem(order: CloudOrder, exit_code: int, said: str) -> Problem | None:
-    """What went wrong; None: all is copied. `said`: its last words, without secrets."""
+    """What went wrong; None: all is copied. `said`: its complaints, without secrets."""
     if exit_code == 0:
         return None
     place, cloud, low = order.place, f"{order.cloud}:{order.path}", said.lower()

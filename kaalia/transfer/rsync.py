@@ -20,7 +20,6 @@ _PROGRESS = re.compile(r"\s*([\d,]+)\s+(\d+)%\s+(\S+/s)\b")
 _VANISHED = 24
 """Files went while they were copied: they are not missed."""
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
-EVIDENCE_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def progress(line: str) -> Progress | None:
 
 
 def problem(order: CopyOrder, exit_code: int, said: str) -> Problem | None:
-    """What went wrong; None: all is copied. `said`: the last lines of standard error."""
+    """What went wrong; None: all is copied. `said`: its complaints."""
     place = f"{order.target.holder}:{order.target.path}"
     if exit_code in (0, _VANISHED):
         return None
