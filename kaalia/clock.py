@@ -41,6 +41,10 @@ class MachineClock(Clock, Protocol):
         """The kernel says that the wall clock is kept right, as by NTP."""
         ...
 
+    def synchronisation(self) -> bool | None:
+        """The same; None: nobody can tell."""
+        ...
+
 
 class SystemClock:
     """The clocks of this machine."""
@@ -58,7 +62,12 @@ class SystemClock:
         return self._boot_id
 
     def is_synchronised(self) -> bool:
-        return 0 <= int(self._libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))) < _TIME_ERROR
+        return self.synchronisation() is True
+
+    def synchronisation(self) -> bool | None:
+        """None: the kernel may not be asked, as under a filter of system calls."""
+        state = int(self._libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)))
+        return None if state < 0 else state < _TIME_ERROR
 
     @cached_property
     def _boot_id(self) -> str:

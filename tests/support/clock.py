@@ -30,6 +30,9 @@ class FakeClock:
     def is_synchronised(self) -> bool:
         return self.synchronised
 
+    def synchronisation(self) -> bool | None:
+        return self.synchronised
+
     def advance(self, seconds: float) -> None:
         self._monotonic_s += seconds
         self.suspend(seconds)

@@ -55,6 +55,9 @@ class FileClock:
     def is_synchronised(self) -> bool:
         return self._setting().synchronised
 
+    def synchronisation(self) -> bool | None:
+        return self.is_synchronised()
+
     def _setting(self) -> Setting:
         return Setting(**json.loads(self._file.read_text()))
 
