@@ -3,6 +3,7 @@
 Sizes come from `df` in a child process: asking a dead network file system blocks whoever asks, so it is not the daemon.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kaalia.host.process import run
 
 ROOT = Path("/")
 DF_TIMEOUT_S = 10.0
+_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +30,45 @@ class FileSystem:
 async def filesystem(path: Path) -> FileSystem:
     """The file system that holds `path`. Raises HostError `command_failed` (no such path), `command_timeout`."""
     argv = ["df", "--block-size=1", "--output=source,fstype,size,avail", "--", str(path)]
-    result = await run(argv, DF_TIMEOUT_S, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=True)
+    result = await run(argv, DF_TIMEOUT_S, env=_ENVIRONMENT, check=True)
     words = result.stdout.strip().splitlines()[-1].rsplit(maxsplit=3)  # only the source may hold blanks
     if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()):
         raise unreadable(f"the file system of {path}", f"df answered {result.stdout.strip()!r}")
     return FileSystem(words[0], words[1], int(words[2]), int(words[3]))
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left where a path lies. `mounted_at` tells two paths on one file system. Inodes 0: not a fixed number."""
+
+    mounted_at: str
+    total_bytes: int
+    free_bytes: int
+    inodes: int
+    free_inodes: int
+
+
+async def rooms(paths: Iterable[Path]) -> tuple[Room, ...]:
+    """One for each path, in one child. Raises HostError `command_failed`, `command_timeout`, `unreadable`."""
+    argv = ["df", "--block-size=1", "--output=target,size,avail,itotal,iavail", "--", *map(str, paths)]
+    result = await run(argv, DF_TIMEOUT_S, env=_ENVIRONMENT, check=True)
+    rows = [line.rsplit(maxsplit=4) for line in result.stdout.splitlines()[1:]]
+    if any(len(row) != 5 for row in rows):
+        raise unreadable("how much room is left", f"df answered {result.stdout.strip()[:300]!r}")
+    return tuple(Room(row[0], *(int(word) if word.isdecimal() else 0 for word in row[1:])) for row in rows)
+
+
 async def mount_point(path: Path) -> str:
     """Where the file system of `path` is mounted. Raises HostError `command_failed`, `command_timeout`."""
     argv = ["df", "--output=target", "--", str(path)]
-    result = await run(argv, DF_TIMEOUT_S, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=True)
+    result = await run(argv, DF_TIMEOUT_S, env=_ENVIRONMENT, check=True)
     return result.stdout.splitlines()[-1].strip()
 
 
 async def allocated_bytes(folder: str, timeout_s: float) -> int:
     """What the files below `folder` take of their file system, by `du`. Raises HostError."""
     argv = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", folder]
-    result = await run(argv, timeout_s, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    result = await run(argv, timeout_s, env=_ENVIRONMENT)
     size = result.stdout.split("\t")[0]
     if not size.isdecimal():
         raise unreadable(f"the size of {folder}", (result.stderr or result.stdout)[:200])

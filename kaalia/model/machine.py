@@ -150,6 +150,8 @@ class Engine:
     enforces_disk_size: bool
     gpu_mode: str
     """How GPUs reach containers: `cdi`, `device_request` or `none`."""
+    default_runtime: str = ""
+    """By which it starts containers that name none; "" where it was not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def engine_facts(
         live_restore=bool(info.get("LiveRestoreEnabled", False)),
         enforces_disk_size=_enforces_disk_size(info, data_root, mounts),
         gpu_mode=_gpu_mode(version, info, cdi_devices, has_gpu_hook),
+        default_runtime=str(info.get("DefaultRuntime", "")),
     )
 
 

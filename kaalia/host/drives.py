@@ -1,0 +1,101 @@
+"""What drives tell of their own health, by `smartctl --json` of smartmontools, where it is installed.
+
+It asks the drive itself, which takes rights that the daemon's sandbox does not have, and up to seconds: seldom, and in
+children outside of it. A drive that sleeps is left asleep.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kaalia.errors import HostError
+from kaalia.host import outside
+from kaalia.host.kernel import unreadable
+from kaalia.host.process import run
+
+TIMEOUT_S = 30.0
+_NOT_OPENED = 0b11
+"""Bits of smartctl's exit code: wrong arguments, or the device could not be opened (smartctl(8), EXIT STATUS)."""
+_PENDING, _UNCORRECTABLE = 197, 198
+_DRIVES_MAX = 64
+_LIMITS = ("TasksMax=16", "MemoryMax=256M", "ProtectSystem=strict", "PrivateNetwork=yes", "NoNewPrivileges=yes")
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """None: the drive does not tell it. `warning`: NVMe's critical warning, as its bits."""
+
+    device: str
+    model: str = ""
+    has_passed: bool | None = None
+    warning: int = 0
+    used_percent: int | None = None
+    lost_sectors: int = 0
+    """That could not be read, or wait to be replaced."""
+
+
+async def drives() -> tuple[Drive, ...] | None:
+    """Every drive that tells something. None: smartctl is not installed. Raises HostError `unreadable`."""
+    if shutil.which("smartctl", path=outside.ENVIRONMENT["PATH"]) is None:
+        return None
+    first = (*await outside.prefix(*_LIMITS), "smartctl", "--json")
+    try:
+        scan = await run([*first, "--scan"], TIMEOUT_S, env=outside.ENVIRONMENT)
+    except HostError as error:
+        raise unreadable("the health of drives", error.problem.message) from error
+    found, refused = [], ""
+    for one in _document(scan.stdout).get("devices", [])[:_DRIVES_MAX]:
+        argv = [*first, "-i", "-H", "-A", "-n", "standby", "-d", str(one["type"]), str(one["name"])]
+        try:
+            told = await run(argv, TIMEOUT_S, env=outside.ENVIRONMENT)
+        except HostError as error:
+            refused = error.problem.message
+            continue
+        document = _document(told.stdout)
+        try:
+            drive = parse(str(one["name"]), document)
+        except (ValueError, TypeError, AttributeError) as error:
+            refused = f"cannot understand what smartctl says of {one['name']}: {error}"
+            continue
+        if drive is not None:
+            found.append(drive)
+        elif told.exit_code & _NOT_OPENED and "STANDBY" not in told.stdout:
+            refused = _why(document) or f"smartctl ended with {told.exit_code}"
+    if refused and not found:
+        raise unreadable("the health of drives", refused)
+    return tuple(found)
+
+
+def parse(device: str, told: Mapping[str, Any]) -> Drive | None:
+    """One answer of smartctl; None: there is nothing of the drive's health in it."""
+    status, nvme = told.get("smart_status"), told.get("nvme_smart_health_information_log")
+    table = (told.get("ata_smart_attributes") or {}).get("table") or ()
+    if not status and not nvme and not table:
+        return None
+    nvme = nvme or {}
+    # Of each the low 32 bits count; some makers keep other things above.
+    raw = {one.get("id"): int((one.get("raw") or {}).get("value", 0)) & 0xFFFFFFFF for one in table}
+    used = nvme.get("percentage_used", (told.get("endurance_used") or {}).get("current_percent"))
+    return Drive(
+        device,
+        str(told.get("model_name", "")),
+        (status or {}).get("passed"),
+        int(nvme.get("critical_warning", 0)),
+        None if used is None else int(used),
+        int(nvme.get("media_errors", 0)) + raw.get(_PENDING, 0) + raw.get(_UNCORRECTABLE, 0),
+    )
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _why(document: Mapping[str, Any]) -> str:
+    messages = (document.get("smartctl") or {}).get("messages") or ()
+    return "; ".join(str(one.get("string", "")) for one in messages)[:300]
