@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
+from kaalia.config_notify import NotifyConfig
+from kaalia.config_section import AbsolutePath, Section
 from kaalia.errors import ConfigError
 from kaalia.units import GB
 
@@ -22,12 +24,6 @@ DEFAULT_PATH = Path("/etc/kaalia/kaalia.yaml")
 ENVIRONMENT_PREFIX = "KAALIA_"
 SOCKET_PATH_MAX_BYTES = 107
 """sun_path of Linux, without its final zero byte."""
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute() or ".." in path.parts:
-        raise ValueError("must be an absolute path without '..'")
-    return path
 
 
 def _fits_socket(path: Path) -> Path:
@@ -124,12 +120,7 @@ def _network(text: str) -> str:
     raise ValueError("must be networks or addresses, such as 192.168.1.0/24, 192.168.1.7 or fd00:1::/64")
 
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-SocketPath = Annotated[Path, AfterValidator(_absolute), AfterValidator(_fits_socket)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+SocketPath = Annotated[AbsolutePath, AfterValidator(_fits_socket)]
 
 
 class DockerConfig(Section):
@@ -250,6 +241,7 @@ class Config(Section):
     nvml: NvmlConfig = NvmlConfig()
     intervals: IntervalsConfig = IntervalsConfig()
     policy: PolicyConfig = PolicyConfig()
+    notify: NotifyConfig = NotifyConfig()
     log: LogConfig = LogConfig()
 
     @property
@@ -363,10 +355,23 @@ def _complaint(error: dict[str, Any], file: str, origins: Mapping[str, str]) -> 
         remedy = f"write {near}" if near else f"remove {key}"
         return "config_unknown_key", f"{where} has the unknown key {key}", remedy
     if error["type"] == "model_type":
-        return "config_invalid", f"{where} gives {key} = {error['input']!r}, not a section", f"write keys under {key}:"
+        return (
+            "config_invalid",
+            f"{where} gives {key} = {_shown(path, error['input'])}, not a section",
+            f"write keys under {key}:",
+        )
     rule = str(error["msg"]).removeprefix("Value error, ")
     rule = rule.replace("Input should be", "must be")
-    return "config_invalid", f"{where} gives {key} = {error['input']!r}", f"{key} {rule}"
+    return "config_invalid", f"{where} gives {key} = {_shown(path, error['input'])}", f"{key} {rule}"
+
+
+def _shown(path: list[str], value: object) -> str:
+    """A webhook's URL may be as good as a password."""
+    if path[0] != "notify" or not isinstance(value, str | dict):
+        return repr(value)
+    return (
+        "{...}" if isinstance(value, dict) else repr(f"{value.partition('://')[0]}://..." if "://" in value else value)
+    )
 
 
 def _nearest(path: list[str]) -> str | None:
@@ -384,3 +389,6 @@ def _known_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
         yield f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _known_keys(field.annotation, f"{prefix}{name}.")
+        for inner in get_args(field.annotation):  # sections by names of the owner's
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _known_keys(inner, f"{prefix}{name}.NAME.")
