@@ -24,6 +24,7 @@ from kaalia.marketplace import (
     relays,
     removal,
     rentals,
+    reports,
     snapshot_notes,
     traffic,
     volumes,
@@ -32,6 +33,7 @@ from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.metering import TRAFFIC, Meter
+from kaalia.model.standing import Standing
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, facts, signature
 from kaalia.wire.error import ApiError
@@ -255,6 +257,7 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
         volumes=await volumes.of_machine(tx, machine.id),
         maintenances=open_windows(machine.windows, now),
         relays=await relays.links(tx, machine.id),
+        standing=Standing(machine.verification, await reports.told(tx, machine.id)),
     )
 
 

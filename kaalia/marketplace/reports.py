@@ -7,8 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kaalia.clock import from_epoch
 from kaalia.marketplace.db.tables import contracts, machine_reports
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.standing import RenterReport
 from kaalia.wire.error import ApiError
 
 PROBLEM_MAX_CHARS = 80
@@ -16,6 +18,7 @@ MESSAGE_MAX_CHARS = 2000
 A_DAY_MAX = 5
 """Of one renter about one machine."""
 SHOWN_MAX = 100
+TOLD_MAX = 5
 
 
 async def add(
@@ -42,6 +45,13 @@ async def newest(tx: AsyncConnection, machine_id: int) -> list[dict[str, Any]]:
     query = sa.select(machine_reports).where(machine_reports.c.machine_id == machine_id)
     rows = await tx.execute(query.order_by(machine_reports.c.id.desc()).limit(SHOWN_MAX))
     return [{"problem": row.problem, "message": row.message, "created_at": row.created_at} for row in rows]
+
+
+async def told(tx: AsyncConnection, machine_id: int) -> tuple[RenterReport, ...]:
+    """The newest few, for the daemon of the machine, whose owner is told of them."""
+    query = sa.select(machine_reports).where(machine_reports.c.machine_id == machine_id)
+    rows = await tx.execute(query.order_by(machine_reports.c.id.desc()).limit(TOLD_MAX))
+    return tuple(RenterReport(row.id, row.problem, row.message, from_epoch(row.created_at)) for row in rows)
 
 
 async def counts(tx: AsyncConnection, machine_ids: Collection[int]) -> dict[int, int]:

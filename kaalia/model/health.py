@@ -8,6 +8,8 @@ from kaalia.errors import Problem
 
 HOST = "host"
 """The scope of what concerns the whole machine."""
+OWN_CHANNELS = "notify"
+"""The source of conditions about the channels by which the owner is told: they are shown, and told by no channel."""
 
 
 class Severity(StrEnum):

@@ -30,6 +30,7 @@ from kaalia.store import (
     machine,
     maintenance,
     relays,
+    standing,
     tasks,
     volumes,
     workloads,
@@ -155,6 +156,8 @@ def store(tx: Transaction, snapshot: Snapshot, envelope: str, now: datetime, hou
     maintenance.put_windows(tx, snapshot.maintenances)
     if snapshot.relays is not None:
         relays.put_links(tx, relay_rules.kept(relays.links(tx), snapshot.relays, unheard))
+    if snapshot.standing is not None:
+        standing.put(tx, snapshot.standing, now)
     for task in snapshot.tasks:
         tasks.add_new(tx, task, now)
     tasks.forget_older(tx, now - TASKS_KEPT)

@@ -18,6 +18,7 @@ from kaalia.model.copying import CloudOrder, CopyOrder, CopyStatus, DoorOrder, H
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.relay import RelayLink
+from kaalia.model.standing import Standing
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 
@@ -142,6 +143,8 @@ class Snapshot:
     """When the owner works on the machine; those that are not over. All there are, as with the listing."""
     relays: tuple[RelayLink, ...] | None = None
     """By which relays contracts are reached; all there are. None: the marketplace knows none, and nothing changes."""
+    standing: Standing | None = None
+    """How the marketplace sees the machine: for its owner to be told, and nothing else follows from it."""
 
 
 @dataclass(frozen=True, slots=True)

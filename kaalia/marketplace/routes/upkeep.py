@@ -57,8 +57,11 @@ async def show_reports(call: Call) -> list[dict[str, Any]]:
 async def report(call: Call) -> dict[str, Any]:
     """The public API shows reports but has no call to make one: this is ours."""
     async with call.context.engine.begin() as tx:
-        machine = await machines.get(tx, call.number("id"))
+        machine_id = call.number("id")
+        machine = await machines.get(tx, machine_id)
         report_id = await reports.add(tx, call.caller.user_id, machine, call.body, call.context.clock.now())
+        await machines.bump(tx, machine_id)  # the daemon tells its owner
+    call.context.machine_bells.ring(machine_id)
     return {"success": True, "id": report_id}
 
 
