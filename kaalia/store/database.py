@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -122,6 +123,20 @@ class Database:
             return connection
 
         self._connection = _guarded(run)
+
+
+def read_only(path: Path, work: Callable[[Transaction], T]) -> T:
+    """A read from outside the daemon, whether it runs or not: nothing is made, migrated or locked. Blocks.
+
+    Raises StoreError.
+    """
+
+    def run() -> T:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            return work(connection)
+
+    return _guarded(run)
 
 
 def stream_id(tx: Transaction) -> str:
