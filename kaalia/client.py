@@ -27,6 +27,7 @@ from kaalia.wire.local import (
     SpeedDocument,
     SpeedWish,
 )
+from kaalia.wire.notification import NotifyDocument
 
 T = TypeVar("T")
 
@@ -95,6 +96,10 @@ class LocalClient:
         before = self.measured_disk()
         self._get(f"/v1/disk/{kind}", _ORDERED, "POST")
         return before
+
+    def notifications(self) -> NotifyDocument:
+        """Raises LocalError `notify_off` when the daemon's configuration names no channel."""
+        return self._get("/v1/notifications", TypeAdapter(NotifyDocument))
 
     def ports(self) -> PortsDocument:
         return self._get("/v1/ports", _PORTS)

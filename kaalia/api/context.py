@@ -32,6 +32,8 @@ class Context:
     """False: the configuration says that nobody tries the ports."""
     measures_speed: bool = True
     """False: the configuration says that the speed is measured with no peer."""
+    notifications: Callable[[Transaction, datetime], object] | None = None
+    """Reads how the owner is told, a wire.notification.NotifyDocument. None: the configuration names no channel."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""
 

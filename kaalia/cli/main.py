@@ -13,6 +13,8 @@ from kaalia.cli.commands import contracts, daemon, disk, doctor, drain, ledger, 
 
 PROGRAMS = {
     "enroll": "Enrol this machine with a marketplace.",
+    "notify": "Show by which channels the owner is told what happens here; --test tries them.",
+    "support-bundle": "Write what helps to find a fault into a file, without secrets; nothing is sent.",
     "probe": "Be a prober: try the ports of machines that ask for it, and measure their speed.",
     "relay": "Be a relay: let renters in to machines without open ports.",
     "marketplace": "Run the reference marketplace: serve, users, enrolment tokens.",
@@ -43,7 +45,7 @@ def _build() -> typer.Typer:
 
 def _program(name: str) -> Callable[[typer.Context], None]:
     def go_on(context: typer.Context) -> None:
-        output.become(f"kaalia.cli.commands.{name}", context.args)
+        output.become(f"kaalia.cli.commands.{name.replace('-', '_')}", context.args)
 
     return go_on
 

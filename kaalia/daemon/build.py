@@ -18,7 +18,7 @@ from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
 from kaalia.config import Config
-from kaalia.daemon import policy
+from kaalia.daemon import notifications, policy
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
@@ -41,6 +41,7 @@ from kaalia.service import Service
 from kaalia.store import ends, folder
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
+from kaalia.sync.client import HeardTime
 from kaalia.sync.enroll import load_key
 from kaalia.sync.prober import ProberLink
 from kaalia.sync.service import SyncService
@@ -62,9 +63,19 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
     probes, measures = config.probe.url != "off", config.speed.peer != "off"
-    context = Context(database, clock, clock.now(), timekeeper.problem, probes_ports=probes, measures_speed=measures)
     try:
         await timekeeper.open()
+        told = await notifications.service(config.notify, clock, changes, database)
+        context = Context(
+            database,
+            clock,
+            clock.now(),
+            timekeeper.problem,
+            probes_ports=probes,
+            measures_speed=measures,
+            notifications=None if told is None else told.show,
+        )
+        heard = timekeeper.hear if told is None else notifications.both(timekeeper.hear, told.hear)
         yield [
             timekeeper,
             *_local_services(config, systemd, context),
@@ -74,7 +85,8 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             GpuHealthService(database, changes, clock, config.intervals.report_s),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),
-            *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering),
+            *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard),
+            *([] if told is None else [told]),
         ]
     finally:
         answering.close()
@@ -185,6 +197,7 @@ def _marketplace_services(
     database: Database,
     engine: DockerEngine,
     answering: Answering,
+    heard: HeardTime,
 ) -> list[Service]:
     async def login(contract_id: int) -> RegistryLogin | None:
         return await sync.login_source(contract_id)
@@ -197,7 +210,7 @@ def _marketplace_services(
         config.state_dir,
         tenants.logs,
         heartbeat_s=config.intervals.heartbeat_s,
-        heard=timekeeper.hear,
+        heard=heard,
         policy=policy.read(config.policy),
         execute=tenants.execute,
         copy=tenants.copy,
