@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from kaalia.errors import Problem
 from kaalia.health.kernel_lines import UNLISTED, Action, Catalogue
+from kaalia.model.gpu_health import KnownGpu
 from kaalia.model.health import HOST, Condition
 from kaalia.model.kernel_log import KernelFault
 from kaalia.model.machine import Gpu
@@ -26,18 +27,18 @@ class _Meaning:
     says: str
 
 
-def conditions(faults: Iterable[KernelFault], gpus: Iterable[Gpu], book: Catalogue, now: datetime) -> list[Condition]:
-    """Of one boot's faults, what is not over. Of one GPU a fault hides those that are its symptoms."""
+def conditions(
+    faults: Iterable[KernelFault], gpus: Iterable[Gpu | KnownGpu], book: Catalogue, now: datetime
+) -> list[Condition]:
+    """Of one boot's faults, what is not over. Of one GPU each says which others it would be the symptom of.
+
+    `gpus`: those that are there, and those that were: a fault is of the GPU that is, or was last, at its place.
+    """
     told = list(faults)
     known = [(one, meaning) for one in told if (meaning := _meaning(one, book)) is not None]
     standing = [(one, meaning) for one, meaning in known if not _is_over(one, meaning, told, now)]
-    hidden = {(one.subject, name) for one, meaning in standing for name in meaning.rule.hides}
     cards = {gpu.pci_address.rpartition(".")[0]: gpu for gpu in gpus if gpu.pci_address}
-    return [
-        _condition(one, meaning, cards.get(one.subject))
-        for one, meaning in standing
-        if (one.subject, meaning.action) not in hidden
-    ]
+    return [_condition(one, meaning, cards.get(one.subject), book) for one, meaning in standing]
 
 
 def _meaning(fault: KernelFault, book: Catalogue) -> _Meaning | None:
@@ -72,7 +73,7 @@ def _ends(other: KernelFault, fault: KernelFault) -> bool:
     return is_newest_step or (other.code == RECOVERED and fault.code.startswith(_XID))
 
 
-def _condition(fault: KernelFault, meaning: _Meaning, gpu: Gpu | None) -> Condition:
+def _condition(fault: KernelFault, meaning: _Meaning, gpu: Gpu | KnownGpu | None, book: Catalogue) -> Condition:
     rule = meaning.rule
     assert rule.severity is not None
     is_gpu = bool(meaning.action)
@@ -85,14 +86,16 @@ def _condition(fault: KernelFault, meaning: _Meaning, gpu: Gpu | None) -> Condit
         remedy=_filled(rule.remedy, fault.subject, gpu),
         evidence=_evidence(fault),
     )
-    return Condition(problem, rule.severity, _clears(rule, is_gpu), _scope(fault.subject, gpu))
+    hidden_by = book.greater(meaning.action) if is_gpu else rule.hidden_by
+    scope = _scope(fault.subject, gpu)
+    return Condition(problem, rule.severity, _clears(rule, is_gpu), scope, hidden_by=hidden_by)
 
 
-def _gpu_words(subject: str, gpu: Gpu | None) -> str:
+def _gpu_words(subject: str, gpu: Gpu | KnownGpu | None) -> str:
     return f"GPU {gpu.index} ({gpu.name}, {subject})" if gpu else f"the GPU at {subject}"
 
 
-def _filled(remedy: str, subject: str, gpu: Gpu | None) -> str:
+def _filled(remedy: str, subject: str, gpu: Gpu | KnownGpu | None) -> str:
     return remedy.replace("{uuid}", gpu.uuid if gpu else subject).replace("{subject}", subject)
 
 
@@ -107,7 +110,7 @@ def _clears(rule: Action, is_gpu: bool) -> str:
     return _UNTIL_RECOVERED if is_gpu else _UNTIL_REBOOT
 
 
-def _scope(subject: str, gpu: Gpu | None) -> str:
+def _scope(subject: str, gpu: Gpu | KnownGpu | None) -> str:
     return gpu.uuid if gpu else subject or HOST
 
 

@@ -31,6 +31,8 @@ class Action:
     quiet_h: float | None = None
     hides: frozenset[str] = frozenset()
     """Actions whose faults of the same GPU are the same matter, and smaller."""
+    hidden_by: tuple[str, ...] = ()
+    """Conditions of any source whose symptom it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ class Catalogue:
     """What Xid 154 says is to be done -> name of an action; `recovered` for nothing."""
     lines: tuple[Line, ...]
 
+    def greater(self, action: str) -> tuple[str, ...]:
+        """Conditions of the same GPU of which a fault that asks for `action` is the symptom."""
+        above = {name for name, rule in self.actions.items() if action in rule.hides}
+        xids = [f"gpu_xid_{number}" for number, (name, _) in sorted(self.xids.items()) if name in above]
+        return (*xids, *(f"gpu_recovery_{name}" for name in sorted(above)), *self.actions[action].hidden_by)
+
     def told(self, text: str) -> Told | None:
         """The fault that `text` tells, if any."""
         if text.startswith("NVRM:") and (match := _XID.match(text)):
@@ -92,7 +100,8 @@ def catalogue() -> Catalogue:
 
 def _action(entry: Mapping[str, Any]) -> Action:
     severity = Severity(entry["severity"]) if entry["severity"] else None
-    return Action(severity, entry["remedy"], entry.get("quiet_h"), frozenset(entry.get("hides", ())))
+    hides, hidden_by = frozenset(entry.get("hides", ())), tuple(entry.get("hidden_by", ()))
+    return Action(severity, entry["remedy"], entry.get("quiet_h"), hides, hidden_by)
 
 
 def _line(entry: Mapping[str, Any]) -> Line:

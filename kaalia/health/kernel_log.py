@@ -11,11 +11,12 @@ from kaalia.health.kernel_faults import conditions as standing
 from kaalia.health.kernel_faults import several
 from kaalia.health.kernel_lines import catalogue
 from kaalia.host.kmsg import Batch, KernelLog, KernelRecord
+from kaalia.model.gpu_health import KnownGpu
 from kaalia.model.health import Condition, Severity
 from kaalia.model.kernel_log import KernelFault, KernelPosition
-from kaalia.model.machine import MachineReport
+from kaalia.model.machine import Gpu, MachineReport
 from kaalia.service import run_forever
-from kaalia.store import conditions, kernel_log, machine
+from kaalia.store import conditions, gpu_health, kernel_log, machine
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 
@@ -112,11 +113,12 @@ class KernelLogService:
         """What is wrong now, written where it is news: what the log told of this boot so far, and `more`."""
         boot_id, now = self._clock.boot_id(), self._clock.now()
 
-        def read(tx: Transaction) -> tuple[tuple[KernelFault, ...], MachineReport | None]:
-            return kernel_log.faults(tx, boot_id), machine.get_report(tx)
+        def read(tx: Transaction) -> tuple[tuple[KernelFault, ...], MachineReport | None, tuple[KnownGpu, ...]]:
+            return kernel_log.faults(tx, boot_id), machine.get_report(tx), gpu_health.known(tx)
 
-        faults, report = await self._database.read(read)
-        await self._tell([*standing(faults, report.gpus if report else (), self._book, now), *more])
+        faults, report, known = await self._database.read(read)
+        gpus: list[Gpu | KnownGpu] = [*known, *(report.gpus if report else ())]
+        await self._tell([*standing(faults, gpus, self._book, now), *more])
 
     async def _tell(self, found: list[Condition]) -> None:
         if found == self._told:

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from kaalia.contracts.symptoms import causes
 from kaalia.health.kernel_faults import conditions, several
 from kaalia.health.kernel_lines import catalogue
-from kaalia.model.health import HOST, Condition, Severity
+from kaalia.model.gpu_health import KnownGpu
+from kaalia.model.health import HOST, Condition, OpenCondition, Severity
 from kaalia.model.kernel_log import KernelFault
 from kaalia.model.machine import Gpu
 from tests.support.clock import START
@@ -25,8 +27,14 @@ def judge(*faults: KernelFault, hours: float = 0) -> list[Condition]:
     return conditions(faults, [OTHER, GPU], BOOK, START + timedelta(hours=hours))
 
 
+def shown(*faults: KernelFault, hours: float = 0) -> list[Condition]:
+    """As whoever reads them is told."""
+    found = [OpenCondition(one, "kernel", START) for one in judge(*faults, hours=hours)]
+    return [one.condition for one in causes(found)]
+
+
 def codes(*faults: KernelFault, hours: float = 0) -> list[str]:
-    return [one.problem.code for one in judge(*faults, hours=hours)]
+    return [one.problem.code for one in shown(*faults, hours=hours)]
 
 
 def test_a_fault_names_the_gpu_what_to_do_and_what_ends_it() -> None:
@@ -49,6 +57,19 @@ def test_a_gpu_that_the_driver_no_longer_shows_is_named_by_its_place() -> None:
     assert "the GPU at 0000:65:00" in found.problem.message
 
 
+def test_a_gpu_that_was_there_keeps_its_name() -> None:
+    known = KnownGpu("GPU-6a1b", 2, "RTX 4090", "0000:65:00.0", "boot-1", START)
+
+    (found,) = conditions([fault("gpu_xid_79")], [known], BOOK, START)
+
+    assert found.scope == "GPU-6a1b"
+    assert "GPU 2 (RTX 4090, 0000:65:00)" in found.problem.message
+
+
+def test_two_words_for_one_fall_are_one() -> None:
+    assert codes(fault("gpu_fallen_off_bus"), fault("gpu_xid_79", 2), fault("pcie_uncorrected", 3)) == ["gpu_xid_79"]
+
+
 def test_a_program_that_fails_is_no_fault_of_the_machine() -> None:
     assert codes(fault("gpu_xid_13"), fault("gpu_xid_31", 2), fault("gpu_xid_43", 3)) == []
 
@@ -62,7 +83,7 @@ def test_a_lost_gpu_hides_what_follows_from_it_on_the_same_card_only() -> None:
     lost = fault("gpu_xid_79")
     symptom, elsewhere = fault("gpu_xid_119", 2), fault("gpu_xid_119", 3, "0000:66:00")
 
-    assert [(one.problem.code, one.scope) for one in judge(lost, symptom, elsewhere)] == [
+    assert [(one.problem.code, one.scope) for one in shown(lost, symptom, elsewhere)] == [
         ("gpu_xid_79", GPU.uuid),
         ("gpu_xid_119", OTHER.uuid),
     ]
