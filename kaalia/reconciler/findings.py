@@ -51,6 +51,8 @@ def of_gpus(view: View, use: GpuUse) -> list[Condition]:
     contracts = {one.container_id: one.contract_id for one in view.present if one.container_id}
     users: defaultdict[tuple[str, int | None], list[GpuProcess]] = defaultdict(list)
     for process in use.processes:
+        if process.is_system:
+            continue
         user = next((contracts[known] for known in process.container_ids if known in contracts), None)
         users[process.gpu_uuid, user].append(process)
     found = []

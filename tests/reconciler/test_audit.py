@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from kaalia.contracts.contract import Desired
-from kaalia.model.gpu_use import GpuProcess, GpuUse
+from kaalia.model.gpu_use import SYSTEM_PROGRAMS, GpuProcess, GpuUse
 from kaalia.model.health import Severity
 from kaalia.model.workload import WorkloadState
 from kaalia.reconciler.ledger import Ledger
@@ -257,6 +257,18 @@ async def test_a_process_of_no_contract(auditor: Auditor, uuid: str, severity: S
     await auditor.uses()
     assert await auditor.look() == []
     assert 51 in auditor.rig.runtime.running()
+
+
+async def test_programs_of_the_machine_itself_may_be_there_and_none_that_bears_their_name(auditor: Auditor) -> None:
+    for _ in range(3):
+        await auditor.uses(*(GpuProcess(FIRST, 700 + at, name) for at, name in enumerate(sorted(SYSTEM_PROGRAMS))))
+        assert await auditor.look() == []
+
+    for _ in range(2):
+        await auditor.uses(GpuProcess(FIRST, 88, "Xorg", ("b" * 64,)), GpuProcess(FIRST, 9, "Xorg"))
+        codes = await auditor.look()
+    assert codes == ["audit_gpu_foreign_process"]
+    assert await auditor.evidence() == f"critical {FIRST}: pid 88 (Xorg)"
 
 
 async def test_free_gpus_of_a_machine_that_is_not_offered_are_its_owners(auditor: Auditor) -> None:
