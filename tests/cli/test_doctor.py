@@ -94,3 +94,25 @@ def test_a_program_gets_the_same(run: Run, rented: Daemon) -> None:
     assert [one["condition"]["scope"] for one in document["past"]] == ["GPU-6a1b"]
     assert document["past"][0]["until"] == "2026-01-01T11:00:00Z"
     assert document["problems"] == []
+
+
+def test_a_condition_is_explained_without_a_daemon(run: Run) -> None:
+    result = run("doctor", "explain", "xid_79")
+
+    assert result.code == 0
+    assert [line.split(":")[0].strip() for line in result.out.splitlines()] == [
+        "gpu_xid_79  critical",
+        "means",
+        "remedy",
+        "ends when",
+        "source",
+    ]
+    assert json.loads(run("doctor", "explain", "disk_low", "--json").out)["severity"] == "warn"
+
+
+def test_an_unknown_condition_is_answered_by_the_nearest(run: Run) -> None:
+    result = run("doctor", "explain", "disklow")
+
+    assert (result.code, result.out) == (2, "")
+    assert "cannot explain 'disklow'" in result.err
+    assert "disk_low" in result.err

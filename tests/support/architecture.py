@@ -45,8 +45,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         # The marketplace could leave for its own repository tomorrow, and take the prober along.
         "marketplace": "model contracts wire prober",
         "client": "model contracts wire",
-        # Enrolment reads the hardware before the daemon runs; `serve` and `users` work on the marketplace itself.
-        "cli": "model contracts wire host store capability notify sync client prober speed relay marketplace",
+        # Enrolment reads the hardware before the daemon runs; the doctor explains by the catalogues of health;
+        # `serve` and `users` work on the marketplace itself.
+        "cli": "model contracts wire host store capability health notify sync client prober speed relay marketplace",
         "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel "
         "transfer notify api "
         "marketplace",

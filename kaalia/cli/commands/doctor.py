@@ -1,6 +1,7 @@
 """`kaalia doctor`: all that is wrong with the machine, with evidence, remedy and what ends it; what was, on request."""
 
 import os
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
@@ -9,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from kaalia.cli import output
+from kaalia.errors import ConfigError
+from kaalia.health import book
+from kaalia.health.book import Entry
 from kaalia.model.health import HOST, Condition, OpenCondition, PastCondition, Severity
 from kaalia.wire.health import HealthDocument
 
@@ -17,16 +21,23 @@ _COLOURS = {Severity.CRITICAL: "bold red", Severity.UNKNOWN: "magenta", Severity
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(epilog="Examples: kaalia doctor; kaalia doctor --history; kaalia doctor --json | jq .open")(doctor)
+    here = typer.Typer(add_completion=False, subcommand_metavar="[explain ID]")
+    here.callback(invoke_without_command=True)(doctor)
+    here.command(epilog="Examples: kaalia doctor explain disk_low; kaalia doctor explain xid_79")(explain)
+    examples = "Examples: kaalia doctor; kaalia doctor explain xid_79; kaalia doctor --json | jq .open"
+    app.add_typer(here, name="doctor", epilog=examples)
 
 
 def doctor(
+    context: typer.Context,
     history: Annotated[bool, typer.Option("--history", help="Show what was wrong and is over.")] = False,
     config: output.ConfigFile = None,
     socket: output.SocketFile = None,
     as_json: output.AsJson = False,
 ) -> None:
     """Show what is wrong with this machine, how to mend it, and what ends it. Exit code 1: something must be mended."""
+    if context.invoked_subcommand is not None:
+        return
     document = output.connect(config, socket, dict(os.environ)).health()
     out = output.console()
     if as_json:
@@ -36,6 +47,34 @@ def doctor(
     else:
         _print_open(document, out)
     raise typer.Exit(output.REFUSED if _must_be_mended(document) else output.OK)
+
+
+def explain(
+    condition: Annotated[str, typer.Argument(metavar="ID", help="As kaalia doctor names it, or an Xid: xid_79.")],
+    as_json: output.AsJson = False,
+) -> None:
+    """Tell what a condition means, what to do and what ends it. Needs no running daemon."""
+    found = book.find(condition)
+    if found is None:
+        near = book.near(condition)
+        raise ConfigError(
+            "condition_unknown",
+            f"cannot explain {condition[:80]!r}: no condition has that id",
+            remedy=f"perhaps {', '.join(near)}" if near else "kaalia doctor names the ids of what is wrong now",
+        )
+    if as_json:
+        output.print_json(found)
+    else:
+        _print_entry(found, output.console())
+
+
+def _print_entry(entry: Entry, out: Console) -> None:
+    severity = entry.severity or "no condition: kept as history of the GPU"
+    colour = _COLOURS.get(Severity(entry.severity), "") if entry.severity else ""
+    out.print(f"[bold]{entry.id}[/]  {f'[{colour}]{severity}[/]' if colour else severity}")
+    _print_fields(
+        (("means", entry.says), ("remedy", entry.remedy), ("ends when", entry.clears), ("source", entry.source)), out
+    )
 
 
 def _must_be_mended(document: HealthDocument) -> bool:
@@ -56,14 +95,20 @@ def _print_one(one: OpenCondition, as_of: datetime, out: Console) -> None:
     found, problem = one.condition, one.condition.problem
     colour = _COLOURS[found.severity]
     out.print(f"[{colour}]{found.severity}[/] {escape(problem.message)} [dim]\\[{problem.code}][/]", soft_wrap=True)
-    told = (
-        ("part", "" if found.scope == HOST else found.scope),
-        ("since", f"{output.moment(one.since)}, {output.ago(one.since, as_of)}"),
-        ("seen", problem.evidence),
-        ("remedy", problem.remedy),
-        ("ends when", found.clears_when),
+    _print_fields(
+        (
+            ("part", "" if found.scope == HOST else found.scope),
+            ("since", f"{output.moment(one.since)}, {output.ago(one.since, as_of)}"),
+            ("seen", problem.evidence),
+            ("remedy", problem.remedy),
+            ("ends when", found.clears_when),
+        ),
+        out,
     )
-    for name, text in told:
+
+
+def _print_fields(fields: Iterable[tuple[str, str]], out: Console) -> None:
+    for name, text in fields:
         if text:
             out.print(f"  [dim]{name}:[/] {escape(text)}", soft_wrap=True)
 
