@@ -190,6 +190,9 @@ class DiskConfig(Section):
     low_water_gb: Literal["auto"] | Annotated[float, Field(ge=0, le=100_000)] = "auto"
     """Free space of Docker's disk below which unused images that kaalia pulled go. `auto`: see `contracts.disk`."""
 
+    mount: AbsolutePath | None = None
+    """A mount point without which Docker's data would go to another disk: it is told when nothing is mounted there."""
+
     @property
     def low_water_bytes(self) -> int | None:
         """None: by the size of the disk."""

@@ -55,7 +55,9 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     warnings = tuple(one.problem for one in found if one.severity is Severity.WARN)
     worse = [one.problem for one in found if one.severity is not Severity.WARN]
     now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]
-    problems = (*_problems(link, report, now), *now_wrong, *worse)
+    told = {problem.code for problem in worse}
+    own = [problem for problem in _problems(link, report, now) if problem.code not in told]
+    problems = (*own, *now_wrong, *worse)
     status = _document(context, now, link, report, listing, dict(states), all_claims(tx), problems, warnings)
     placed = maintenance.get_cordon(tx)
     is_up = placed is not None and cordon.is_up(placed.cordon, now)

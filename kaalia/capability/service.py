@@ -44,13 +44,13 @@ class CapabilityService:
         resend_s: float = RESEND_S,
         changes: Changes | None = None,
     ) -> None:
-        """`changes`: what wakes it before its time, new addresses and speeds."""
+        """`changes`: what wakes it before its time: new addresses and speeds, an engine that went or came."""
         self._database = database
         self._clock = clock
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
-        self._bell = changes.subscribe(Topic.ADDRESS, Topic.SPEED) if changes else asyncio.Event()
+        self._bell = changes.subscribe(Topic.ADDRESS, Topic.SPEED, Topic.ENGINE) if changes else asyncio.Event()
         self._sent_digest = ""
         self._sent_at_s = 0.0
 

@@ -23,7 +23,11 @@ from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.health.engine_time import EngineTime
 from kaalia.health.gpu import GpuHealthService
+from kaalia.health.host import HealthService
+from kaalia.health.host_reading import HostReader, Places
+from kaalia.health.host_rules import rules as host_rules
 from kaalia.health.kernel_log import KernelLogService
 from kaalia.host import ipv6, searching
 from kaalia.host.answering import Answering
@@ -60,6 +64,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     changes = Changes()
     database = await folder.open_database(config, changes)
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
+    engine_time = EngineTime(engine.facts, clock)
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
     probes, measures = config.probe.url != "off", config.speed.peer != "off"
@@ -79,10 +84,11 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
         yield [
             timekeeper,
             *_local_services(config, systemd, context),
-            _capability(config, clock, changes, database, engine),
+            _capability(config, clock, changes, database, engine_time),
             AddressService(changes),
             KernelLogService(database, changes, clock),
             GpuHealthService(database, changes, clock, config.intervals.report_s),
+            _health(config, clock, changes, database, engine_time),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard),
@@ -143,7 +149,7 @@ def _local_services(config: Config, systemd: Systemd, context: Context) -> list[
     return [LocalApiService(config.socket, context), NotifyService(systemd, context.listening, progress)]
 
 
-def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: DockerEngine) -> Service:
+def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: EngineTime) -> Service:
     public_ip = config.ports.public_ip
     inputs = Inputs(
         probe=NvmlProbe(deadline_s=config.nvml.deadline_s),
@@ -153,6 +159,12 @@ def _capability(config: Config, clock: Clock, changes: Changes, database: Databa
         volume_backend=lambda data_root: volume_backend(config, Path(data_root)),
     )
     return CapabilityService(database, clock, inputs, config.intervals.report_s, changes=changes)
+
+
+def _health(config: Config, clock: MachineClock, changes: Changes, database: Database, engine: EngineTime) -> Service:
+    places = Places(config.state_dir, config.disk.mount)
+    reader = HostReader(places, clock, host_rules().limits, lambda: engine.answer_s)
+    return HealthService(database, changes, clock, reader, str(config.state_dir))
 
 
 def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:

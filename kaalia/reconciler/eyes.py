@@ -24,7 +24,8 @@ RELISTEN_S = 1.0
 class Eyes:
     """Keeps `sights` and `outages` true.
 
-    `resync_s`: between whole lists. `busy`: contracts that something is being done to. `wake` ends the sleep.
+    `resync_s`: between whole lists. `busy`: contracts that something is being done to. `wake` ends the sleep. `news`:
+    called when the engine went away, and when it is back.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Eyes:
         resync_s: float,
         busy: Callable[[], Collection[int]],
         wake: Callable[[], None],
+        news: Callable[[], None],
     ) -> None:
         self.outages = Outages()
         self._sights = sights
@@ -45,6 +47,7 @@ class Eyes:
         self._resync_s = resync_s
         self._busy = busy
         self._wake = wake
+        self._news = news
         self._engine_answers = asyncio.Event()
         self._failed_looks = 0
         self._look_at_s = 0.0
@@ -77,6 +80,7 @@ class Eyes:
         if self.outages.is_lost:
             log.info("reconciler: the container engine answers again, %d workloads found", len(found.workloads))
             self.outages.back(self._clock.now())
+            self._news()
 
     async def inspect_doubted(self) -> None:
         """A single look at each contract that changed, but for those in hand."""
@@ -135,6 +139,7 @@ class Eyes:
             log.warning("reconciler: nothing is done until the container engine answers: %s", error)
             books = await self._ledger.books()
             self.outages.lost(self._clock.now(), books.report)
+            self._news()
             ran = [row for row in books.workloads.values() if row.state is WorkloadState.RUNNING]
             reason = "the container engine of the machine does not answer"
             await self._ledger.tell(status.unknown(row, reason, self._clock.now()) for row in ran)

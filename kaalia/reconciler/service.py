@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from kaalia.clock import Clock
 from kaalia.contracts.contract import Contract
@@ -107,8 +108,10 @@ class ReconcilerService:
         self._keys = Keys(runtime)
         self.notebooks = Notebooks(runtime, clock, self._bell.set)
         self._hands = Hands(self._tools, self._sights, self._bell.set, self.look_again)
-        look_s = settings.resync_s
-        self._eyes = Eyes(runtime, self._sights, self._ledger, clock, look_s, lambda: self._hands.busy, self._bell.set)
+        look_s, news = settings.resync_s, partial(changes.ring, Topic.ENGINE)
+        self._eyes = Eyes(
+            runtime, self._sights, self._ledger, clock, look_s, lambda: self._hands.busy, self._bell.set, news
+        )
         self._booted_at = booted_at
         self._next_change_at: datetime | None = None
         self._has_announced = False

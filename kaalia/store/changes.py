@@ -12,6 +12,8 @@ class Topic(StrEnum):
     TASKS = "tasks"
     ENROLMENT = "enrolment"
     DISK = "disk"
+    ENGINE = "engine"
+    """The container engine went away, or came back."""
     PORTS = "ports"
     """A probe of the ports was ordered, or the address may have changed."""
     SPEED = "speed"
