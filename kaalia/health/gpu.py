@@ -1,12 +1,13 @@
 """Judges each reading of the GPUs and tells what is wrong with them. It only reads: nothing is stopped for it."""
 
+import asyncio
 import logging
 from datetime import datetime
 
 from kaalia.clock import Clock
 from kaalia.health.gpu_findings import driver_words, known_after
 from kaalia.health.gpu_judge import Judge
-from kaalia.health.gpu_rules import book
+from kaalia.health.gpu_rules import Book, book
 from kaalia.model.gpu_health import GpuReading, KnownGpu
 from kaalia.model.health import Condition
 from kaalia.service import run_forever
@@ -16,22 +17,24 @@ from kaalia.store.database import Database, Transaction
 
 SOURCE = "gpu"
 OVERDUE_S = 120.0
-"""Beside the intervals: a reading of a slow driver, an engine and a disk that hardly answer."""
+"""A slow driver, and an engine and a disk that hardly answer."""
 
 log = logging.getLogger(__name__)
 
 
 class GpuHealthService:
-    """`interval_s`: how often the GPUs are read."""
+    """`interval_s`: how often the GPUs are read. `overdue_s`: what a reading may take beside that."""
 
     name = "gpu-health"
 
-    def __init__(self, database: Database, changes: Changes, clock: Clock, interval_s: float) -> None:
+    def __init__(
+        self, database: Database, changes: Changes, clock: Clock, interval_s: float, overdue_s: float = OVERDUE_S
+    ) -> None:
         self._database = database
         self._clock = clock
         self._bell = changes.subscribe(Topic.GPUS)
-        self._book = book()
-        self._patience_s = self._book.old_after * interval_s + OVERDUE_S
+        self._interval_s = interval_s
+        self._overdue_s = overdue_s
         self._judge: Judge | None = None
         self._told: list[Condition] = []
         self._judged_at: datetime | None = None
@@ -42,10 +45,11 @@ class GpuHealthService:
     async def _turn(self) -> None:
         if self._judge is None:
             self._judge = await self._begin()
-        if await wait(self._bell, self._patience_s):
-            await self._look(self._judge)
+        judge = self._judge
+        if await wait(self._bell, judge.book.old_after * self._interval_s + self._overdue_s):
+            await self._look(judge)
         else:
-            await self._tell([*self._judge.standing, self._overdue()])
+            await self._tell([*judge.standing, self._overdue(judge.book)])
 
     async def _begin(self) -> Judge:
         """With what was told before a restart: what one reading cannot tell stays as it was."""
@@ -55,7 +59,7 @@ class GpuHealthService:
             return stands, gpu_health.get(tx)
 
         self._told, newest = await self._database.read(read)
-        judge = Judge(self._book, self._told)
+        judge = Judge(await asyncio.to_thread(book), self._told)
         if newest is not None:
             judge.remember(newest)
         return judge
@@ -68,7 +72,7 @@ class GpuHealthService:
         if reading is None or reading.read_at == self._judged_at:
             return
         self._judged_at = reading.read_at
-        known = known_after(reading, before, self._book)
+        known = known_after(reading, before, judge.book)
         await self._tell(judge.judge(reading, known), known if known != before else None)
 
     async def _tell(self, found: list[Condition], known: tuple[KnownGpu, ...] | None = None) -> None:
@@ -96,6 +100,6 @@ class GpuHealthService:
         for key in before - after.keys():
             log.info("%s: %s of %s is over", self.name, *key)
 
-    def _overdue(self) -> Condition:
+    def _overdue(self, book: Book) -> Condition:
         last = f"{self._judged_at:%Y-%m-%d %H:%M:%S} UTC" if self._judged_at else "none since the daemon was started"
-        return driver_words(self._book.rules["gpu_reading_old"], f"the last reading: {last}")
+        return driver_words(book.rules["gpu_reading_old"], f"the last reading: {last}")

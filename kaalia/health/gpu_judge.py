@@ -14,7 +14,7 @@ class Judge:
     """`standing`: what was told before, by an earlier process too; then `remember` the newest reading of that one."""
 
     def __init__(self, book: Book, standing: Iterable[Condition] = ()) -> None:
-        self._book = book
+        self.book = book
         self._standing: dict[Key, Condition] = {
             (one.problem.code, one.scope): one for one in standing if one.problem.code in book.rules
         }
@@ -42,7 +42,7 @@ class Judge:
         if reading.boot_id != self._boot_id:
             self._begin_anew()
         self._note_reasons(reading)
-        found = of_reading(reading, present, Past(self._earlier, self._reasons), self._book)
+        found = of_reading(reading, present, Past(self._earlier, self._reasons), self.book)
         self.remember(reading)
         self._fold(found)
         self._forget(reading, {gpu.uuid for gpu in present})
@@ -51,18 +51,18 @@ class Judge:
     def _begin_anew(self) -> None:
         """After a boot counters start at nothing, and what was seen under load is to be seen again."""
         self._earlier, self._reasons, self._streaks = {}, {}, {}
-        self._standing = {key: one for key, one in self._standing.items() if not self._book.rules[key[0]].fact}
+        self._standing = {key: one for key, one in self._standing.items() if not self.book.rules[key[0]].fact}
 
     def _note_reasons(self, reading: GpuReading) -> None:
         for sample in reading.gpus:
             reasons = sample.facts.get("clock_reasons")
             if sample.uuid is not None and reasons is not None:
-                kept = self._reasons.setdefault(sample.uuid, deque(maxlen=self._book.window))
+                kept = self._reasons.setdefault(sample.uuid, deque(maxlen=self.book.window))
                 kept.append(int(reasons))
 
     def _fold(self, found: Findings) -> None:
         for key, condition in found.items():
-            rule = self._book.rules[key[0]]
+            rule = self.book.rules[key[0]]
             if (condition is not None) == (key in self._standing):
                 self._streaks.pop(key, None)
                 if condition is not None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-
 SYSTEM_PROGRAMS = frozenset(
     {
         # The display server, which an X configuration for clocks and fans starts without a screen, too.

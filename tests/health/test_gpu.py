@@ -39,8 +39,8 @@ class Rig:
         self.changes = changes
         self.clock = clock
 
-    def service(self, interval_s: float = 60) -> GpuHealthService:
-        return GpuHealthService(self.store, self.changes, self.clock, interval_s)
+    def service(self) -> GpuHealthService:
+        return GpuHealthService(self.store, self.changes, self.clock, interval_s=60)
 
     async def show(self, made: GpuReading) -> None:
         self.clock.advance(60)
@@ -99,13 +99,12 @@ async def test_without_readings_nothing_is_known(rig: Rig) -> None:
         await rig.show(reading(sample(mig_current=1)))
         await rig.until(("gpu_mig_on", UUID))
 
-    impatient = rig.service()
-    impatient._patience_s = 0.05
-    async with running(impatient):
+    async with running(GpuHealthService(rig.store, rig.changes, rig.clock, interval_s=0, overdue_s=0.05)):
         found = await rig.until(("gpu_mig_on", UUID), ("gpu_reading_old", HOST))
         await asyncio.sleep(0.2)
         assert await rig.open_now() == found, "once is enough"
-        impatient._patience_s = 60
+
+    async with running(rig.service()):
         await rig.show(reading(sample()))
         await rig.until()
 
