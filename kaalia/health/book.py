@@ -35,6 +35,8 @@ class Entry:
     remedy: str
     clears: str
     source: str
+    has_fix: bool = False
+    """`kaalia doctor --fix` can mend it."""
 
 
 @cache
@@ -77,6 +79,7 @@ def _of_files() -> Iterator[Entry]:
                     plain(entry["remedy"]),
                     plain(entry.get("clears", "")) or _clears(entry.get("quiet_h"), "the machine is booted anew"),
                     entry["source"],
+                    entry.get("fix", False),
                 )
 
 

@@ -70,4 +70,5 @@ def book() -> Book:
 
 def _rule(entry: Mapping[str, Any]) -> Rule:
     more = {"severity": Severity(entry["severity"]), "hidden_by": tuple(entry.get("hidden_by", ()))}
-    return Rule(**{**entry, **more})
+    # `fix` is for people only: see health/book.py.
+    return Rule(**{name: value for name, value in {**entry, **more}.items() if name != "fix"})

@@ -24,13 +24,16 @@ def add_to(app: typer.Typer) -> None:
     here = typer.Typer(add_completion=False, subcommand_metavar="[explain ID]")
     here.callback(invoke_without_command=True)(doctor)
     here.command(epilog="Examples: kaalia doctor explain disk_low; kaalia doctor explain xid_79")(explain)
-    examples = "Examples: kaalia doctor; kaalia doctor explain xid_79; kaalia doctor --json | jq .open"
+    examples = "Examples: kaalia doctor; kaalia doctor explain xid_79; kaalia doctor --fix --dry-run"
     app.add_typer(here, name="doctor", epilog=examples)
 
 
 def doctor(
     context: typer.Context,
     history: Annotated[bool, typer.Option("--history", help="Show what was wrong and is over.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended without harm, after a yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --fix: do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --fix: show each command, do nothing.")] = False,
     config: output.ConfigFile = None,
     socket: output.SocketFile = None,
     as_json: output.AsJson = False,
@@ -38,6 +41,12 @@ def doctor(
     """Show what is wrong with this machine, how to mend it, and what ends it. Exit code 1: something must be mended."""
     if context.invoked_subcommand is not None:
         return
+    if fix:
+        options = [*(["--yes"] if yes else []), *(["--dry-run"] if dry_run else [])]
+        paths = [*(["--config", str(config)] if config else []), *(["--socket", str(socket)] if socket else [])]
+        output.become("kaalia.cli.commands.doctor_fix", [*options, *paths])
+    if yes or dry_run:
+        raise ConfigError("option_alone", "cannot use --yes or --dry-run alone", remedy="add --fix")
     document = output.connect(config, socket, dict(os.environ)).health()
     out = output.console()
     if as_json:
@@ -75,6 +84,8 @@ def _print_entry(entry: Entry, out: Console) -> None:
     _print_fields(
         (("means", entry.says), ("remedy", entry.remedy), ("ends when", entry.clears), ("source", entry.source)), out
     )
+    if entry.has_fix:
+        out.print("  kaalia doctor --fix can mend it.")
 
 
 def _must_be_mended(document: HealthDocument) -> bool:
