@@ -108,7 +108,8 @@ class NotificationService:
 
         await self._database.transaction(begin)
         try:
-            await wait(self._heard, self._first_word_s)
+            if (await self._database.read(notifications.facts)).heard_at is not None:
+                await wait(self._heard, self._first_word_s)
             await run_forever(self.name, self._turn)
         finally:
             await self._tasks.close()
