@@ -6,6 +6,7 @@ import pynvml
 import pytest
 
 from kaalia.health import gpu_facts
+from kaalia.health.book import entries
 from kaalia.health.gpu_rules import Rule, book
 from kaalia.health.kernel_lines import catalogue
 from kaalia.host.nvml_probe import COUNTERS, GPU_FIELDS
@@ -24,14 +25,7 @@ def facts() -> Iterator[str]:
 
 
 def known_codes() -> set[str]:
-    kernel = catalogue()
-    xids = {f"gpu_xid_{number}" for number in kernel.xids}
-    return {
-        *BOOK.rules,
-        *xids,
-        *(line.id for line in kernel.lines),
-        *(f"gpu_recovery_{name}" for name in kernel.actions),
-    }
+    return {*entries(), *(f"gpu_recovery_{name}" for name in catalogue().actions)}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
