@@ -25,7 +25,9 @@ class Condition:
 
     `clears_when` says what ends it by itself.
 
-    A condition is told; by itself it never stops a tenant.
+    A condition is told; by itself it never stops a tenant. `blocks`: while it is critical or unknown, nothing is rented
+    anew of what it is about: the GPU, else the whole machine. None: a GPU's does, any other does not.
+    See `contracts.fitness`.
     """
 
     problem: Problem
@@ -34,6 +36,7 @@ class Condition:
     scope: str = HOST
     hidden_by: tuple[str, ...] = ()
     """Codes of conditions of the same part, or of the host, whose symptom it is; see contracts/symptoms.py."""
+    blocks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ class Topic(StrEnum):
     """The driver was asked how the GPUs are."""
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
+    CONDITIONS = "conditions"
+    """Something is wrong that was not, or is no more, or is worse or better than it was: rung by the store itself."""
 
 
 class Changes:

@@ -1,4 +1,7 @@
-"""What is wrong with the machine now, and what was. Each source owns its rows: what it no longer finds is past."""
+"""What is wrong with the machine now, and what was. Each source owns its rows: what it no longer finds is past.
+
+A change rings `Topic.CONDITIONS` by itself, whoever writes it.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -6,7 +9,8 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from kaalia.clock import from_epoch
-from kaalia.model.health import Condition, OpenCondition, PastCondition
+from kaalia.model.health import Condition, OpenCondition, PastCondition, Severity
+from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 
 PAST_ROWS = 500
@@ -18,13 +22,22 @@ def replace(tx: Transaction, source: str, found: Iterable[Condition], now: datet
     """All that `source` finds wrong now. What it found before keeps its `since`, the rest of its rows are past."""
     before = {(one.condition.problem.code, one.condition.scope): one for one in _rows(tx, source)}
     tx.execute("DELETE FROM conditions WHERE source = ?", (source,))
+    weight_before, weight = {key: _weight(one.condition) for key, one in before.items()}, {}
     for condition in found:
         key = (condition.problem.code, condition.scope)
+        weight[key] = _weight(condition)
         known = before.pop(key, None)
         row = (source, *key, _dump(condition), (known.since if known else now).timestamp())
         tx.execute("INSERT INTO conditions (source, code, scope, document, since) VALUES (?, ?, ?, ?, ?)", row)
     for over in before.values():
         _keep(tx, over, now)
+    if weight != weight_before:
+        tx.rings.add(Topic.CONDITIONS)
+
+
+def _weight(condition: Condition) -> tuple[Severity, bool | None]:
+    """What makes others act: evidence and words may change each minute."""
+    return condition.severity, condition.blocks
 
 
 def all_open(tx: Transaction) -> tuple[OpenCondition, ...]:

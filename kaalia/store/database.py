@@ -23,8 +23,6 @@ T = TypeVar("T")
 LATER_S = 1.0
 """Delay of a bell that may ring later."""
 
-Transaction = sqlite3.Connection
-"""An open transaction; noun functions take it first."""
 Migrations = Sequence[tuple[int, str]]
 """Number and SQL of each, the lowest first."""
 
@@ -33,6 +31,12 @@ _CANNOT_WRITE = frozenset({"state_disk_full", "state_corrupt", "state_unavailabl
 _SWITCH_TRIES = 100
 _SWITCH_WAIT_S = 0.02
 _REMEDY_SPACE = "free space in the state directory, then the daemon goes on by itself"
+
+
+class Transaction(sqlite3.Connection):
+    """An open transaction; noun functions take it first. `rings`: what else to ring after its commit."""
+
+    rings: set[Topic]
 
 
 class Database:
@@ -46,7 +50,7 @@ class Database:
         self._changes = changes
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Transaction | None = None
         self._write_problem: Problem | None = None
 
     @property
@@ -60,8 +64,8 @@ class Database:
 
     async def transaction(self, work: Callable[[Transaction], T], *rings: Topic, ring_later: Topic | None = None) -> T:
         """Run `work` in one durable transaction, then ring the bell of each topic. Raises StoreError."""
-        result = await self._on_thread(lambda: self._commit(work))
-        for topic in rings:
+        result, found = await self._on_thread(lambda: self._commit(work))
+        for topic in {*rings, *found}:
             self._changes.ring(topic)
         if ring_later is not None:
             self._changes.ring_later(ring_later, LATER_S)
@@ -80,14 +84,16 @@ class Database:
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open_connection(self) -> sqlite3.Connection:
+    def _open_connection(self) -> Transaction:
         if self._connection is None:
             raise StoreError("state_closed", "cannot use the state database: it is not open")
         return self._connection
 
-    def _commit(self, work: Callable[[Transaction], T]) -> T:
+    def _commit(self, work: Callable[[Transaction], T]) -> tuple[T, frozenset[Topic]]:
+        """The result, and what `work` itself found to be rung."""
         connection = self._open_connection()
         changes_before = connection.total_changes
+        connection.rings = set()
 
         def run() -> T:
             connection.execute("BEGIN IMMEDIATE")
@@ -108,12 +114,12 @@ class Database:
             raise
         if connection.total_changes > changes_before:
             self._write_problem = None
-        return result
+        return result, frozenset(connection.rings)
 
     def _open(self) -> None:
-        def run() -> sqlite3.Connection:
+        def run() -> Transaction:
             self._path.touch(mode=0o600, exist_ok=True)
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, factory=Transaction)
             connection.row_factory = sqlite3.Row
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous=FULL")
@@ -132,7 +138,8 @@ def read_only(path: Path, work: Callable[[Transaction], T]) -> T:
     """
 
     def run() -> T:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, factory=Transaction)) as connection:
             connection.row_factory = sqlite3.Row
             return work(connection)
 

@@ -23,6 +23,7 @@ from kaalia.contracts import metering
 from kaalia.errors import KaaliaError
 from kaalia.model.metering import Interval, Meter
 from kaalia.store import journal
+from kaalia.store.database import Transaction
 from tests.proofs.report import Report, Say
 from tests.support.docker_engine import PrivateDocker
 from tests.support.engine_api import EngineApi
@@ -293,7 +294,8 @@ def same(counted: list[tuple[datetime, datetime | None]], real: list[tuple[datet
 def of_machine(stack: Stack, number: int, *meters: Meter) -> tuple[Interval, ...]:
     """Of a tenant; of a volume with Meter.VOLUME."""
     read = journal.of_volume if Meter.VOLUME in meters else journal.all_entries
-    with closing(sqlite3.connect(f"file:{stack.folder}/state/state.db?mode=ro", uri=True)) as connection:
+    books = f"file:{stack.folder}/state/state.db?mode=ro"
+    with closing(sqlite3.connect(books, uri=True, factory=Transaction)) as connection:
         connection.row_factory = sqlite3.Row
         return metering.intervals(read(connection, number))
 

@@ -1,11 +1,14 @@
 """Each source owns its conditions, and what lasts keeps the moment it was first seen."""
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from kaalia.errors import Problem
 from kaalia.model.health import Condition, OpenCondition, PastCondition, Severity
 from kaalia.store import conditions
+from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from tests.support.clock import START
 
@@ -56,3 +59,19 @@ async def test_what_is_over_is_kept_the_newest_first_and_not_without_end(store: 
     kept = await store.read(lambda tx: conditions.past(tx, 9999))
     assert len(kept) == conditions.PAST_ROWS
     assert {one.condition.problem.code for one in kept} == {"c"}
+
+
+async def test_the_bell_rings_for_news_and_not_for_other_words(tmp_path: Path) -> None:
+    changes = Changes()
+    database = Database(tmp_path / "state.db", changes)
+    await database.open()
+    bell = changes.subscribe(Topic.CONDITIONS)
+    worse = replace(condition("a"), severity=Severity.CRITICAL)
+    rang = []
+    for found in ([condition("a")], [condition("a", "other words")], [worse], [worse, condition("b")], [], []):
+        await database.transaction(partial(conditions.replace, source="audit", found=found, now=START))
+        rang.append(bell.is_set())
+        bell.clear()
+    await database.close()
+
+    assert rang == [True, False, True, True, True, False]

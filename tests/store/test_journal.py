@@ -23,7 +23,7 @@ VOLUME = Entry(51, 1, Meter.VOLUME, Edge.START, START, 5)
 def older(path: Path) -> None:
     """A database of before volumes were counted, with a meter that runs and one that has ended."""
     folder = resources.files("kaalia.store") / "migrations"
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, factory=Transaction)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys=ON")
     for file in sorted(folder.iterdir(), key=lambda one: one.name):
