@@ -99,11 +99,12 @@ def xids() -> Iterator[str]:
 
 
 def lines() -> Iterator[str]:
-    yield "| Condition | Says | Severity | Remedy | Ends | Source |"
-    yield "|---|---|---|---|---|---|"
+    yield "| Condition | Says | Severity | Keeps out | Remedy | Ends | Source |"
+    yield "|---|---|---|---|---|---|---|"
     for line in catalogue().lines:
         rule = line.action
-        cells = (f"`{line.id}`", line.says, rule.severity, rule.remedy, ends(rule, "reboot"), line.source)
+        keeps_out = "new rentals" if rule.blocks else ""
+        cells = (f"`{line.id}`", line.says, rule.severity, keeps_out, rule.remedy, ends(rule, "reboot"), line.source)
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
 
 

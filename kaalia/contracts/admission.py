@@ -10,12 +10,14 @@ What no listing guards could be a way around the price: so own work is small, or
 (see `arbitration`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from kaalia.contracts import offer, policy
+from kaalia.contracts import fitness, offer, policy
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import Policy
 from kaalia.errors import Problem
@@ -29,12 +31,28 @@ _SEARCH_AGAIN = "search again: the offers of this machine have changed"
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """The GPUs of one model: how many there are, and what is wrong with those of them that are not well."""
+
+    total: int
+    unfit: tuple[Fault, ...] = ()
+
+    @property
+    def fit(self) -> int:
+        return self.total - len(self.unfit)
+
+
+@dataclass(frozen=True, slots=True)
 class House:
-    """What the owner says, and what there is. `listing` None: not listed. `num_gpus` None: not known yet."""
+    """What the owner says, and what there is. `listing` None: not listed. `num_gpus` None: not known yet.
+
+    `groups`: by model; None: not all GPUs can be read, so nobody is refused for what is not seen.
+    """
 
     listing: Listing | None
     policy: Policy
     num_gpus: int | None
+    groups: Mapping[str, Group] | None = None
 
 
 def refusal(contract: Contract, house: House, now: datetime) -> Problem | None:
@@ -49,7 +67,7 @@ def refusal(contract: Contract, house: House, now: datetime) -> Problem | None:
     terms = contract.terms or house.listing
     if terms is None:
         return Problem("not_listed", "cannot accept the contract: the owner does not offer this machine")
-    return below_floor(contract, terms) or _outside(contract, terms, house.num_gpus)
+    return below_floor(contract, terms) or _outside(contract, terms, house)
 
 
 def below_floor(contract: Contract, terms: Listing) -> Problem | None:
@@ -84,14 +102,9 @@ def too_long_a_test(contract: Contract, now: datetime) -> Problem | None:
     return Problem("selftest_too_long", message, remedy="give it an end")
 
 
-def _outside(contract: Contract, terms: Listing, num_gpus: int) -> Problem | None:
-    split = offer.sizes(num_gpus, terms.min_gpu)
-    if contract.spec.gpu_count not in split and contract.spec.gpu_count <= num_gpus:
-        return Problem(
-            "gpu_split_refused",
-            f"cannot accept {contract.spec.gpu_count} GPUs: the owner rents out {', '.join(map(str, split))}",
-            remedy=_SEARCH_AGAIN,
-        )
+def _outside(contract: Contract, terms: Listing, house: House) -> Problem | None:
+    if problem := _not_there(contract, terms, house):
+        return problem
     if ends_too_late(contract, terms):
         return Problem(
             "end_after_listing",
@@ -99,6 +112,34 @@ def _outside(contract: Contract, terms: Listing, num_gpus: int) -> Problem | Non
             remedy="rent for a shorter time",
         )
     return None
+
+
+def _not_there(contract: Contract, terms: Listing, house: House) -> Problem | None:
+    """So many GPUs of its model that are well, in a size that the owner rents out."""
+    count, groups = contract.spec.gpu_count, _groups(contract, house)
+    if not groups and house.groups and count:
+        have = ", ".join(f"{one.total} {model}" for model, one in house.groups.items())
+        message = f"cannot give {count} GPUs of {contract.gpu_model}: the machine has {have}"
+        return Problem("gpu_model_absent", message, remedy=_SEARCH_AGAIN)
+    split = sorted({size for one in groups for size in offer.sizes(one.total, terms.min_gpu, one.fit)})
+    # What is more than there is waits while not all GPUs can be read.
+    if count not in split and (house.groups or count <= groups[0].total):
+        return Problem(
+            "gpu_split_refused",
+            f"cannot accept {count} GPUs: the owner rents out {', '.join(map(str, split))}",
+            remedy=_SEARCH_AGAIN,
+        )
+    if any(one.total >= count for one in groups) and not any(one.fit >= count for one in groups):
+        nearest = max(groups, key=lambda one: (one.fit, one.total))
+        return fitness.too_few(count, nearest.total, nearest.unfit)
+    return None
+
+
+def _groups(contract: Contract, house: House) -> list[Group]:
+    """Those that may serve it; without a known model the machine is one."""
+    if house.groups is None or not house.groups:
+        return [Group(house.num_gpus or 0)]
+    return [one for model, one in house.groups.items() if contract.gpu_model in (None, model)]
 
 
 def _own_work(contract: Contract, now: datetime) -> Problem | None:

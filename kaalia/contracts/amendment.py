@@ -35,7 +35,9 @@ def amended(known: Contract, told: Contract, house: House, now: datetime) -> tup
     problems: list[Problem] = []
     # A tombstone is final: what came back after it would be a new contract that nobody judged.
     desired = Desired.ENDED if known.desired is Desired.ENDED else told.desired
-    taken = replace(told, start_at=known.start_at, desired=desired, refused=None)
+    # A model that was agreed stays: another one might be worth more than the price.
+    model = known.gpu_model or told.gpu_model
+    taken = replace(told, start_at=known.start_at, desired=desired, refused=None, gpu_model=model)
     for step in (_generation, _kind, _terms, _price, _end):
         taken, problem = step(known, taken, house, now)
         if problem is not None:

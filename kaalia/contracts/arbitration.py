@@ -10,7 +10,11 @@
 | idle      | the earlier start                                        | everybody                    |
 
 The last tie goes to the lower contract id. A container runs with the GPUs it was made with or not at all; everybody
-else gets those whose loss hurts the lowest. Nothing here stops anything: a winner whose GPUs others still have waits.
+else gets those whose loss hurts the lowest, all of one model. Nothing here stops anything: a winner whose GPUs others
+still have waits.
+
+A GPU that is not well (`fitness`) is given to nobody anew. Who has it keeps it. One who gave it back, and whose
+container is made with it, gets it again where he rents it firmly; a bid or a job waits while it is known to be broken.
 """
 
 from bisect import bisect_right
@@ -21,10 +25,14 @@ from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
 
+from kaalia.contracts import fitness
 from kaalia.contracts.contract import Contract, ContractKind
-from kaalia.contracts.slicing import choose_gpus
+from kaalia.contracts.fitness import Fault
+from kaalia.contracts.slicing import choose_gpus, model_of
+from kaalia.model.health import Severity
 from kaalia.model.machine import Gpu
 
+NOBODY_UNFIT: Mapping[str, Fault] = {}
 BID_STEP = Decimal("0.001")
 """US dollars per GPU and hour between a bid and the next that wins over it."""
 
@@ -108,13 +116,14 @@ def arbitrate(
     owners: Mapping[str, int],
     leaving: Collection[int] = frozenset(),
     asleep: Collection[str] = frozenset(),
+    unfit: Mapping[str, Fault] = NOBODY_UNFIT,
 ) -> dict[int, Verdict]:
     """A verdict for each claimant, by contract id.
 
     `owners`: UUID -> the contract that has it now. Of those that are no claimants, `leaving` are about to give
     theirs back; the GPUs of the others are out of reach. `gpus`: those that the driver shows.
     `asleep`: built into containers that nobody wants to run now; spared while there are others, since they can start
-    with no others.
+    with no others. `unfit`: by UUID, what is wrong with GPUs that are not well.
     """
     held: dict[int, list[str]] = defaultdict(list)
     for uuid, owner in owners.items():
@@ -122,7 +131,7 @@ def arbitrate(
     order = sorted(claimants, key=lambda one: _order(one.contract, bool(held.get(one.contract.contract_id))))
     fixed = {one.contract.contract_id: _fixed(one, held) for one in order}
     needs = [fixed[one.contract.contract_id] for one in order]
-    court = _Court(gpus, owners, set(fixed) | set(leaving), needs, set(asleep))
+    court = _Court(gpus, owners, set(fixed) | set(leaving), needs, set(asleep), unfit)
     return {
         one.contract.contract_id: court.judge(at, one.contract, fixed[one.contract.contract_id])
         for at, one in enumerate(order)
@@ -154,8 +163,10 @@ class _Court:
         reachable: Collection[int],
         needs: Sequence[tuple[str, ...]],
         asleep: set[str],
+        unfit: Mapping[str, Fault],
     ) -> None:
         self._gpus = gpus
+        self._unfit = unfit
         self._seen = {gpu.uuid for gpu in gpus}
         self._owners = owners
         self._asleep = asleep
@@ -175,20 +186,30 @@ class _Court:
             if uuid in self._taken:
                 reason = f"waits for {uuid}, which another contract uses"
                 return Verdict(None, beaten_by=self._taken[uuid], reason=reason)
-            if uuid not in self._seen and self._owners.get(uuid) != contract.contract_id:
+            if self._owners.get(uuid) == contract.contract_id:
+                continue
+            if uuid not in self._seen:
                 return Verdict(None, reason=f"waits for {uuid}, which the driver does not show")
+            if self._is_broken(uuid) and not is_firm(contract.kind) and contract.kind is not ContractKind.SELFTEST:
+                told = fitness.gpu_words(uuid, self._unfit[uuid])
+                return Verdict(None, reason=f"waits for its GPU to be well: {told}")
         return self._granted(contract, fixed)
 
+    def _is_broken(self, uuid: str) -> bool:
+        return uuid in self._unfit and self._unfit[uuid].severity is Severity.CRITICAL
+
     def _judge_free(self, at: int, contract: Contract) -> Verdict:
-        count = contract.spec.gpu_count
-        if sum(uuid not in self._taken for uuid in self._seen) >= count:
+        count, barred = contract.spec.gpu_count, fitness.barred(contract, self._unfit)
+        siblings = [gpu for gpu in self._gpus if contract.gpu_model in (None, model_of(gpu))]
+        suited = {gpu.uuid for gpu in siblings} - barred
+        if sum(uuid not in self._taken for uuid in suited) >= count:
             for spared in self._spared(at, contract.contract_id):
-                chosen = choose_gpus(self._gpus, self._taken.keys() | spared, count)
+                chosen = choose_gpus(siblings, self._taken.keys() | spared | barred, count)
                 if chosen is not None:
                     return self._granted(contract, chosen)
-        free = sum(uuid not in self._taken and uuid not in self._owners for uuid in self._seen)
-        winners = [one for one in self._taken.values() if one is not None]
-        reason = f"waits for {count} GPUs, {free} of {len(self._gpus)} are free"
+        free = sum(uuid not in self._taken and uuid not in self._owners for uuid in suited)
+        winners = [one for uuid, one in self._taken.items() if one is not None and uuid in suited]
+        reason = f"waits for {count} GPUs, {free} of {len(siblings)} are free"
         return Verdict(None, beaten_by=max(winners, default=None), reason=reason)
 
     def _spared(self, at: int, contract_id: int) -> Iterable[set[str]]:

@@ -49,6 +49,8 @@ class Contract:
     """What the owner asked for when this was agreed, `end_at` worked out. None: an older marketplace, or own work."""
     ssh_keys: tuple[str, ...] | None = None
     """Public keys that may log in now. None: an older marketplace, which tells the account's in SSH_PUBLIC_KEY only."""
+    gpu_model: str | None = None
+    """As `slicing.model_of` spells it; it gets no GPU of another. None: an older marketplace; any one model will do."""
     refused: NotMade | None = None
     """The newest generation that this machine does not take: its own word, never the marketplace's."""
 

@@ -61,18 +61,22 @@ def is_later(end_at: datetime | None, than: datetime | None) -> bool:
     return than is not None and (end_at is None or end_at > than)
 
 
-def sizes(num_gpus: int, min_gpu: int) -> tuple[int, ...]:
-    """Offer sizes in GPUs: `min_gpu` × powers of two, and always the whole machine. No GPUs: `(0,)`.
+def sizes(num_gpus: int, min_gpu: int, fit: int | None = None) -> tuple[int, ...]:
+    """Offer sizes in GPUs: `min_gpu` × powers of two, and always all of the model. No GPUs: `(0,)`.
 
-    >>> sizes(8, 2), sizes(6, 1)
-    ((2, 4, 8), (1, 2, 4, 6))
+    `fit`: how many are well; all of those are a size too, unless they are fewer than the owner's least.
+
+    >>> sizes(8, 2), sizes(6, 1), sizes(8, 1, fit=7)
+    ((2, 4, 8), (1, 2, 4, 6), (1, 2, 4, 7, 8))
     """
-    result = []
+    result = {num_gpus}
     size = max(min_gpu, 1)
+    if fit is not None and size <= fit < num_gpus:
+        result.add(fit)
     while size < num_gpus:
-        result.append(size)
+        result.add(size)
         size *= 2
-    return (*result, num_gpus)
+    return tuple(sorted(result))
 
 
 def slice_count(size: int, free_gpus: int) -> int:

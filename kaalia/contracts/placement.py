@@ -2,7 +2,7 @@
 
     new ──▶ reject      against the owner's terms or policy, or over before it began: final for its generation
      │
-     └────▶ wait        the machine is not known yet, the marketplace's last word is too old, GPUs are taken
+     └────▶ wait        the machine is not known yet or not well, the marketplace's last word is too old, GPUs are taken
              │
              ▼
             run ◀──▶ yield (one of higher rank has its GPUs; comes back by itself: see `arbitration`)
@@ -16,11 +16,13 @@ because something is not known.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from kaalia.contracts import arbitration, newcomers
+from kaalia.contracts import arbitration, fitness, newcomers
 from kaalia.contracts.arbitration import Claimant, Rank, Verdict
 from kaalia.contracts.contract import OWN_KINDS, Contract, ContractKind, Desired
 from kaalia.contracts.lease import LeaseTime, Standing, certain, standing
+from kaalia.contracts.slicing import all_known
 from kaalia.contracts.wish import Held, Machine, Plan, Want, Wish
+from kaalia.model.health import Severity
 from kaalia.model.workload import WorkloadState
 
 MISSING_REVISIONS = 2
@@ -125,7 +127,7 @@ def _verdicts(decided: Iterable[tuple[Held, Wish | None]], machine: Machine) -> 
         if wish.want is not Want.END:
             asleep.update(_made_with(one))
     gpus = machine.report.gpus if machine.report else ()
-    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving, asleep)
+    return arbitration.arbitrate(claimants, gpus, machine.gpu_owners, leaving, asleep, machine.unfit)
 
 
 def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
@@ -135,6 +137,7 @@ def _judged(one: Held, verdict: Verdict, machine: Machine) -> Wish:
         warnings = (
             _not_made(one),
             one.too_large.warning if one.too_large else "",
+            _gpu_warning(verdict.gpu_uuids or (), machine),
             _address_warning(one, machine),
             one.notice,
         )
@@ -149,6 +152,18 @@ def _not_made(one: Held) -> str:
     row = one.workload
     is_known = row is not None and row.not_made is not None and row.not_made.generation >= one.contract.generation
     return row.not_made.warning if row is not None and row.not_made is not None and is_known else ""
+
+
+def _gpu_warning(uuids: Iterable[str], machine: Machine) -> str:
+    """Of GPUs that it runs on: those known to be broken, and those that the driver, which answers, does not show."""
+    unfit, told = machine.unfit, []
+    seen = {gpu.uuid for gpu in machine.report.gpus} if machine.report and all_known(machine.report) else None
+    for uuid in uuids:
+        if uuid in unfit and unfit[uuid].severity is Severity.CRITICAL:
+            told.append(fitness.gpu_words(uuid, unfit[uuid]))
+        elif seen and uuid not in seen:
+            told.append(f"the driver no longer shows {uuid}; {fitness.LEAVE_IT}")
+    return "; ".join(told)
 
 
 def _address_warning(one: Held, machine: Machine) -> str:

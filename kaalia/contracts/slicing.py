@@ -1,11 +1,12 @@
-"""Which part of the machine a contract gets: its GPUs by UUID, and its share of everything else.
+"""Which part of the machine a contract gets: its GPUs by UUID, of one model, and its share of everything else.
 
 CPU is compressible, so none of it is held back: the share is a weight, and a workload may burst to all cores
 while others are idle. Memory is not, so the machine keeps a reserve. Refuses nothing: too few GPUs is `None`.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from kaalia.model.machine import Gpu, MachineReport
@@ -22,6 +23,7 @@ RESERVE_FRACTION = 0.05
 RESERVE_MIN_BYTES = 2 * GIB
 RESERVE_MAX_FRACTION = 0.25
 """A small machine keeps no more than a quarter for itself."""
+_UNREAD = re.compile(r"gpus\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,28 @@ def share(report: MachineReport, gpu_count: int) -> Share:
     )
 
 
+def model_of(gpu: Gpu) -> str:
+    """What is rented out together: one product with one size of memory, as in `GeForce RTX 3090 24 GiB`.
+
+    Drivers before 470 leave the maker's name out, and count the memory a little differently.
+    """
+    return f"{gpu.name.removeprefix('NVIDIA ')} {round(gpu.vram_mb / 1024)} GiB"
+
+
+def by_model(gpus: Iterable[Gpu]) -> dict[str, tuple[Gpu, ...]]:
+    """The groups that offers are made of, the models in the order of their names."""
+    groups: dict[str, list[Gpu]] = defaultdict(list)
+    for gpu in gpus:
+        groups[model_of(gpu)].append(gpu)
+    return {model: tuple(groups[model]) for model in sorted(groups)}
+
+
+def all_known(report: MachineReport) -> bool:
+    """False: the driver does not answer, or shows a GPU that it cannot read, so that fewer are known than there are."""
+    gaps = {gap.field for gap in report.missing}
+    return "gpus" not in gaps and not any(_UNREAD.fullmatch(field) for field in gaps)
+
+
 def choose_gpus(gpus: Sequence[Gpu], busy: Collection[str], count: int) -> tuple[str, ...] | None:
     """UUIDs of `count` free GPUs of one model, the closest neighbours; None while there are not enough.
 
@@ -66,20 +90,15 @@ def choose_gpus(gpus: Sequence[Gpu], busy: Collection[str], count: int) -> tuple
     """
     if count == 0:
         return ()
-    models: dict[str, list[Gpu]] = defaultdict(list)
-    for gpu in sorted(gpus, key=_place):
-        models[gpu.name].append(gpu)
+    models = by_model(sorted(gpus, key=_place))
     choices = [choice for siblings in models.values() for choice in _choices(siblings, busy, count)]
     return min(choices)[1] if choices else None
 
 
 def largest_block(gpus: Sequence[Gpu], busy: Collection[str]) -> int:
     """How many free GPUs of one model are neighbours in one PCI domain, at most."""
-    models: dict[str, list[Gpu]] = defaultdict(list)
-    for gpu in sorted(gpus, key=_place):
-        models[gpu.name].append(gpu)
     longest = 0
-    for siblings in models.values():
+    for siblings in by_model(sorted(gpus, key=_place)).values():
         length, domain = 0, None
         for gpu in siblings:
             is_next = gpu.uuid not in busy and (length == 0 or _domain(gpu) == domain)

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from kaalia.contracts.admission import House
+from kaalia.contracts import fitness
+from kaalia.contracts.admission import Group, House
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.disk import Overrun
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.policy import OPEN, Policy
+from kaalia.contracts.slicing import all_known, by_model
 from kaalia.errors import Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -84,10 +87,24 @@ class Machine:
     reopens_at: datetime | None = None
     """When `closed_because` ends by itself, where that is known."""
     policy: Policy = OPEN
+    faults: tuple[Fault, ...] = ()
+    """What keeps parts of it from being rented anew."""
+
+    @property
+    def unfit(self) -> dict[str, Fault]:
+        """UUID -> what is wrong with a GPU."""
+        return fitness.of_gpus(self.faults)
 
     @property
     def house(self) -> House:
-        return House(self.listing, self.policy, None if self.report is None else len(self.report.gpus))
+        report, unfit = self.report, self.unfit
+        if report is None:
+            return House(self.listing, self.policy, None)
+        groups = {
+            model: Group(len(gpus), tuple(unfit[gpu.uuid] for gpu in gpus if gpu.uuid in unfit))
+            for model, gpus in by_model(report.gpus).items()
+        }
+        return House(self.listing, self.policy, len(report.gpus), groups if all_known(report) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,4 +225,5 @@ def _condition(rule: Rule, scope: str, part: str, uuid: str, evidence: str, valu
         remedy=rule.remedy.replace("{uuid}", uuid or scope),
         evidence=evidence,
     )
-    return Condition(problem, rule.severity, rule.clears, scope, rule.hidden_by)
+    # What is wrong with the driver of all keeps all from being rented anew.
+    return Condition(problem, rule.severity, rule.clears, scope, rule.hidden_by, blocks=True if scope == HOST else None)

@@ -88,7 +88,7 @@ def _condition(fault: KernelFault, meaning: _Meaning, gpu: Gpu | KnownGpu | None
     )
     hidden_by = book.greater(meaning.action) if is_gpu else rule.hidden_by
     scope = _scope(fault.subject, gpu)
-    return Condition(problem, rule.severity, _clears(rule, is_gpu), scope, hidden_by=hidden_by)
+    return Condition(problem, rule.severity, _clears(rule, is_gpu), scope, hidden_by=hidden_by, blocks=rule.blocks)
 
 
 def _gpu_words(subject: str, gpu: Gpu | KnownGpu | None) -> str:

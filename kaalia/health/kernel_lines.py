@@ -33,6 +33,8 @@ class Action:
     """Actions whose faults of the same GPU are the same matter, and smaller."""
     hidden_by: tuple[str, ...] = ()
     """Conditions of any source whose symptom it is."""
+    blocks: bool | None = None
+    """As in `model.health.Condition`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def catalogue() -> Catalogue:
 def _action(entry: Mapping[str, Any]) -> Action:
     severity = Severity(entry["severity"]) if entry["severity"] else None
     hides, hidden_by = frozenset(entry.get("hides", ())), tuple(entry.get("hidden_by", ()))
-    return Action(severity, entry["remedy"], entry.get("quiet_h"), hides, hidden_by)
+    return Action(severity, entry["remedy"], entry.get("quiet_h"), hides, hidden_by, entry.get("blocks"))
 
 
 def _line(entry: Mapping[str, Any]) -> Line:

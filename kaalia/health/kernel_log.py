@@ -63,7 +63,7 @@ class KernelLogService:
         try:
             opened = self._open_log()
         except HostError as error:
-            await self._judge(_unread(error.problem))
+            await self._judge(error.problem)
             raise
         try:
             position = await self._database.read(kernel_log.position)
@@ -109,8 +109,8 @@ class KernelLogService:
                 at = booted_at + timedelta(seconds=record.at_s)
                 yield KernelFault(told.code, told.subject, at, at, record.number, 1, record.text)
 
-    async def _judge(self, *more: Condition) -> None:
-        """What is wrong now, written where it is news: what the log told of this boot so far, and `more`."""
+    async def _judge(self, unread: Problem | None = None) -> None:
+        """What is wrong now, written where it is news: by what the log told of this boot; and why it is `unread`."""
         boot_id, now = self._clock.boot_id(), self._clock.now()
 
         def read(tx: Transaction) -> tuple[tuple[KernelFault, ...], MachineReport | None, tuple[KnownGpu, ...]]:
@@ -118,7 +118,8 @@ class KernelLogService:
 
         faults, report, known = await self._database.read(read)
         gpus: list[Gpu | KnownGpu] = [*known, *(report.gpus if report else ())]
-        await self._tell([*standing(faults, gpus, self._book, now), *more])
+        found = standing(faults, gpus, self._book, now)
+        await self._tell([*found, *([_unread(unread, report)] if unread else [])])
 
     async def _tell(self, found: list[Condition]) -> None:
         if found == self._told:
@@ -128,7 +129,9 @@ class KernelLogService:
         self._told = found
 
 
-def _unread(problem: Problem) -> Condition:
+def _unread(problem: Problem, report: MachineReport | None) -> Condition:
+    """It keeps new rentals out where faults of GPUs would go unseen; simulated ones tell the log nothing."""
+    has_gpus = report is not None and report.driver is not None and not report.driver.simulated
     return Condition(
         Problem(
             "kernel_log_unreadable",
@@ -138,4 +141,5 @@ def _unread(problem: Problem) -> Condition:
         ),
         Severity.UNKNOWN,
         "the kernel's log can be read",
+        blocks=has_gpus,
     )

@@ -63,8 +63,10 @@ async def _winning(tx: AsyncConnection, machine_id: int, contract: Contract, agr
     if machine is None:
         return contract.price_usd_per_hour
     left = await listings.free(tx, machine, now)
-    rivals = tuple(one for one in left.rivals if one.contract_id != contract.contract_id)
-    per_gpu = replace(left, rivals=rivals).bid_to_win(contract.spec.gpu_count, machine.num_gpus, bid_floor(agreed))
+    group = left.of_contract(contract)
+    if group is None:
+        return contract.price_usd_per_hour
+    per_gpu = group.without(contract.contract_id).bid_to_win(contract.spec.gpu_count, bid_floor(agreed))
     if per_gpu is None:
         return contract.price_usd_per_hour
     return per_gpu * max(contract.spec.gpu_count, 1)

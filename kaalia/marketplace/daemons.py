@@ -13,7 +13,9 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kaalia.contracts import fitness
 from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import open_windows
 from kaalia.marketplace import (
     billing,
@@ -55,6 +57,8 @@ log = logging.getLogger(__name__)
 SNAPSHOT_LIFE = timedelta(hours=1)
 """New contracts of a snapshot are not admitted later than this after its issue."""
 _NUMBER_MAX = 2**53
+FAULTS_MAX = facts.GPUS_MAX + 1
+"""Of a machine: its GPUs and itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
             await _apply_statuses(context, tx, machine_id, told, in_order=True),
             await _apply_statuses(context, tx, machine_id, full, in_order=False),
             await _apply_report(tx, machine_id, fresh),
+            await _apply_faults(tx, machine, post.faults or ()),
         ]
         if any(changed):
             await listings.refresh_asks(tx, machine_id, now)
@@ -295,6 +300,20 @@ async def _apply_report(tx: AsyncConnection, machine_id: int, messages: Iterable
         return False
     await machines.put_report(tx, machine_id, reports[-1])
     return True
+
+
+async def _apply_faults(tx: AsyncConnection, machine: MachineRecord, told: tuple[Fault, ...]) -> bool:
+    """A state, not a message: each post has all there are. True: they are others than before."""
+    found = tuple(replace(one, message=one.message[: fitness.MESSAGE_MAX_CHARS]) for one in told[:FAULTS_MAX])
+    if found == machine.faults:
+        return False
+    await machines.put_faults(tx, machine.id, found)
+    now, before = ({(one.scope, one.code, one.severity): one for one in each} for each in (found, machine.faults))
+    for key in now.keys() - before.keys():
+        log.warning("machine %d: %s is not rented out: %s, %s", machine.id, *key[:2], now[key].message)
+    for key in before.keys() - now.keys():
+        log.info("machine %d: %s is no longer kept back for %s", machine.id, *key[:2])
+    return now.keys() != before.keys()
 
 
 async def _apply_statuses(

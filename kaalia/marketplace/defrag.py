@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import slicing
+from kaalia.contracts import fitness, slicing
 from kaalia.marketplace import listings
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.machines import MachineRecord
@@ -49,7 +49,7 @@ async def _largest_block(tx: AsyncConnection, machine: MachineRecord) -> int:
     )
     statuses = [document.decode(WorkloadStatus, text) for text in await tx.scalars(query)]
     busy = {uuid for status in statuses if status.state in listings.HOLDS_GPUS for uuid in status.gpu_uuids}
-    return slicing.largest_block(gpus, busy)
+    return slicing.largest_block(gpus, busy | set(fitness.of_gpus(machine.faults)))
 
 
 def encode(machine_id: int, before: Layout, after: Layout) -> dict[str, Any]:

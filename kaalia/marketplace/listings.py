@@ -3,11 +3,11 @@
 The rows only keep ids stable; whether one is rentable is worked out from what live contracts hold, each time.
 """
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -16,17 +16,25 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import arbitration, cordon, maintenance, offer
+from kaalia.contracts import arbitration, cordon, fitness, maintenance, offer
 from kaalia.contracts.contract import OWN_KINDS, Contract, Desired, is_expired
+from kaalia.contracts.vacancy import NO_MODEL, Holder, Vacancy, vacancies
 from kaalia.errors import Problem
 from kaalia.marketplace import liveness, machines, volume_space
 from kaalia.marketplace.context import Settings
+from kaalia.marketplace.db.fitness_tables import ask_models
 from kaalia.marketplace.db.tables import asks, contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.machine import Disk
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire.machine import Rental
 
+log = logging.getLogger(__name__)
+
+_Slice = tuple[str, int]
+"""Of which model, and how many GPUs."""
+_MANY = "?"
+"""In the place of a model: the slice is of a machine of several, and was made when it had one."""
 _CONTRACT = TypeAdapter(Contract)
 _STATUS = TypeAdapter(WorkloadStatus)
 
@@ -46,28 +54,37 @@ HOLDS_GPUS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """What a new contract may have. GPUs are held while a workload runs or should run, disk until it is removed.
+    """What a new contract may have: GPUs by model, see `contracts.vacancy`; disk is held until it is removed.
 
-    GPUs of interruptible contracts and default jobs count as free: they give way. `idle`: nobody rents any GPUs, or,
-    on a machine without GPUs, the machine itself. `rivals`: the contracts that shall run.
+    `idle`: nobody rents any GPUs, or, on a machine without GPUs, the machine itself.
     """
 
-    gpus: int
+    groups: Mapping[str, Vacancy]
     disk_bytes: int
     idle: bool
-    rivals: tuple[Contract, ...] = ()
 
-    def bid_to_win(self, gpu_count: int, num_gpus: int, floor: Decimal) -> Decimal | None:
-        """Per GPU; see `arbitration.bid_to_win`."""
-        return arbitration.bid_to_win(self.rivals, num_gpus, gpu_count, floor)
+    @property
+    def gpus(self) -> int:
+        """Of all models."""
+        return sum(one.free for one in self.groups.values())
+
+    def of_contract(self, contract: Contract) -> Vacancy | None:
+        """Of the model that it has; None: it is not known, or the machine has it no more."""
+        if contract.gpu_model is None and len(self.groups) == 1:
+            return next(iter(self.groups.values()))
+        return self.groups.get(contract.gpu_model or NO_MODEL)
 
 
 @dataclass(frozen=True, slots=True)
 class AskRecord:
-    """One slice. `rentable`: the machine is listed and has the GPUs; whether it is online is `can_rent`'s question."""
+    """One slice. `rentable`: the machine is listed and has the GPUs; whether it is online is `can_rent`'s question.
+
+    `model`: as in `Free.groups`, or one that the machine has no more.
+    """
 
     id: int
     machine_id: int
+    model: str
     num_gpus: int
     contract_id: int | None
     rentable: bool
@@ -80,11 +97,11 @@ class _Live:
 
     contract: Contract
     rental: Rental
-    wants_gpus: bool
+    holder: Holder
 
 
 async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> None:
-    """Make the rows fit. Call after a report, a listing, a rental, and when a contract stops holding its GPUs."""
+    """Make the rows fit. Call after a report, news of faults, a listing, a rental, and when GPUs are given back."""
     machine = await machines.get(tx, machine_id)
     if machine is None:
         return
@@ -95,19 +112,26 @@ async def refresh_asks(tx: AsyncConnection, machine_id: int, now: datetime) -> N
         return
     firm = {number for number, one in live.items() if arbitration.is_firm(one.contract.kind)}
     wanted = _wanted(machine, _free(machine, live.values(), 0), rows, firm)
-    spare: Counter[int] = Counter()
+    spare: Counter[_Slice] = Counter()
     surplus = []
     # Others may be looking at those that were on offer all the time: of too many, the ones just given back go.
     for row in sorted(rows, key=lambda row: row.id in released):
         if row.contract_id is None:
-            spare[row.num_gpus] += 1
-            if spare[row.num_gpus] > wanted.get(row.num_gpus, 0):
+            slice_ = _slice(machine, row)
+            spare[slice_] += 1
+            if spare[slice_] > wanted.get(slice_, 0):
                 surplus.append(row.id)
     if surplus:
+        ended = {slice_ for slice_ in spare if slice_ not in wanted} if machine.listing else set()
+        for model, size in sorted(ended):
+            log.warning("machine %d: offers of %d GPUs end: no such part of %s is left", machine.id, size, model)
+        await tx.execute(sa.delete(ask_models).where(ask_models.c.ask_id.in_(surplus)))
         await tx.execute(sa.delete(asks).where(asks.c.id.in_(surplus)))
-    missing = [size for size, count in sorted(wanted.items()) for _ in range(count - spare[size])]
-    for size in missing:
-        await tx.execute(sa.insert(asks).values(machine_id=machine_id, num_gpus=size, created_at=now.timestamp()))
+    missing = [slice_ for slice_, count in sorted(wanted.items()) for _ in range(count - spare[slice_])]
+    for model, size in missing:
+        values = {"machine_id": machine_id, "num_gpus": size, "created_at": now.timestamp()}
+        made = (await tx.execute(sa.insert(asks).values(values).returning(asks.c.id))).scalar_one()
+        await tx.execute(sa.insert(ask_models).values(ask_id=made, model=model))
 
 
 async def can_count(tx: AsyncConnection, machine: MachineRecord) -> bool:
@@ -149,10 +173,16 @@ def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings:
 
 
 def why_closed(machine: MachineRecord, end_at: datetime | None, now: datetime) -> Problem | None:
-    """Why no contract can be made now that would run until `end_at`: the owner drains the machine, or works on it soon.
+    """Why no contract can be made now that would run until `end_at`.
 
-    None: it can, as far as the owner goes.
+    The owner drains the machine, or works on it soon, or it is not well. None: it can.
     """
+    if fault := fitness.of_host(machine.faults):
+        return Problem(
+            "machine_unfit",
+            f"cannot use machine {machine.id}: {fitness.words(fault)}",
+            "Search again and rent another offer",
+        )
     if machine.cordon is not None and machine.is_cordoned(now):
         return Problem(
             "machine_draining",
@@ -177,17 +207,23 @@ def end_of_contract(machine: MachineRecord, now: datetime) -> datetime | None:
 
 def of_machine(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]]) -> list[AskRecord]:
     """The slices of one machine, each knowing whether the free GPUs suffice for it and its elder equals."""
-    used: Counter[int] = Counter()
+    used: Counter[_Slice] = Counter()
     records = []
     for row in rows:
-        fits = False
+        fits, slice_ = False, _slice(machine, row)
         if row.contract_id is None and machine.listing is not None:
-            used[row.num_gpus] += 1
-            fits = used[row.num_gpus] <= _fitting(row.num_gpus, left)
-        records.append(
-            AskRecord(row.id, row.machine_id, row.num_gpus, row.contract_id, fits, from_epoch(row.created_at))
-        )
+            used[slice_] += 1
+            fits = used[slice_] <= _fitting(slice_, left)
+        created_at = from_epoch(row.created_at)
+        records.append(AskRecord(row.id, row.machine_id, *slice_, row.contract_id, fits, created_at))
     return records
+
+
+def _slice(machine: MachineRecord, row: sa.Row[Any]) -> _Slice:
+    """A slice that was made before slices had models is of the one that the machine has."""
+    models = machine.models
+    presumed = _MANY if len(models) > 1 else next(iter(models), NO_MODEL)
+    return presumed if row.model is None else str(row.model), int(row.num_gpus)
 
 
 async def everything(tx: AsyncConnection, now: datetime) -> list[tuple[MachineRecord, Free, list[AskRecord]]]:
@@ -197,7 +233,7 @@ async def everything(tx: AsyncConnection, now: datetime) -> list[tuple[MachineRe
     for row in await tx.execute(_live_query()):
         live[row.machine_id].append(_one_live(row, now))
     rows: dict[int, list[sa.Row[Any]]] = defaultdict(list)
-    for row in await tx.execute(sa.select(asks).order_by(asks.c.id)):
+    for row in await tx.execute(_asks_query()):
         rows[row.machine_id].append(row)
     promised = await volume_space.promised_everywhere(tx)
     result = []
@@ -231,7 +267,8 @@ def _one_live(row: sa.Row[Any], now: datetime) -> _Live:
         price_usd_per_hour=contract.price_usd_per_hour,
         end_at=contract.end_at,
     )
-    return _Live(contract, rental, wants_gpus)
+    uuids = status.gpu_uuids if status is not None and has_gpus else ()
+    return _Live(contract, rental, Holder(contract, rental.holds_gpus, wants_gpus, uuids))
 
 
 def _wants_gpus(contract: Contract, status: WorkloadStatus | None, now: datetime) -> bool:
@@ -258,7 +295,12 @@ async def _live(tx: AsyncConnection, machine_id: int, now: datetime) -> dict[int
 
 
 async def _rows(tx: AsyncConnection, machine_id: int) -> list[sa.Row[Any]]:
-    return list(await tx.execute(sa.select(asks).where(asks.c.machine_id == machine_id).order_by(asks.c.id)))
+    return list(await tx.execute(_asks_query().where(asks.c.machine_id == machine_id)))
+
+
+def _asks_query() -> sa.Select[Any]:
+    joined = asks.outerjoin(ask_models, ask_models.c.ask_id == asks.c.id)
+    return sa.select(asks, ask_models.c.model).select_from(joined).order_by(asks.c.id)
 
 
 async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> set[int]:
@@ -270,14 +312,13 @@ async def _release(tx: AsyncConnection, machine_id: int, live: set[int]) -> set[
 
 def _free(machine: MachineRecord, live: Collection[_Live], volume_bytes: int) -> Free:
     held = [one.rental for one in live if one.rental.holds_gpus and one.contract.kind not in OWN_KINDS]
-    firm = [rental for rental in held if arbitration.is_firm(rental.kind)]
     disk = machine.report.disk if machine.report else None
     promised = volume_bytes + sum(one.rental.disk_bytes for one in live)
+    gpus = machine.report.gpus if machine.report else ()
     return Free(
-        gpus=max(0, machine.num_gpus - sum(rental.gpus for rental in firm)),
+        groups=vacancies(gpus, fitness.of_gpus(machine.faults), [one.holder for one in live]),
         disk_bytes=max(0, _unpromised(disk, promised)) if disk else 0,
         idle=not held,
-        rivals=tuple(one.contract for one in live if one.wants_gpus),
     )
 
 
@@ -292,22 +333,26 @@ def _can_count(machine: MachineRecord, rows: list[sa.Row[Any]]) -> bool:
     return machine.gpus_known and not (machine.num_gpus == 0 and any(row.num_gpus > 0 for row in rows))
 
 
-def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]], firm: Collection[int]) -> dict[int, int]:
-    """How many unrented rows of each size there should be: enough for the free GPUs, and no id lost meanwhile.
+def _wanted(machine: MachineRecord, left: Free, rows: list[sa.Row[Any]], firm: Collection[int]) -> dict[_Slice, int]:
+    """How many unrented rows of each slice there should be: enough for the free GPUs, and no id lost meanwhile.
 
     Rows of contracts that are not `firm` count as if they were free: others may take their GPUs.
     """
     if machine.listing is None or machine.report is None:
         return {}
-    rented = Counter(row.num_gpus for row in rows if row.contract_id in firm)
-    whole = Free(machine.num_gpus, 0, idle=True)
-    return {
-        size: max(_fitting(size, left), _fitting(size, whole) - rented[size])
-        for size in offer.sizes(machine.num_gpus, machine.listing.min_gpu)
-    }
+    rented = Counter(_slice(machine, row) for row in rows if row.contract_id in firm)
+    wanted = {}
+    for model, group in left.groups.items():
+        for size in offer.sizes(group.total, machine.listing.min_gpu, group.fit):
+            slice_ = (model, size)
+            whole = offer.slice_count(size, group.total)
+            wanted[slice_] = max(_fitting(slice_, left), whole - rented[slice_])
+    return wanted
 
 
-def _fitting(size: int, left: Free) -> int:
+def _fitting(slice_: _Slice, left: Free) -> int:
+    model, size = slice_
     if size == 0:
         return 1 if left.idle else 0
-    return offer.slice_count(size, left.gpus)
+    group = left.groups.get(model)
+    return 0 if group is None else offer.slice_count(size, group.free)

@@ -1,6 +1,5 @@
 """Machines as the marketplace holds them: rows to records, the owner's terms, the revision that daemons wait for."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,16 +12,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.clock import from_epoch
 from kaalia.contracts import cordon
 from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
+from kaalia.contracts.slicing import all_known, by_model
+from kaalia.marketplace.db.fitness_tables import machine_faults
 from kaalia.marketplace.db.tables import closures, deleted_machines, machines
-from kaalia.model.machine import MachineReport
+from kaalia.model.machine import Gpu, MachineReport
 
 _REPORT = TypeAdapter(MachineReport)
 _LISTING = TypeAdapter(Listing)
 _WINDOWS = TypeAdapter(tuple[Window, ...])
 _CORDON = TypeAdapter(Cordon)
-_GPU_MISSING = re.compile(r"gpus\.\d+")
+_FAULTS = TypeAdapter(tuple[Fault, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class MachineRecord:
     windows: tuple[Window, ...] = ()
     """Maintenance as it was scheduled, past windows too."""
     cordon: Cordon | None = None
+    faults: tuple[Fault, ...] = ()
+    """What keeps parts of it from being rented anew, as its daemon tells it."""
 
     def is_cordoned(self, now: datetime) -> bool:
         return cordon.is_up(self.cordon, now)
@@ -57,9 +61,14 @@ class MachineRecord:
         return len(self.report.gpus) if self.report else 0
 
     @property
+    def models(self) -> dict[str, tuple[Gpu, ...]]:
+        """Its GPUs by model: what one contract gets is of one."""
+        return by_model(self.report.gpus) if self.report else {}
+
+    @property
     def gpus_known(self) -> bool:
-        """False: the driver shows a GPU that it cannot read, so that fewer are reported than are there."""
-        return self.report is not None and not any(_GPU_MISSING.fullmatch(gap.field) for gap in self.report.missing)
+        """False: not all can be read, so that fewer are reported than are there."""
+        return self.report is not None and all_known(self.report)
 
 
 async def get(tx: AsyncConnection, machine_id: int) -> MachineRecord | None:
@@ -110,6 +119,16 @@ async def put_cordon(tx: AsyncConnection, machine_id: int, placed: Cordon | None
     await _put_closures(tx, machine_id, {"cordon": None if placed is None else _CORDON.dump_json(placed).decode()})
 
 
+async def put_faults(tx: AsyncConnection, machine_id: int, faults: tuple[Fault, ...]) -> None:
+    """As the daemon tells it. Call `listings.refresh_asks` after it."""
+    document = _FAULTS.dump_json(faults).decode()
+    changed = await tx.execute(
+        sa.update(machine_faults).where(machine_faults.c.machine_id == machine_id).values(faults=document)
+    )
+    if changed.rowcount == 0:
+        await tx.execute(sa.insert(machine_faults).values(machine_id=machine_id, faults=document))
+
+
 async def _put_closures(tx: AsyncConnection, machine_id: int, values: dict[str, str | None]) -> None:
     changed = await tx.execute(sa.update(closures).where(closures.c.machine_id == machine_id).values(values))
     if changed.rowcount == 0:
@@ -119,7 +138,8 @@ async def _put_closures(tx: AsyncConnection, machine_id: int, values: dict[str, 
 def _query() -> sa.Select[Any]:
     joined = machines.outerjoin(deleted_machines, deleted_machines.c.machine_id == machines.c.id)
     joined = joined.outerjoin(closures, closures.c.machine_id == machines.c.id)
-    columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon)
+    joined = joined.outerjoin(machine_faults, machine_faults.c.machine_id == machines.c.id)
+    columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon, machine_faults.c.faults)
     return sa.select(machines, *columns).select_from(joined)
 
 
@@ -149,4 +169,5 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         deleted_at=None if row.deleted_at is None else from_epoch(row.deleted_at),
         windows=() if row.windows is None else _WINDOWS.validate_json(row.windows),
         cordon=None if row.cordon is None else _CORDON.validate_json(row.cordon),
+        faults=() if row.faults is None else _FAULTS.validate_json(row.faults),
     )

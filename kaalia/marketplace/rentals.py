@@ -77,10 +77,10 @@ async def rent(
                 return earlier
             template = await templates.resolve(tx, caller.user_id, *create_request.named_template(body))
             request = create_request.read(body, template.document if template else None)
-            machine, num_gpus, left = await _take_offer(context, tx, caller, ask_id, request, now)
+            machine, record, left = await _take_offer(context, tx, caller, ask_id, request, now)
             mounts = await volumes.grant(context, tx, caller, machine, request, now)
             _check_disk(request, await listings.free(tx, machine, now) if mounts else left)
-            draft = _Draft(request, template, ask_id, num_gpus, repeat_key, mounts)
+            draft = _Draft(request, template, record, repeat_key, mounts)
             rental = await _write(context, tx, caller.user_id, machine, draft, now)
     except ApiError as error:
         error.extra.setdefault("ask_id", ask_id)
@@ -174,8 +174,7 @@ async def registry_login(context: Context, tx: AsyncConnection, contract_id: int
 class _Draft:
     request: CreateRequest
     template: NamedTemplate | None
-    ask_id: int
-    num_gpus: int
+    ask: AskRecord
     repeat_key: str
     mounts: tuple[VolumeMount, ...] = ()
 
@@ -203,8 +202,8 @@ async def _earlier(tx: AsyncConnection, repeat_key: str, now: datetime) -> Renta
 
 async def _take_offer(
     context: Context, tx: AsyncConnection, caller: Caller, ask_id: int, request: CreateRequest, now: datetime
-) -> tuple[MachineRecord, int, listings.Free]:
-    """The machine of an offer that this caller may rent now, the offer's GPUs, and what is free on the machine."""
+) -> tuple[MachineRecord, AskRecord, listings.Free]:
+    """The machine of an offer that this caller may rent now, the offer, and what is free on the machine."""
     machine_id = await listings.machine_of(tx, ask_id)
     if machine_id is None:
         remedy = "`vastai search offers` shows what is"
@@ -229,7 +228,7 @@ async def _take_offer(
     if not listings.can_rent(record, machine, now, context.settings):
         raise _gone(ask_id, request)
     _check_bid(request, machine, record, left)
-    return machine, record.num_gpus, left
+    return machine, record, left
 
 
 def _gone(ask_id: int, request: CreateRequest) -> ApiError:
@@ -252,7 +251,7 @@ def _check_bid(request: CreateRequest, machine: MachineRecord, record: AskRecord
             f"cannot bid price={request.bid_usd_per_hour}: the owner's least is {least} $/h for {record.num_gpus} GPUs"
         )
         raise ApiError(400, "invalid_price", message, remedy=f"Bid {least} or more")
-    winning = left.bid_to_win(record.num_gpus, machine.num_gpus, bid_floor(machine.listing))
+    winning = left.groups[record.model].bid_to_win(record.num_gpus, bid_floor(machine.listing))
     if request.cancel_unavail and (winning is None or request.bid_usd_per_hour < winning * units):
         raise _gone(record.id, request)
 
@@ -275,7 +274,7 @@ async def _write(
     row = {
         "machine_id": machine.id,
         "user_id": user_id,
-        "ask_id": draft.ask_id,
+        "ask_id": draft.ask.id,
         "document": "",
         "request": json.dumps(draft.request.shown),
         "label": draft.request.label,
@@ -292,7 +291,7 @@ async def _write(
         contract_id=contract_id,
         api_key=auth.new_key(),
         jupyter_token=jupyter_token,
-        gpu_count=draft.num_gpus,
+        gpu_count=draft.ask.num_gpus,
         marketplace_url=context.settings.public_url,
         ssh_public_keys=await _ssh_keys(tx, user_id),
     )
@@ -306,10 +305,10 @@ async def _write(
     await instance_keys.keep(tx, contract_id, user_id, identity.ssh_public_keys, now)
     await relays.grant(context, tx, machine, contract_id, draft.request.launch_mode, draft.request.runtype, now)
     taken = await tx.execute(
-        sa.update(asks).where(asks.c.id == draft.ask_id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
+        sa.update(asks).where(asks.c.id == draft.ask.id, asks.c.contract_id.is_(None)).values(contract_id=contract_id)
     )
     if taken.rowcount != 1:
-        raise _gone(draft.ask_id, draft.request)
+        raise _gone(draft.ask.id, draft.request)
     if draft.template:
         await templates.count_rental(tx, draft.template.template_id, now)
     await listings.refresh_asks(tx, machine.id, now)
@@ -321,7 +320,7 @@ def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], ter
     disk_bytes = int(request.disk_gb * GB)
     spec = specs.build(request, identity, account, disk_bytes, draft.mounts, request.login is not None)
     is_bid = request.bid_usd_per_hour is not None
-    on_demand = pricing.price(terms, draft.num_gpus, request.disk_gb).dph_base
+    on_demand = pricing.price(terms, draft.ask.num_gpus, request.disk_gb).dph_base
     return Contract(
         contract_id=identity.contract_id,
         generation=1,
@@ -333,6 +332,7 @@ def _contract(draft: _Draft, identity: Identity, account: Mapping[str, str], ter
         end_at=terms.end_at,
         terms=terms,
         ssh_keys=identity.ssh_public_keys,
+        gpu_model=draft.ask.model or None,
     )
 
 

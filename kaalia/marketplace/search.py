@@ -3,13 +3,14 @@
 import asyncio
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from kaalia.contracts import query
 from kaalia.contracts.offer import bid_floor
+from kaalia.contracts.vacancy import NO_MODEL, Vacancy
 from kaalia.marketplace import listings, liveness
 from kaalia.marketplace.context import Context, Settings
 from kaalia.marketplace.listings import AskRecord, Free
@@ -83,10 +84,13 @@ def _offers(
 ) -> Iterator[Offer]:
     if machine.listing is None or machine.report is None:
         return
-    hardware = facts.encode(machine.report)
+    report = machine.report
+    hardware = {model: facts.encode(replace(report, gpus=gpus)) for model, gpus in machine.models.items()}
+    hardware = hardware or {NO_MODEL: facts.encode(report)}
     reliability = liveness.reliability(machine, now, settings.offline_after_s)
     for record in records:
-        if record.num_gpus > machine.num_gpus:
+        group = free.groups.get(record.model)
+        if group is None or record.num_gpus > group.total:
             continue  # a GPU is lost: what such a slice would be is not known
         yield Offer(
             ask_id=record.id,
@@ -94,16 +98,16 @@ def _offers(
             host_id=machine.user_id,
             num_gpus=record.num_gpus,
             machine_gpus=machine.num_gpus,
-            facts=hardware,
+            facts=hardware[record.model],
             disk_bytes=_disk_share(record, free),
             listing=machine.listing,
             rentable=listings.can_rent(record, machine, now, settings),
-            rented=record.contract_id is not None or _is_taken(record, free),
+            rented=record.contract_id is not None or _is_taken(record, free, group),
             reliability=reliability,
             verification=machine.verification,
             start_at=record.created_at,
             end_at=listings.end_of_contract(machine, now),
-            bid_to_win=free.bid_to_win(record.num_gpus, machine.num_gpus, bid_floor(machine.listing)),
+            bid_to_win=group.bid_to_win(record.num_gpus, bid_floor(machine.listing)),
         )
 
 
@@ -112,9 +116,9 @@ def _disk_share(record: AskRecord, free: Free) -> int:
     return free.disk_bytes * record.num_gpus // max(free.gpus, record.num_gpus) if record.num_gpus else free.disk_bytes
 
 
-def _is_taken(record: AskRecord, free: Free) -> bool:
+def _is_taken(record: AskRecord, free: Free, group: Vacancy) -> bool:
     """Other contracts hold GPUs that this slice would need."""
-    return record.num_gpus > free.gpus if record.num_gpus else not free.idle
+    return group.free < min(record.num_gpus, group.fit) if record.num_gpus else not free.idle
 
 
 def _matches(row: dict[str, Any], filters: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from kaalia.contracts import cordon
+from kaalia.contracts import cordon, fitness
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.lease import LeaseTime
 from kaalia.contracts.policy import Policy
@@ -16,18 +16,20 @@ _UNWRITTEN = (WorkloadState.WAITING, WorkloadState.REJECTED)
 
 def machine(books: Books, gpu_owners: Mapping[str, int], time: LeaseTime, policy: Policy) -> Machine:
     """What the rules need to know of this machine."""
-    placed = _cordon(books, time)
+    placed, fault = _cordon(books, time), fitness.of_host(books.faults)
+    closed = cordon.words(placed) if placed else closed_because(books, time)
     return Machine(
         report=books.report,
         listing=books.listing,
         gpu_owners=gpu_owners,
-        closed_because=cordon.words(placed) if placed else closed_because(books, time),
+        closed_because=closed or (fitness.words(fault) if fault else None),
         latest_at=None if time.is_certain else time.latest_at,
         volume_bytes=books.volume_bytes,
         windows=books.windows,
         is_cordoned=placed is not None,
         reopens_at=placed.until_at if placed else None,
         policy=policy,
+        faults=books.faults,
     )
 
 

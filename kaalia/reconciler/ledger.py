@@ -10,10 +10,11 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from kaalia.clock import Clock
-from kaalia.contracts import metering
+from kaalia.contracts import fitness, metering
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.disk import Overrun
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
@@ -78,6 +79,8 @@ class Books:
     cordon: StoredCordon | None = None
     overruns: Mapping[int, Overrun] = field(default_factory=dict)
     certificates: Mapping[int, Certificate] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    """What keeps parts of the machine from being rented anew."""
 
     def start_counts(self, contract_id: int) -> tuple[int, ...]:
         """The reboots that each open intent to start this contract carries out, oldest first."""
@@ -359,4 +362,5 @@ def _read(tx: Transaction) -> Books:
         cordon=maintenance.get_cordon(tx),
         overruns=disk.overruns(tx),
         certificates=certificates.all_certificates(tx),
+        faults=fitness.faults(conditions.all_open(tx)),
     )

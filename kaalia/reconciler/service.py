@@ -102,7 +102,7 @@ class ReconcilerService:
             networks=networks,
             tags=tags or no_tags,
         )
-        self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME)
+        self._bell = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE, Topic.TIME, Topic.CONDITIONS)
         self._listener = Tasks()
         self._sights = Sights()
         self._keys = Keys(runtime)

@@ -149,7 +149,7 @@ class WallsWatch:
 def _missing(kind: Problem, why: Problem) -> Condition:
     message, remedy = f"{kind.message}: {why.message}", why.remedy or kind.remedy
     problem = Problem(kind.code, message, remedy, why.evidence)
-    return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules")
+    return Condition(problem, Severity.CRITICAL, "the firewall takes kaalia's rules", blocks=True)
 
 
 def _repaired(kind: Problem, chains: Iterable[str], now: datetime) -> Condition:

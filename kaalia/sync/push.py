@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.clock import Clock
-from kaalia.contracts import cordon
+from kaalia.contracts import cordon, fitness
 from kaalia.contracts.cordon import Cordon
 from kaalia.errors import KaaliaError
 from kaalia.model.copying import CopyStatus
@@ -16,8 +16,8 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
+from kaalia.store import conditions, enrolment, maintenance, outbox, reach, relays, volumes, workloads
 from kaalia.store import database as state
-from kaalia.store import enrolment, maintenance, outbox, reach, relays, volumes, workloads
 from kaalia.store.changes import Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
@@ -131,6 +131,7 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         workloads=full,
         volumes=None if full is None else volumes.all_statuses(tx),
         cordon=_cordon(tx, now),
+        faults=fitness.faults(conditions.all_open(tx)),
         relay_key=relays.get_key(tx),
     )
     return Batch(post, rows[-1].seq if rows else 0, has_more)

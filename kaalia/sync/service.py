@@ -72,7 +72,7 @@ class SyncService:
         self._snapshot = snapshot
         self._chance = chance or random.SystemRandom()
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
-        self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS)
+        self._outbox = changes.subscribe(Topic.OUTBOX, Topic.ADDRESS, Topic.CONDITIONS)
         self._tasks = changes.subscribe(Topic.TASKS)
         self._contracts = changes.subscribe(Topic.CONTRACTS, Topic.MACHINE)
         self._client: MarketplaceClient | None = None

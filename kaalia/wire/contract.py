@@ -5,7 +5,7 @@ pairs, `ports` an object. The SSH address appears whole or not at all: the clien
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,8 @@ from kaalia.contracts.contract import Contract, ContractKind, Desired, is_expire
 from kaalia.contracts.maintenance import Window, words
 from kaalia.contracts.offer import Listing, bid_floor
 from kaalia.contracts.pricing import Price
-from kaalia.model.machine import MachineReport
+from kaalia.contracts.slicing import model_of
+from kaalia.model.machine import Gpu, MachineReport
 from kaalia.model.relay import RelayedPorts
 from kaalia.model.traffic import Bytes
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
@@ -68,7 +69,7 @@ class States:
 def encode(row: Instance, now: datetime) -> dict[str, Any]:
     """The JSON object of `show instance`. Sizes in GB and MB, money in $/h, times in epoch seconds."""
     return {
-        **facts.encode(row.report),
+        **facts.encode(replace(row.report, gpus=_siblings(row))),
         **_identity(row),
         **_state(row, now),
         **_image(row),
@@ -245,9 +246,9 @@ def _port_name(binding: PortBinding) -> str:
 
 def _share(row: Instance) -> dict[str, Any]:
     """The instance's part of the machine; what nobody measures is null or -1, never a guess."""
-    gpus = row.report.gpus
+    gpus, everything = _siblings(row), row.report.gpus
     rented = row.contract.spec.gpu_count
-    fraction = rented / len(gpus) if gpus else 1.0
+    fraction = rented / len(everything) if everything else 1.0
     return {
         "num_gpus": rented,
         "gpu_frac": fraction,
@@ -264,6 +265,13 @@ def _share(row: Instance) -> dict[str, Any]:
         "disk_usage": UNKNOWN_USAGE,
         "volume_info": [],
     }
+
+
+def _siblings(row: Instance) -> tuple[Gpu, ...]:
+    """The GPUs of the model that it has; all of the machine's, where that is not known."""
+    had = row.status.gpu_uuids if row.status else ()
+    models = {model_of(gpu) for gpu in row.report.gpus if gpu.uuid in had} | {row.contract.gpu_model}
+    return tuple(gpu for gpu in row.report.gpus if model_of(gpu) in models) or row.report.gpus
 
 
 def _money(row: Instance) -> dict[str, Any]:

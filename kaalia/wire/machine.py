@@ -8,6 +8,7 @@ from typing import Any
 from kaalia.contracts import arbitration, cordon
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
@@ -65,6 +66,8 @@ class Machine:
     """Maintenance that is not over."""
     cordon: Cordon | None = None
     """Set while its owner drains it."""
+    faults: tuple[Fault, ...] = ()
+    """What keeps parts of it from being rented anew."""
 
 
 def encode(machine: Machine) -> dict[str, Any]:
@@ -159,7 +162,9 @@ def _trouble(machine: Machine) -> str | None:
         return "enrolled, but its daemon has not been heard of yet"
     if not machine.is_online:
         return f"offline: not heard of for {machine.silence_s:.0f} s"
-    return cordon.in_short(machine.cordon) if machine.cordon else None
+    told = [cordon.in_short(machine.cordon)] if machine.cordon else []
+    told += [f"not rented out: {one.scope} [{one.code}] {one.message}".rstrip() for one in machine.faults]
+    return "; ".join(told) or None
 
 
 def _number(value: Decimal | None) -> float | None:

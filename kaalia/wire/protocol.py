@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from kaalia.contracts.contract import Contract
 from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
@@ -195,6 +196,8 @@ class StatusPost:
     volumes: tuple[VolumeStatus, ...] | None = None
     cordon: Cordon | None = None
     """The owner drains the machine: it admits nothing new. In every post for as long as it is so."""
+    faults: tuple[Fault, ...] | None = None
+    """What keeps parts of the machine from being rented anew, one a part; in every post. None: an older daemon."""
     relay_key: str | None = None
     """With which this machine logs in at relays, as `ssh-ed25519 AAAA...`. None: it cannot use any."""
 

@@ -38,11 +38,12 @@ def test_the_worst_comes_first_with_all_that_is_known(run: Run, rented: Daemon) 
     result = run("doctor", "--socket", str(rented.socket))
 
     assert result.code == 1
-    assert result.out.splitlines()[:6] == [
+    assert result.out.splitlines()[:7] == [
         "critical cannot [gpu_xid_79] [gpu_xid_79]",
         "  part: GPU-6a1b",
         "  since: 2026-01-01 10:30 UTC, 90 min ago",
         "  seen: NVRM: Xid",
+        "  meanwhile: this GPU is not rented out anew",
         "  remedy: reboot [now]",
         "  ends when: it is mended",
     ]

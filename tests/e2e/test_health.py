@@ -44,3 +44,26 @@ def test_a_gpu_that_falls_off_the_bus_is_told_and_its_tenant_left_alone(stack: S
     assert f"cannot count on GPU 0 ({gpu.name}" in " ".join(shown.stdout.split())
     assert process(stack, instance) == before
     destroy(stack, instance)
+
+
+def test_what_is_broken_leaves_the_offers_and_comes_back(stack: Stack, kernel: FakeKernelLog) -> None:
+    instance = rent(stack)
+    stack.wait_status(instance, "running")
+    before = process(stack, instance)
+    mine, other = [(gpu.pci_address or "")[:-2] for gpu in LocalClient(stack.socket).report().gpus]
+    lost = "NVRM: Xid (PCI:{}): 79, pid=1, name=python, GPU has fallen off the bus."
+
+    kernel.say(lost.format(mine))
+
+    wait_until("the tenant to be told", lambda: "[gpu_xid_79]" in _words(stack, instance), 15)
+    assert stack.rentable_offer(1) is not None
+    kernel.say(lost.format(other))
+    wait_until("the other GPU to leave the offers", lambda: stack.rentable_offer() is None, 15)
+    kernel.say(f"NVRM: Xid (PCI:{other}): 154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)")
+    wait_until("the other GPU to be offered again", lambda: stack.rentable_offer(1) is not None, 15)
+    assert process(stack, instance) == before
+    destroy(stack, instance)
+
+
+def _words(stack: Stack, instance: int) -> str:
+    return str((stack.instance(instance) or {}).get("status_msg"))

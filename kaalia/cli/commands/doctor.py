@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kaalia.cli import output
+from kaalia.contracts import fitness
 from kaalia.errors import ConfigError
 from kaalia.health import book
 from kaalia.health.book import Entry
@@ -111,6 +112,7 @@ def _print_one(one: OpenCondition, as_of: datetime, out: Console) -> None:
             ("part", "" if found.scope == HOST else found.scope),
             ("since", f"{output.moment(one.since)}, {output.ago(one.since, as_of)}"),
             ("seen", problem.evidence),
+            ("meanwhile", fitness.keeps_out(one)),
             ("remedy", problem.remedy),
             ("ends when", found.clears_when),
         ),

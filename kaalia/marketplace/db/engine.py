@@ -6,7 +6,14 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from kaalia.marketplace.db import authority_tables, copy_tables, relay_tables, schedule_tables, snapshot_tables
+from kaalia.marketplace.db import (
+    authority_tables,
+    copy_tables,
+    fitness_tables,
+    relay_tables,
+    schedule_tables,
+    snapshot_tables,
+)
 
 DATABASE_FILE = "marketplace.db"
 
@@ -33,6 +40,7 @@ async def open_engine(url: str) -> AsyncEngine:
             snapshot_tables,
             authority_tables,
             copy_tables,
+            fitness_tables,
             schedule_tables,
         ):  # one metadata: naming the modules is what makes it whole
             await tx.run_sync(tables.metadata.create_all)

@@ -43,7 +43,8 @@ async def list_machine(call: Call) -> dict[str, Any]:
     async with call.context.engine.begin() as tx:
         machine = await owned(call, tx, machine_id)
         await _check_ready(tx, machine)
-        listing = terms.read(call.body, machine.listing, machine.num_gpus, now)
+        largest = max((len(gpus) for gpus in machine.models.values()), default=0)
+        listing = terms.read(call.body, machine.listing, largest, now)
         await machines.put_listing(tx, machine_id, listing)
         extended = await extensions.extend(tx, machine, listing, now)
         asked = await increases.follow(tx, machine_id, listing, now)
@@ -128,6 +129,7 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             remaining_s=None if end_at is None else max(0.0, (end_at - now).total_seconds()),
             windows=open_windows(machine.windows, now),
             cordon=machine.cordon if machine.is_cordoned(now) else None,
+            faults=machine.faults,
         )
     )
 

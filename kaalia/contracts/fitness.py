@@ -1,0 +1,114 @@
+"""Which parts of a machine may be rented anew, by what is wrong with it: one rule, for the machine and the marketplace.
+
+| condition                                  | new rentals                           | what runs          |
+|--------------------------------------------|---------------------------------------|--------------------|
+| critical or unknown, of a GPU              | none on this GPU; others go on        | untouched, told of |
+| critical or unknown, of the host, `blocks` | none                                  | untouched          |
+| any other                                  | as if there were none                 | untouched          |
+
+Self-tests are no rentals: they look whether what was wrong still is.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.errors import Problem
+from kaalia.model.health import HOST, OpenCondition, Severity
+
+MESSAGE_MAX_CHARS = 300
+"""Of a fault that travels."""
+LEAVE_IT = "save your data; stopped, recycled and started it gets another GPU"
+_GPU = "GPU-"
+"""What the driver's UUIDs begin with."""
+_ORDER = (Severity.CRITICAL, Severity.UNKNOWN)
+_ALARMING = ("error", "fail", "exception", "traceback", "denied")
+"""Clients that find one of these in the words of an instance take it for lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What keeps a part of the machine from being rented anew. `scope`: `host`, or the UUID of a GPU."""
+
+    scope: str
+    code: str
+    severity: Severity
+    since: datetime
+    message: str = ""
+
+
+def faults(found: Iterable[OpenCondition]) -> tuple[Fault, ...]:
+    """One for each part, the worst and then the oldest, of conditions of any source."""
+    worst: dict[str, Fault] = {}
+    for one in found:
+        fault = _fault(one)
+        if fault is not None and (fault.scope not in worst or _order(fault) < _order(worst[fault.scope])):
+            worst[fault.scope] = fault
+    return tuple(worst[scope] for scope in sorted(worst))
+
+
+def of_host(found: Iterable[Fault]) -> Fault | None:
+    """Why nothing at all is rented anew."""
+    return next((one for one in found if one.scope == HOST), None)
+
+
+def of_gpus(found: Iterable[Fault]) -> dict[str, Fault]:
+    """UUID -> why this GPU is not."""
+    return {one.scope: one for one in found if one.scope != HOST}
+
+
+def barred(contract: Contract, unfit: Mapping[str, Fault]) -> frozenset[str]:
+    """The GPUs that this contract does not get, unless it has them already."""
+    return frozenset() if contract.kind is ContractKind.SELFTEST else frozenset(unfit)
+
+
+def keeps_out(one: OpenCondition) -> str:
+    """What it keeps from being rented anew, for the owner; "" when nothing."""
+    fault = _fault(one)
+    if fault is None:
+        return ""
+    return "nothing is rented out anew" if fault.scope == HOST else "this GPU is not rented out anew"
+
+
+def words(fault: Fault) -> str:
+    """Why a contract waits: for its renter, and for its owner who knows the code."""
+    state = "cannot tell whether it is well" if fault.severity is Severity.UNKNOWN else "has a fault"
+    return f"the machine {state} and admits nothing new until that is over [{_tame(fault.code)}]"
+
+
+def gpu_words(uuid: str, fault: Fault) -> str:
+    """What the renter reads whose workload runs on a GPU that is known to be broken."""
+    since = f"{fault.since:%Y-%m-%d %H:%M} UTC"
+    return f"{uuid} is reported as faulty since {since} [{_tame(fault.code)}]; {LEAVE_IT}"
+
+
+def too_few(count: int, total: int, unfit: Iterable[Fault]) -> Problem:
+    """The GPUs that are well do not suffice for the contract, whoever has them."""
+    told = sorted(unfit, key=lambda one: one.scope)
+    return Problem(
+        "gpus_unfit",
+        f"cannot give {count} GPUs: of {total} of this model {len(told)} are not rented out until they are well",
+        remedy="search again: the offers of this machine have changed",
+        evidence=", ".join(f"{one.scope}: {one.code}" for one in told),
+    )
+
+
+def _fault(one: OpenCondition) -> Fault | None:
+    condition = one.condition
+    is_gpu = condition.scope.startswith(_GPU)
+    blocks = is_gpu if condition.blocks is None else condition.blocks
+    if not blocks or condition.severity not in _ORDER:
+        return None
+    problem = condition.problem
+    scope = condition.scope if is_gpu else HOST
+    return Fault(scope, problem.code, condition.severity, one.since, problem.message[:MESSAGE_MAX_CHARS])
+
+
+def _order(fault: Fault) -> tuple[int, datetime, str]:
+    return _ORDER.index(fault.severity), fault.since, fault.code
+
+
+def _tame(code: str) -> str:
+    """A code that may stand in the words of an instance that is well."""
+    return "gpu_unfit" if any(word in code for word in _ALARMING) else code
