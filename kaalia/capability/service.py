@@ -7,7 +7,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from kaalia.capability import network, ports
+from kaalia.capability import hardware, network, ports
 from kaalia.capability.report import Inputs, digest, survey
 from kaalia.clock import Clock
 from kaalia.model.machine import MachineReport
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class CapabilityService:
-    """Collects soon after the start and every `interval_s`. Decides nothing: a GPU that vanished is only reported."""
+    """Collects soon after the start and every `interval_s`. Decides nothing: a GPU that vanished is only told of."""
 
     name = "capability"
 
@@ -71,6 +71,7 @@ class CapabilityService:
 
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)
+            hardware.note(tx, report)
             conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
             gpu_health.put(tx, surveyed.gpus)
             if surveyed.use is not None:

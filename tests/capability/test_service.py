@@ -27,7 +27,7 @@ from kaalia.wire import document, facts
 from kaalia.wire.local import DiskLedger
 from tests.capability.conftest import MakeProbe
 from tests.support.clock import START, FakeClock
-from tests.support.fake_nvidia.profiles import fault, machine, setting, write
+from tests.support.fake_nvidia.profiles import fault, gpu_uuid, machine, setting, write
 from tests.support.machines import machine_report
 
 PORTS = PortRange(40000, 40799)
@@ -305,3 +305,19 @@ def test_a_machine_with_ipv6_alone_is_told_by_that(told: str, public_ip: str | N
     )
 
     assert network.with_outside(alone, None, told).network.public_ip == public_ip
+
+
+async def test_a_gpu_that_is_gone_is_an_event_until_it_is_back(
+    store: Database, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    whole = machine("2xRTX_4090")
+    subject = service(store, clock, simulated(whole))
+    told = []
+    for text in (whole, "system count 1\n" + whole, fault("nvmlInitWithFlags", "error 999") + whole, whole):
+        write(profile, text)
+        await subject.refresh()
+        found = [each.condition for each in await store.read(conditions.all_open) if each.source == "hardware"]
+        told.append([(each.problem.code, each.scope, each.severity) for each in found])
+
+    gone = [("gpu_gone", gpu_uuid(1), Severity.WARN)]
+    assert told == [[], gone, gone, []]
