@@ -22,6 +22,8 @@ class Rule:
     remedy: str
     clears: str
     turns: int
+    blocks: bool | None = None
+    """As in `model.health.Condition`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def rules() -> Book:
     """As shipped. What is wrong there raises: tests read every entry."""
     document = tomllib.loads(_FILE.read_text(encoding="utf-8"))
     found = {
-        one["id"]: Rule(Severity(one["severity"]), one["remedy"], one["clears"], one.get("turns", 1))
+        one["id"]: Rule(Severity(one["severity"]), one["remedy"], one["clears"], one.get("turns", 1), one.get("blocks"))
         for one in document["condition"]
     }
     limits = Limits(
@@ -51,7 +53,7 @@ def condition(finding: Finding, rule: Rule) -> Condition:
     """What is told of a finding."""
     remedy, clears = (_filled(text, finding.words) for text in (rule.remedy, rule.clears))
     problem = Problem(finding.id, finding.message, remedy, finding.evidence)
-    return Condition(problem, finding.severity or rule.severity, clears, finding.scope)
+    return Condition(problem, finding.severity or rule.severity, clears, finding.scope, blocks=rule.blocks)
 
 
 def unread(facts: HostFacts, needed: Iterable[str]) -> Finding | None:
