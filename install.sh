@@ -51,6 +51,7 @@ opt=$prefix/opt/kaalia
 etc=$prefix/etc/kaalia
 units=$prefix/etc/systemd/system
 links=$prefix/usr/local/bin
+known=$prefix/var/lib/vastai_kaalia
 sysctl_file=$prefix/etc/sysctl.d/99-z-kaalia-ports.conf
 
 check_machine() {
@@ -187,6 +188,19 @@ print(load(pathlib.Path(sys.argv[1]), os.environ).kits_path)' "$etc/kaalia.yaml"
         say "note: no new access kit; without one, ssh and jupyter mode are refused (kit_missing) until scripts/build-kit has run"
 }
 
+# Where hosts look for them. A file of another daemon that lives there is left alone.
+install_known_scripts() {
+    local script
+    step mkdir -p "$known"
+    for script in test_nvml.py send_mach_info.py; do
+        if [ -e "$known/$script" ] && ! grep -q '^MODULE = "kaalia\.' "$known/$script"; then
+            say "note: $known/$script is not kaalia's and is kept; use: kaalia nvml, kaalia send-report"
+        else
+            write "$known/$script" 0755 <"$here/scripts/$script"
+        fi
+    done
+}
+
 # Keep this release and the one before it, to which `ln -sfn` can go back.
 forget_old_releases() {
     local old
@@ -205,6 +219,7 @@ install_configuration
 switch_release "$name"
 reserve_range "$name"
 install_kit "$name"
+install_known_scripts
 install_units
 forget_old_releases "$name"
 if [ "$dry_run" = yes ]; then

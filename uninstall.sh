@@ -151,6 +151,17 @@ free_ports() {
     reserve_ports "$(port_set "$(reserved_ports "$prefix")" - "$own")"
 }
 
+# Ours only; the folder goes with them when nothing else is in it.
+remove_known_scripts() {
+    local script folder=$prefix/var/lib/vastai_kaalia
+    for script in test_nvml.py send_mach_info.py; do
+        if [ -e "$folder/$script" ] && grep -q '^MODULE = "kaalia\.' "$folder/$script"; then
+            step rm -f "$folder/$script"
+        fi
+    done
+    if [ "$dry_run" = no ] && [ -d "$folder" ]; then rmdir "$folder" 2>/dev/null || true; fi
+}
+
 remove_program() {
     step rm -f "$prefix/usr/local/bin/kaalia"
     step rm -rf "$opt"
@@ -175,6 +186,7 @@ close_tunnels
 free_ports
 remove_walls
 remove_networks
+remove_known_scripts
 remove_program
 remove_data
 tell_rest

@@ -69,6 +69,10 @@ class LocalClient:
     def report(self) -> MachineReport:
         return self._get("/v1/report", _REPORT)
 
+    def order_report(self) -> dict[str, str]:
+        """Have the machine read anew, and the report sent; what is there now is told by `report` and `status`."""
+        return self._get("/v1/report/send", _ORDERED, "POST")
+
     def contracts(self) -> tuple[ContractView, ...]:
         return self._get("/v1/contracts", _CONTRACTS)
 

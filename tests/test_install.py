@@ -91,6 +91,10 @@ def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
     command = [python, "-P", "-m", "kaalia.daemon.run", "--config", str(config), "--check"]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]})
 
+    known = prefix / "var/lib/vastai_kaalia"
+    assert (known / "test_nvml.py").stat().st_mode & 0o777 == 0o755
+    (known / "send_mach_info.py").write_text("# of another daemon\n")
+
     config.write_text(config.read_text() + "# mine\n")
     before = listing(prefix)
     second = install(prefix, wheel)
@@ -106,6 +110,8 @@ def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
     assert kept.returncode == 0, kept.stderr
     assert config.exists()
     assert not (prefix / "opt/kaalia").exists()
+    assert [path.read_text() for path in known.iterdir()] == ["# of another daemon\n"]
+    (known / "send_mach_info.py").unlink()
     assert not (prefix / "etc/systemd/system/kaalia.service").exists()
 
     assert script("uninstall.sh", "--prefix", str(prefix), "--purge").returncode == 0

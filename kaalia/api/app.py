@@ -7,7 +7,19 @@ from aiohttp import web
 
 from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
-from kaalia.api.routes import contracts, disk, drain, health, ledger, machine, notifications, ports, speed, status
+from kaalia.api.routes import (
+    contracts,
+    disk,
+    drain,
+    health,
+    ledger,
+    machine,
+    notifications,
+    ports,
+    reporting,
+    speed,
+    status,
+)
 
 SHUTDOWN_S = 0.5
 """How long an answer under way may take when the daemon stops."""
@@ -17,6 +29,7 @@ ROUTES = (
     web.get("/v1/health", health.show),
     web.get("/v1/report", machine.show_report),
     web.get("/v1/notifications", notifications.show),
+    web.post("/v1/report/send", reporting.send),
     web.get("/v1/contracts", contracts.show_all),
     web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
     web.get("/v1/ledger", ledger.show),

@@ -50,7 +50,9 @@ class CapabilityService:
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
-        self._bell = changes.subscribe(Topic.ADDRESS, Topic.SPEED, Topic.ENGINE) if changes else asyncio.Event()
+        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT)
+        self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
+        self._ordered = changes.subscribe(Topic.REPORT) if changes else asyncio.Event()
         self._sent_digest = ""
         self._sent_at_s = 0.0
 
@@ -60,14 +62,16 @@ class CapabilityService:
         await run_forever(self.name, self._turn)
 
     async def refresh(self) -> MachineReport:
-        """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
+        """Collect and store one report; queue it for the marketplace if it is news or ordered. Raises StoreError."""
+        is_ordered = self._ordered.is_set()
+        self._ordered.clear()
         surveyed = await survey(self._inputs, self._clock.now())
         report = network.with_outside(surveyed.report, *await self._database.read(_outside))
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)
         changed = found != self._sent_digest
-        due = changed or self._clock.monotonic_s() - self._sent_at_s >= self._resend_s
+        due = changed or is_ordered or self._clock.monotonic_s() - self._sent_at_s >= self._resend_s
 
         def store(tx: Transaction) -> None:
             machine.put_report(tx, report)

@@ -22,6 +22,8 @@ class Topic(StrEnum):
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
     GPUS = "gpus"
     """The driver was asked how the GPUs are."""
+    REPORT = "report"
+    """The owner wants the machine read and reported now."""
     TIME = "time"
     """The time of contracts moved otherwise than by passing."""
     CONDITIONS = "conditions"

@@ -321,3 +321,19 @@ async def test_a_gpu_that_is_gone_is_an_event_until_it_is_back(
 
     gone = [("gpu_gone", gpu_uuid(1), Severity.WARN)]
     assert told == [[], gone, gone, []]
+
+
+async def test_an_ordered_report_is_sent_although_it_is_no_news(
+    store: Database, clock: FakeClock, simulated: MakeProbe, changes: Changes
+) -> None:
+    inputs = Inputs(simulated(machine("1xRTX_4090")), engine, PORTS, public_ip="203.0.113.7")
+    made = CapabilityService(store, clock, inputs, resend_s=300, changes=changes)
+    await made.refresh()
+    await acknowledge(store)
+    await made.refresh()
+    assert await sent(store) == []
+
+    changes.ring(Topic.REPORT)
+    await made.refresh()
+
+    assert len(await sent(store)) == 1
