@@ -25,6 +25,10 @@ REPORT_OLD_AFTER = timedelta(hours=2)
 """Reports come every hour at the very least (intervals.report_s <= 3600)."""
 
 
+_OF_DRIVER = ("gpu_driver_", "gpu_probe_")
+"""How the codes of conditions begin that tell why no GPU can be read."""
+
+
 async def read(context: Context) -> DaemonStatus:
     """The status now. Raises StoreError; in safe mode it answers, since that is what a person must see then."""
     now = context.clock.now()
@@ -56,13 +60,19 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     worse = [one.problem for one in found if one.severity is not Severity.WARN]
     now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]
     told = {problem.code for problem in worse}
-    own = [problem for problem in _problems(link, report, now) if problem.code not in told]
+    own = [problem for problem in _problems(link, report, now) if not _is_told(problem, told)]
     problems = (*own, *now_wrong, *worse)
     status = _document(context, now, link, report, listing, dict(states), all_claims(tx), problems, warnings)
     placed = maintenance.get_cordon(tx)
     is_up = placed is not None and cordon.is_up(placed.cordon, now)
     windows = open_windows(maintenance.windows(tx), now)
     return replace(status, cordon=placed.cordon if placed and is_up else None, maintenances=windows)
+
+
+def _is_told(problem: Problem, told: set[str]) -> bool:
+    """A condition says it, or says why: of the driver, what it is that keeps the GPUs from being read."""
+    said_better = problem.code == "gpus_unreadable" and any(code.startswith(_OF_DRIVER) for code in told)
+    return said_better or problem.code in told
 
 
 def _link(tx: Transaction) -> MarketplaceLink | None:

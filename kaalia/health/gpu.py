@@ -73,7 +73,8 @@ class GpuHealthService:
             return
         self._judged_at = reading.read_at
         known = known_after(reading, before, judge.book)
-        await self._tell(judge.judge(reading, known), known if known != before else None)
+        found = await asyncio.to_thread(judge.judge, reading, known)
+        await self._tell(found, known if known != before else None)
 
     async def _tell(self, found: list[Condition], known: tuple[KnownGpu, ...] | None = None) -> None:
         """Written where it is news."""

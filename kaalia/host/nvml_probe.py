@@ -93,8 +93,10 @@ GPU_FIELDS: dict[str, Reader] = {
 
 
 def _field(gpu: Any, number: int) -> int | float:
-    """One of NVML's numbered fields; each has an error of its own."""
+    """One of NVML's numbered fields; each has an error of its own. A driver calls those it does not know invalid."""
     (answer,) = pynvml.nvmlDeviceGetFieldValues(gpu, [number])
+    if answer.nvmlReturn == pynvml.NVML_ERROR_INVALID_ARGUMENT:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     if answer.nvmlReturn != pynvml.NVML_SUCCESS:
         raise pynvml.NVMLError(answer.nvmlReturn)
     value: int | float = getattr(answer.value, _VALUE_TYPES[answer.valueType])

@@ -115,3 +115,26 @@ async def test_a_machine_without_gpus_is_no_problem_but_unreadable_ones_are(loca
     assert (await show(local)).problems == (
         Problem("gpus_unreadable", "cannot read the GPUs", "see: nvidia-smi", "the driver hangs"),
     )
+
+
+async def test_who_is_told_the_cause_is_not_told_its_symptoms(local: Local) -> None:
+    def of(code: str, scope: str, *hidden_by: str) -> Condition:
+        return Condition(Problem(code, "cannot tell"), Severity.CRITICAL, "never", scope, hidden_by=hidden_by)
+
+    hung, lost = of("gpu_driver_hung", "host"), of("gpu_lost", "GPU-a", "gpu_driver_*", "gpu_xid_79")
+    unreadable = build_report(gpus=0, missing=(Missing("gpus", "the driver hangs"),))
+    await local.database.transaction(enrol)
+    await local.database.transaction(lambda tx: machine.put_report(tx, unreadable))
+    await local.database.transaction(lambda tx: conditions.replace(tx, "gpu", [hung, lost], START))
+
+    document, health = await show(local), await asyncio.to_thread(local.client.health)
+    assert codes(document) == {"gpu_driver_hung"}
+    assert [one.condition for one in health.open] == [hung]
+    assert health.problems == ()
+
+    xid = of("gpu_xid_79", "GPU-a")
+    await local.database.transaction(lambda tx: conditions.replace(tx, "gpu", [lost], START))
+    await local.database.transaction(lambda tx: conditions.replace(tx, "kernel", [xid], START))
+    assert codes(await show(local)) == {"gpus_unreadable", "gpu_xid_79"}
+    await local.database.transaction(lambda tx: conditions.replace(tx, "kernel", [], START))
+    assert codes(await show(local)) == {"gpus_unreadable", "gpu_lost"}

@@ -159,6 +159,16 @@ async def test_an_older_driver_lacks_the_newer_calls_and_is_well(tmp_path: Path)
     assert judged(*readings) == {}
 
 
+async def test_numbered_fields_that_a_driver_does_not_know_are_none_of_it(probe: MakeProbe) -> None:
+    invalid, broken = pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_UNKNOWN
+    lines = setting(0, "unknown_field", invalid) + setting(1, "unknown_field", broken)
+
+    reading = await probe(lines + machine("2xA100")).read()
+
+    assert reading.samples[0].errors["recovery_action"] == "NVMLError_NotSupported"
+    assert judged(reading, reading) == {gpu_uuid(1): ("gpu_unreadable", Severity.UNKNOWN)}
+
+
 async def test_reasons_for_the_clock_are_read_from_a_driver_that_calls_them_otherwise(tmp_path: Path) -> None:
     older = build(tmp_path, missing=["nvmlDeviceGetCurrentClocksEventReasons"])
     write(tmp_path / "profile", setting(0, "clock_reasons", 8) + well(machine("1xA100")))

@@ -7,6 +7,7 @@
  *     gpu <index> fabric <state> <status> <health mask>
  *     gpu <index> mig <current> <pending>
  *     gpu <index> thermal_ns, power_ns            how long it was slowed down for that, ever
+ *     gpu <index> unknown_field <code>            the error of numbered fields that have no key; 3 without it
  *
  * The keys of the other getters stand beside them.
  */
@@ -155,7 +156,7 @@ result nvmlDeviceGetFieldValues(device gpu, int count, struct field *out) {
         return outcome;
     for (int index = 0; index < count; index++) {
         long long value = 0;
-        out[index].outcome = NOT_SUPPORTED;
+        out[index].outcome = number_of(gpu->index, "unknown_field", &value) ? (result)value : NOT_SUPPORTED;
         for (size_t known = 0; known < sizeof FIELDS / sizeof *FIELDS; known++)
             if (FIELDS[known].id == out[index].id && number_of(gpu->index, FIELDS[known].key, &value))
                 out[index].outcome = SUCCESS;
