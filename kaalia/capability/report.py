@@ -16,6 +16,7 @@ from kaalia.capability import disk, gpu, network, samples, system
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import KaaliaError
 from kaalia.host.nvml import NvmlProbe, NvmlReading
+from kaalia.host.nvml_parts import PartsReading
 from kaalia.model.gpu_health import GpuReading
 from kaalia.model.gpu_use import GpuUse
 from kaalia.model.machine import Cpu, Engine, Gpu, MachineReport, Memory, Network, PortRange, System
@@ -50,18 +51,20 @@ async def collect(inputs: Inputs, now: datetime) -> MachineReport:
 class Surveyed:
     """Of one reading of the driver. Only the report leaves the machine.
 
-    `use`: which processes use the GPUs, None: not told; `gpus`: how they are.
+    `use`: which processes use the GPUs, None: not told; `gpus`: how they are; `parts`: what stays of them, None: not
+    asked for.
     """
 
     report: MachineReport
     use: GpuUse | None
     gpus: GpuReading
+    parts: PartsReading | None
 
 
-async def survey(inputs: Inputs, now: datetime) -> Surveyed:
+async def survey(inputs: Inputs, now: datetime, *, with_parts: bool = False) -> Surveyed:
     gaps = Gaps()
-    ((gpus, driver, processes), reading), engine, local = await asyncio.gather(
-        _gpus(inputs, gaps),
+    ((gpus, driver, processes), reading, parts), engine, local = await asyncio.gather(
+        _gpus(inputs, gaps, with_parts=with_parts),
         _engine(inputs.engine, gaps),
         asyncio.to_thread(_local, inputs, gaps),
     )
@@ -82,12 +85,16 @@ async def survey(inputs: Inputs, now: datetime) -> Surveyed:
     )
     on_bus = await asyncio.to_thread(samples.on_bus, inputs.root)
     use = None if processes is None else GpuUse(now, processes)
-    return Surveyed(report, use, samples.of_reading(reading, on_bus, system_facts.boot_id, now))
+    return Surveyed(report, use, samples.of_reading(reading, on_bus, system_facts.boot_id, now), parts)
 
 
-async def _gpus(inputs: Inputs, gaps: Gaps) -> tuple[gpu.Found, NvmlReading]:
-    reading = await inputs.probe.read()
-    return await gpu.understand(reading, inputs.root, gaps), reading
+async def _gpus(inputs: Inputs, gaps: Gaps, *, with_parts: bool) -> tuple[gpu.Found, NvmlReading, PartsReading | None]:
+    parts: PartsReading | None = None
+    if with_parts:
+        reading, parts = await inputs.probe.survey()
+    else:
+        reading = await inputs.probe.read()
+    return await gpu.understand(reading, inputs.root, gaps), reading, parts
 
 
 def digest(report: MachineReport) -> str:

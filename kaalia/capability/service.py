@@ -7,14 +7,21 @@ import asyncio
 import logging
 from dataclasses import replace
 
+<<<<<<< HEAD
 from kaalia.capability import hardware, network, ports
 from kaalia.capability.report import Inputs, digest, survey
+=======
+from kaalia.capability import inventory, network, ports
+from kaalia.capability.report import Inputs, Surveyed, digest, survey
+>>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
 from kaalia.clock import Clock
+from kaalia.model.inventory import GpuParts, Inventory
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
 from kaalia.model.speed import MeasuredSpeed
 from kaalia.service import run_forever
-from kaalia.store import conditions, disk, gpu_health, gpu_use, machine, outbox, reach, speed
+from kaalia.store import conditions, disk, gpu_health, gpu_use, machine, measurements, outbox, reach, speed
+from kaalia.store import inventory as inventories
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.wire import document
@@ -24,6 +31,8 @@ from kaalia.wire.protocol import MessageKind
 INTERVAL_S = 60.0
 AFTER_S = 3.0
 """With a stored report a restarted daemon finds its tenants first: the probe of the GPUs is a process of its own."""
+INVENTORY_S = 3600.0
+"""What stays is read so seldom, and when other GPUs or another driver are found."""
 RESEND_S = 300.0
 """Free space, memory and temperatures may be this old at the marketplace."""
 
@@ -50,9 +59,18 @@ class CapabilityService:
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
+<<<<<<< HEAD
         bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT)
         self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
         self._ordered = changes.subscribe(Topic.REPORT) if changes else asyncio.Event()
+=======
+        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.MEASUREMENTS)
+        self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
+        self._parts: tuple[GpuParts, ...] = ()
+        self._parts_of: object = None
+        """Driver and GPUs, by which the inventory was read."""
+        self._parts_at_s = 0.0
+>>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
         self._sent_digest = ""
         self._sent_at_s = 0.0
 
@@ -62,11 +80,20 @@ class CapabilityService:
         await run_forever(self.name, self._turn)
 
     async def refresh(self) -> MachineReport:
+<<<<<<< HEAD
         """Collect and store one report; queue it for the marketplace if it is news or ordered. Raises StoreError."""
         is_ordered = self._ordered.is_set()
         self._ordered.clear()
         surveyed = await survey(self._inputs, self._clock.now())
         report = network.with_outside(surveyed.report, *await self._database.read(_outside))
+=======
+        """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
+        surveyed, listed = await self._survey()
+        report = inventory.with_parts(surveyed.report, self._parts)
+        report = network.with_outside(report, *await self._database.read(_outside))
+        uuids = [gpu.uuid for gpu in report.gpus]
+        report = replace(report, benchmarks=await self._database.read(lambda tx: measurements.benchmarks(tx, uuids)))
+>>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)
@@ -80,6 +107,8 @@ class CapabilityService:
             gpu_health.put(tx, surveyed.gpus)
             if surveyed.use is not None:
                 gpu_use.put(tx, surveyed.use)
+            if listed is not None:
+                inventories.put(tx, listed)
             if due:
                 outbox.replace(tx, MessageKind.REPORT, document.encode(report), report.collected_at)
 
@@ -91,9 +120,27 @@ class CapabilityService:
             _log(report)
         return report
 
+    async def _survey(self) -> tuple[Surveyed, Inventory | None]:
+        """The inventory too where it is due; a driver or GPUs that changed since make it due at once."""
+        due = self._parts_of is None or self._clock.monotonic_s() - self._parts_at_s >= INVENTORY_S
+        now = self._clock.now()
+        found = await survey(self._inputs, now, with_parts=due)
+        if not due and _identity(found.report) != self._parts_of:
+            found = await survey(self._inputs, now, with_parts=True)
+        listed: Inventory | None = None
+        if found.parts is not None:
+            listed = await inventory.collect(found.report, found.parts, self._inputs.root, now)
+            self._parts, self._parts_of = listed.gpus, _identity(found.report)
+            self._parts_at_s = self._clock.monotonic_s()
+        return found, listed
+
     async def _turn(self) -> None:
         await self.refresh()
         await wait(self._bell, self._interval_s)
+
+
+def _identity(report: MachineReport) -> object:
+    return report.driver, tuple(gpu.uuid for gpu in report.gpus)
 
 
 def _outside(tx: Transaction) -> tuple[PortMap | None, str | None, MeasuredSpeed | None]:

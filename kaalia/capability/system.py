@@ -4,6 +4,7 @@ import platform
 from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
+from kaalia.host import processors
 from kaalia.host import system as host
 from kaalia.model.machine import Cpu, Memory, System
 
@@ -21,6 +22,7 @@ def cpu(root: Path, gaps: Gaps) -> Cpu:
         max_ghz=gaps.read("cpu.max_ghz", lambda: host.cpu_max_ghz(root)),
         has_avx=_has_avx(architecture, flags),
         flags=flags or (),
+        base_ghz=gaps.read("cpu.base_ghz", lambda: processors.base_ghz(processors.first_block(root), root)),
     )
 
 

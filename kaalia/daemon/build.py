@@ -12,6 +12,7 @@ from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
 from kaalia.capability import speed, surroundings
 from kaalia.capability.address import AddressService
+from kaalia.capability.benches import BenchService
 from kaalia.capability.gate import FirewallGate
 from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
@@ -85,6 +86,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             timekeeper,
             *_local_services(config, systemd, context),
             _capability(config, clock, changes, database, engine_time),
+            BenchService(database, changes, clock, NvmlProbe(deadline_s=config.nvml.deadline_s)),
             AddressService(changes),
             KernelLogService(database, changes, clock),
             GpuHealthService(database, changes, clock, config.intervals.report_s),

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.errors import HostError
+from kaalia.host import nvml_parts
+from kaalia.host.nvml_parts import PartsReading
 from kaalia.host.process import Child
 from kaalia.model.gpu_health import GpuSample, NvmlState
 from kaalia.model.machine import Gpu, GpuDriver, Missing
 
 PROBE = Path(__file__).with_name("nvml_probe.py")
+INVENTORY = Path(__file__).with_name("nvml_inventory.py")
+"""The same, which can tell more."""
 DEADLINE_S = 30.0
 """Without persistence mode the driver wakes each GPU first, a second or two apiece; a hang lasts for ever."""
 
@@ -53,29 +57,50 @@ class NvmlProbe:
     def __init__(
         self, python: str = sys.executable, env: Mapping[str, str] | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        self._argv = (python, "-I", str(PROBE))
+        self._python = (python, "-I")
         self._env = env
         self._deadline_s = deadline_s
         self._stuck: Child | None = None
 
     async def read(self) -> NvmlReading:
         """One reading; raises nothing of its own. One at a time."""
+        reading, _ = await self._ask(PROBE)
+        return reading
+
+    async def survey(self) -> tuple[NvmlReading, PartsReading]:
+        """As `read`, and what stays of the GPUs. A driver that fails at the latter has told the former."""
+        return await self._ask(INVENTORY)
+
+    async def _ask(self, script: Path) -> tuple[NvmlReading, PartsReading]:
         if self._stuck is not None and self._stuck.alive:
-            return NvmlReading(NvmlState.HUNG, "the driver still holds an earlier reading that cannot be killed")
+            return _without_parts(
+                NvmlReading(NvmlState.HUNG, "the driver still holds an earlier reading that cannot be killed")
+            )
         self._stuck = None
         try:
-            child = await Child.start(self._argv, self._env)
+            child = await Child.start((*self._python, str(script)), self._env)
         except HostError as error:
-            return NvmlReading(NvmlState.FAILED, error.problem.message)
+            return _without_parts(NvmlReading(NvmlState.FAILED, error.problem.message))
         until_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             reading = parse(await child.request("read", self._deadline_s))
-            return await self._counted(child, reading, until_s) if reading.samples else reading
+            if reading.samples:
+                reading = await self._counted(child, reading, until_s)
+            if script != INVENTORY or reading.state is not NvmlState.OK:
+                return _without_parts(reading)
+            return reading, await self._parts(child)
         except HostError as error:
-            return NvmlReading(*self._unanswered(error))
+            return _without_parts(NvmlReading(*self._unanswered(error)))
         finally:
             await child.close()
             self._stuck = child
+
+    async def _parts(self, child: Child) -> PartsReading:
+        """After a child that died over the counters there is none to be asked."""
+        try:
+            return nvml_parts.parse(await child.request("inventory", self._deadline_s))
+        except HostError as error:
+            return nvml_parts.failed(self._unanswered(error)[1])
 
     async def _counted(self, child: Child, reading: NvmlReading, until_s: float) -> NvmlReading:
         """With the counters, as far as they can be had: without them the GPUs stay what they are."""
@@ -93,6 +118,10 @@ class NvmlProbe:
         evidence = error.problem.evidence.strip().splitlines()
         detail = f": {evidence[-1]}" if evidence else ""
         return NvmlState.FAILED, f"the probe of the driver died ({error.code}){detail}"
+
+
+def _without_parts(reading: NvmlReading) -> tuple[NvmlReading, PartsReading]:
+    return reading, nvml_parts.failed(reading.reason)
 
 
 def parse(line: str) -> NvmlReading:

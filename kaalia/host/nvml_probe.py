@@ -270,7 +270,7 @@ def _name(error: Any) -> str:
 
 
 ANSWERS: dict[str, Callable[[], dict[str, Any]]] = {"read": read, "counters": counters}
-"""By request."""
+"""By request. nvml_inventory.py has more."""
 
 
 def main() -> None:

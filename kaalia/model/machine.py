@@ -41,6 +41,11 @@ class Gpu:
     utilization_percent: int | None = None
     vram_used_mb: int | None = None
     display_active: bool | None = None
+    cores: int | None = None
+    memory_bus_bits: int | None = None
+    nvlinks: int | None = None
+    """Links that are up."""
+    nvlink_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Cpu:
     max_ghz: float | None
     has_avx: bool | None
     flags: tuple[str, ...] = ()
+    base_ghz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,21 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Benchmarks:
+    """The newest of each measurement that offers show. None: not measured, and nothing stands in for it."""
+
+    disk_read_mbps: float | None = None
+    """Sequential, 10^6 bytes a second, as the next."""
+    disk_write_mbps: float | None = None
+    pcie_gbps: float | None = None
+    """Between host and the GPU with the slowest link, the slower way; 10^9 bytes a second."""
+    cpu_points: float | None = None
+    """All cores."""
+    cpu_ghz: float | None = None
+    """Held with all cores at work."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineReport:
     """Everything the marketplace and the placement rules know of this machine."""
 
@@ -169,3 +190,4 @@ class MachineReport:
     disk: Disk | None = None
     engine: Engine | None = None
     missing: tuple[Missing, ...] = ()
+    benchmarks: Benchmarks | None = None

@@ -18,6 +18,8 @@ class Topic(StrEnum):
     """A probe of the ports was ordered, or the address may have changed."""
     SPEED = "speed"
     """A speed test was ordered, or its result is new."""
+    MEASUREMENTS = "measurements"
+    """A measurement was ordered, or its result is new."""
     ADDRESS = "address"
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
     GPUS = "gpus"

@@ -1,6 +1,6 @@
 """What offers, machines and instances say alike about the hardware: a capability report in the public API's spelling.
 
-A value that nobody measured is null. Nothing is guessed from a model's name.
+A value that nobody measured is null, but what follows from a GPU's model by the data of `gpu_figures`.
 """
 
 import ipaddress
@@ -9,13 +9,17 @@ from functools import lru_cache
 from typing import Any
 
 from kaalia.contracts.query import driver_number
-from kaalia.model.machine import Gpu, MachineReport
-from kaalia.units import MIB
+from kaalia.model.machine import Benchmarks, Gpu, MachineReport
+from kaalia.units import GB, MIB
+from kaalia.wire import gpu_figures
+from kaalia.wire.gpu_figures import Derived
 
 GPUS_MAX = 256
 """The largest single machines have 16; each GPU makes offers, so that a number must end somewhere."""
 SPEED_MAX_MBPS = 1_000_000
 """No machine's line is faster than a terabit a second yet."""
+BENCHMARK_MAX = 1e9
+"""No benchmark of this century gives more."""
 SIMULATED = " (simulated)"
 """Behind every GPU name of a simulated driver."""
 
@@ -76,7 +80,9 @@ def encode(report: MachineReport) -> dict[str, Any]:
         "inet_down": round(network.speed.down.mbps, 1) if network.speed else None,
         "inet_up": round(network.speed.up.mbps, 1) if network.speed else None,
         "disk_name": report.disk.model if report.disk else None,
-        **dict.fromkeys(_UNMEASURED),
+        **_figures(report.gpus),
+        **_benchmarks(report.benchmarks),
+        **dict.fromkeys(_FROM_OUTSIDE),
     }
 
 
@@ -103,10 +109,22 @@ def fault(report: MachineReport) -> str | None:
             speed is not None and not all(0 < one.mbps <= SPEED_MAX_MBPS for one in (speed.down, speed.up)),
             f"no line has the speed that it names, up to {SPEED_MAX_MBPS} Mb/s",
         ),
+        (
+            any(not 0 < one <= BENCHMARK_MAX for one in _numbers(report)),
+            f"a measurement of it is no number above 0, up to {BENCHMARK_MAX:g}",
+        ),
         (report.cpu.logical_cores < 1, f"it has {report.cpu.logical_cores} processors"),
         (min(sizes) < 0, f"it has a size of {min(sizes)}"),
     )
     return next((why for is_fault, why in checks if is_fault), None)
+
+
+def _numbers(report: MachineReport) -> list[float]:
+    """What offers show of what the machine says to have measured or counted."""
+    found = report.benchmarks
+    told = [getattr(found, name) for name in found.__dataclass_fields__] if found else []
+    told += [value for gpu in report.gpus for value in (gpu.cores, gpu.memory_bus_bits)]
+    return [value for value in told if value is not None]
 
 
 def _is_address(text: str) -> bool:
@@ -118,18 +136,45 @@ def _is_address(text: str) -> bool:
     return not (address.is_unspecified or address.is_multicast or "%" in text)
 
 
-_UNMEASURED = (
-    "pcie_bw",
-    "disk_bw",
-    "gpu_mem_bw",
-    "bw_nvlink",
-    "total_flops",
-    "dlperf",
-    "geolocation",
-    "geolocode",
-    "static_ip",
+_FROM_OUTSIDE = ("geolocation", "geolocode", "static_ip")
+"""What a machine does not know of itself."""
+
+
+def disk_space_gb(report: MachineReport) -> int | None:
+    return report.disk.total_bytes // GB if report.disk else None
+
+
+_MAKES_FIGURES = (
+    *("name", "cores", "sm_clock_max_mhz", "memory_bus_bits", "memory_clock_max_mhz", "nvlinks", "nvlink_version"),
 )
-"""Known only by measuring, or from outside of the machine."""
+"""What figures follow from: eight GPUs that agree in it are looked up once."""
+
+
+def _figures(gpus: tuple[Gpu, ...]) -> dict[str, Any]:
+    """What follows from the models, see `gpu_figures`: those that grow with their number are of all GPUs."""
+    kinds = {tuple(getattr(gpu, field) for field in _MAKES_FIGURES): gpu for gpu in gpus}.values()
+    named = [(gpu, gpu_name(gpu.name)) for gpu in kinds]
+    tflops = _least_derived([gpu_figures.fp32_tflops(gpu, name) for gpu, name in named])
+    dlperf = _least_derived([gpu_figures.dlperf(gpu, name) for gpu, name in named])
+    return {
+        "gpu_mem_bw": _least_derived([gpu_figures.memory_gbps(gpu, name) for gpu, name in named]),
+        "bw_nvlink": _least_derived([gpu_figures.nvlink_gbps(gpu) for gpu, _ in named]),
+        "total_flops": None if tflops is None else round(tflops * len(gpus), 1),
+        "dlperf": None if dlperf is None else round(dlperf * len(gpus), 1),
+    }
+
+
+def _least_derived(found: list[Derived | None]) -> float | None:
+    """None as soon as one GPU is not known."""
+    known = [one.value for one in found if one is not None]
+    return min(known) if known and len(known) == len(found) else None
+
+
+def _benchmarks(measured: Benchmarks | None) -> dict[str, Any]:
+    return {
+        "pcie_bw": measured.pcie_gbps if measured else None,
+        "disk_bw": measured.disk_read_mbps if measured else None,
+    }
 
 
 def _gpus(report: MachineReport) -> dict[str, Any]:
@@ -167,10 +212,16 @@ def _cpu(report: MachineReport) -> dict[str, Any]:
         "cpu_name": cpu.model,
         "cpu_arch": cpu.architecture,
         "cpu_cores": cpu.logical_cores,
-        "cpu_ghz": cpu.max_ghz,
+        "cpu_ghz": _ghz(report),
         "has_avx": None if cpu.has_avx is None else int(cpu.has_avx),
         "cpu_ram": report.memory.total_bytes // MIB,
     }
+
+
+def _ghz(report: MachineReport) -> float | None:
+    """The highest, as the real service has it; in a virtual machine, which does not tell it, what was measured."""
+    measured = report.benchmarks.cpu_ghz if report.benchmarks else None
+    return report.cpu.max_ghz or measured or report.cpu.base_ghz
 
 
 def _driver(report: MachineReport) -> dict[str, Any]:

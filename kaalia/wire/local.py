@@ -11,12 +11,32 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.traffic import Rate, Tally, rate
 from kaalia.errors import Problem
+from kaalia.model.inventory import Inventory
 from kaalia.model.machine import PortRange
+from kaalia.model.measurement import Bench, Measurement
 from kaalia.model.reach import PortMap, ProbeProgress
 from kaalia.model.speed import MeasuredSpeed, SpeedFailure, SpeedProgress
 from kaalia.model.traffic import Bytes
 from kaalia.model.volume import VolumeBackend
 from kaalia.model.workload import LaunchMode, PortBinding, WorkloadState, WorkloadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDetails:
+    """What `kaalia report --json` has beyond the report. `inventory` None: not read yet."""
+
+    inventory: Inventory | None
+    measurements: tuple[Measurement, ...]
+    ordered: tuple[Bench, ...]
+    """Not done yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureWish:
+    """`force`: though tenants run and would notice."""
+
+    benches: tuple[Bench, ...]
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def _hardware(report: MachineReport) -> dict[str, Any]:
         **facts.encode(report),
         "num_gpus": len(report.gpus),
         "hostname": report.system.hostname,
-        "disk_space": report.disk.total_bytes // GB if report.disk else None,
+        "disk_space": facts.disk_space_gb(report),
         "gpu_max_cur_temp": max(
             (gpu.temperature_c for gpu in report.gpus if gpu.temperature_c is not None), default=None
         ),

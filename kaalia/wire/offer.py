@@ -1,6 +1,6 @@
 """Offers in the public API's spelling: one row a slice, strict in its types (a text in a number column breaks clients).
 
-What is not known is null; `dlperf` is left out until it is measured, since clients sort by it without a thought.
+What is not known is null; an unknown `dlperf` is left out, since clients sort by it without a thought.
 """
 
 import math
@@ -60,6 +60,7 @@ def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str
         **_prices(offer, price, discount),
         "search": costs,
         "instance": dict(costs),
+        **_performance(offer.facts, fraction, price.dph_total),
         "gpu_frac": fraction,
         "gpu_total_ram": memory_mb,
         "cpu_cores_effective": cores,
@@ -79,6 +80,16 @@ def score(num_gpus: int, gpu_memory_mb: float, cpu_cores: float, dph_total: Deci
     """
     amount = gpu_memory_mb / 1024 if num_gpus else cpu_cores
     return amount / max(float(dph_total), 0.001) * (1 + 0.1 * math.log2(max(num_gpus, 1)))
+
+
+def _performance(facts: Mapping[str, Any], fraction: float, dph_total: Decimal) -> dict[str, Any]:
+    """The slice's share of what grows with GPUs, and that per dollar and hour."""
+    row: dict[str, Any] = {}
+    for name, per_dollar in (("total_flops", "flops_per_dphtotal"), ("dlperf", "dlperf_per_dphtotal")):
+        whole = facts.get(name)
+        share = None if whole is None else round(whole * fraction, 1)
+        row |= {name: share, per_dollar: None if share is None else round(share / max(float(dph_total), 0.001), 3)}
+    return row
 
 
 def _terms(offer: Offer, kind: str) -> Listing:
@@ -128,8 +139,6 @@ _UNKNOWN = (
     "nw_disk_avg_bw",
     "platform_fee",
     "vram_costperhour",
-    "dlperf_per_dphtotal",
-    "flops_per_dphtotal",
 )
 """Named by the API, not known to this marketplace. A filter on one of them finds nothing rather than everything."""
 

@@ -62,6 +62,7 @@ async def test_every_absent_field_has_a_reason(tmp_path: Path) -> None:
     report = await collect(Inputs(NO_DRIVER, engine_down, PORTS, root=tmp_path / "nothing"), START)
 
     assert set(reasons(report)) == {
+        "cpu.base_ghz",
         "cpu.flags",
         "cpu.max_ghz",
         "cpu.model",

@@ -4,14 +4,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from kaalia.contracts import traffic
 from kaalia.errors import Problem
 from kaalia.model.health import Condition, Severity
+from kaalia.model.inventory import GpuParts, Inventory
 from kaalia.model.machine import GpuDriver, Missing
+from kaalia.model.measurement import Measurement
 from kaalia.model.traffic import Bytes, Counter
 from kaalia.model.workload import WorkloadState
-from kaalia.store import conditions, contracts, machine, workloads
+from kaalia.store import conditions, contracts, inventory, machine, measurements, workloads
 from kaalia.store import traffic as tallies
 from tests.cli.conftest import Daemon, Run
 from tests.support.builders import build_contract, build_report, build_status
@@ -66,6 +69,38 @@ def test_report_marks_simulated_gpus_and_says_what_was_not_read(run: Run, rented
     assert "256.0 GiB, 240.0 GiB free" in result.out
     assert "system.board" in result.out
     assert "the kernel exposes no DMI table" in result.out
+
+
+def test_report_for_programs_is_as_its_schema_says(run: Run, rented: Daemon) -> None:
+    listed = Inventory(START, "boot-1", gpus=(GpuParts(build_report().gpus[0].uuid, 0, vbios_version="95.02"),))
+    disk = Measurement("disk_read_mbps", "", 3100.5, "MB/s", "", START, 4.0, 0.02)
+    untold = Measurement("cpu_sustained_ghz", "", None, "GHz", "", START, 4.0, reason="the kernel does not tell it")
+    rented.write(lambda tx: inventory.put(tx, listed))
+    rented.write(lambda tx: measurements.put(tx, [disk, untold]))
+
+    schema = json.loads(run("report", "--schema").out)
+    told = json.loads(run("report", "--json", "--socket", str(rented.socket)).out)
+
+    Draft202012Validator(schema).validate(told)
+    assert told["gpus"][0]["vbios_version"]["value"] == "95.02"
+    assert told["benchmarks"]["disk_read_mbps"] | {"method": ""} == {
+        "value": 3100.5,
+        "unit": "MB/s",
+        "method": "",
+        "at": START.isoformat(),
+        "duration_s": 4.0,
+        "spread": 0.02,
+    }
+    assert told["benchmarks"]["cpu_sustained_ghz"]["reason"] == "the kernel does not tell it"
+    assert "3,100.5 MB/s ± 2 %" in run("report", "--socket", str(rented.socket)).out
+
+
+def test_a_measurement_is_ordered_and_refused_for_the_cpu_while_tenants_run(run: Run, rented: Daemon) -> None:
+    refused = run("report", "--measure", "cpu", "--socket", str(rented.socket))
+
+    assert refused.code == 1
+    assert "[measure_tenants_run]" in refused.err
+    assert rented.read(measurements.next_order) is None
 
 
 def test_real_gpus_are_not_marked(run: Run, daemon: Daemon) -> None:

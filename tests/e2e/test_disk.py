@@ -64,7 +64,7 @@ def test_an_instance_that_nothing_limits_is_warned_and_then_stopped(plain: Stack
     assert "warning" not in message(plain, small)
     wait_until("the condition", lambda: "disk_over_size" in codes(plain), 10)
     report = json.loads(plain.kaalia("report", "--json", "--config", str(plain.config_file)).stdout)
-    assert report["engine"]["enforces_disk_size"] is False
+    assert report["engine"]["enforces_disk_size"]["value"] is False
 
     plain.renter_api.call("PUT", f"/api/v0/instances/{large}/", {"state": "stopped"})
     plain.wait_status(large, "stopped")

@@ -59,7 +59,7 @@ SEAM_USERS = frozenset({"sync", "api"})
 """Units that may name the seam between rules and hands, but no hand: sync fetches a `RegistryLogin`, the API logs."""
 
 DOORS: dict[str, tuple[str, ...]] = {
-    "pynvml": ("kaalia.host.nvml_probe",),
+    "pynvml": ("kaalia.host.nvml_probe", "kaalia.host.nvml_inventory"),
     "psutil": ("kaalia.host.system",),
     "docker": ("kaalia.runtime.container.engine",),
     "requests": ("kaalia.runtime.container.engine",),

@@ -1,26 +1,86 @@
-"""`kaalia report`: what the machine is, as the marketplace gets it."""
+"""`kaalia report`: what the machine is. For people what the marketplace gets, for programs (`--json`) every field."""
 
 import os
+import time
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from kaalia.cli import output
+from kaalia.client import LocalClient
+from kaalia.errors import HostError
 from kaalia.model.machine import Engine, Gpu, MachineReport
+from kaalia.model.measurement import Bench, Measurement
 from kaalia.units import format_bytes
+from kaalia.wire import report as full
+from kaalia.wire import report_schema
+from kaalia.wire.local import MeasureWish
+
+WAIT_S = 300.0
+POLL_S = 0.5
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(epilog="Example: kaalia report --json | jq '.gpus[].name'")(report)
+    app.command(
+        epilog="Examples: kaalia report --json | jq '.gpus[].name.value'; kaalia report --measure disk --measure cpu"
+    )(report)
 
 
-def report(config: output.ConfigFile = None, socket: output.SocketFile = None, as_json: output.AsJson = False) -> None:
+def report(
+    measure: Annotated[
+        list[Bench] | None, typer.Option("--measure", help="Measure this first; may be given more than once.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure though tenants run.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json, and ask nobody.")] = False,
+    config: output.ConfigFile = None,
+    socket: output.SocketFile = None,
+    as_json: output.AsJson = False,
+) -> None:
     """Show what this machine is: GPUs, CPU, memory, disk, network, Docker, and what could not be read."""
-    document = output.connect(config, socket, dict(os.environ)).report()
+    if schema:
+        output.print_json(report_schema.schema())
+        return
+    client = output.connect(config, socket, dict(os.environ))
+    if measure:
+        _measure(client, MeasureWish(tuple(dict.fromkeys(measure)), force))
+    document, details = client.report(), client.report_details()
     if as_json:
-        output.print_json(document)
+        output.print_json(full.encode(document, details.inventory, details.measurements))
     else:
         _print(document, output.console())
+        _print_measured(document, details.measurements, output.console())
+
+
+def _measure(client: LocalClient, wish: MeasureWish) -> None:
+    """Order and wait until it is done. Raises HostError `measure_unfinished`."""
+    client.order_measurement(wish)
+    deadline_s = time.monotonic() + WAIT_S
+    while client.report_details().ordered:
+        if time.monotonic() > deadline_s:
+            raise HostError(
+                "measure_unfinished",
+                "cannot show new measurements: they have not ended",
+                remedy="see the log of the daemon; ask again: kaalia report",
+            )
+        time.sleep(POLL_S)
+
+
+def _print_measured(document: MachineReport, measurements: tuple[Measurement, ...], out: Console) -> None:
+    if not measurements:
+        return
+    names = {gpu.uuid: f"GPU {gpu.index}" for gpu in document.gpus}
+    out.print()
+    out.print("[bold]Measured[/]")
+    rows = ((f"  {one.name} {names.get(one.subject, one.subject)}".rstrip(), _measured(one)) for one in measurements)
+    output.print_pairs(rows, out)
+
+
+def _measured(one: Measurement) -> str:
+    if one.value is None:
+        return one.reason
+    spread = f" ± {100 * one.spread:.0f} %" if one.spread is not None else ""
+    return f"{one.value:,g} {one.unit}{spread}, {output.moment(one.measured_at)}{', gently' if one.gentle else ''}"
 
 
 def _print(document: MachineReport, out: Console) -> None:

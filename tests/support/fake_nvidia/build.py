@@ -26,7 +26,7 @@ def build(folder: Path, missing: Sequence[str] = ()) -> Path:
 
     `missing`: functions that this build does not export, as in an older driver.
     """
-    source = b"".join((HERE / name).read_bytes() for name in ("nvml.c", "health.h"))
+    source = b"".join(path.read_bytes() for path in sorted(HERE.glob("*.[ch]")))
     name = hashlib.sha256(source + repr((FLAGS, sorted(missing))).encode()).hexdigest()[:16]
     target = folder / f"nvml-{name}"
     if (target / LIBRARY).exists():

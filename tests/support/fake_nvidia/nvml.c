@@ -345,6 +345,10 @@ result nvmlDeviceGetPciInfo_v3(device gpu, struct pci_info *out) {
     snprintf(out->address, sizeof out->address, "%08X:%02X:%02X.0", out->domain, out->bus, out->device);
     snprintf(out->legacy_address, sizeof out->legacy_address, "%04X:%02X:%02X.0", out->domain & 0xFFFF, out->bus & 0xFF,
              out->device & 0xFF);
+    if (text_of(gpu->index, "pci_device_id", value))
+        out->device_id = (unsigned int)strtoul(value, NULL, 16);
+    if (text_of(gpu->index, "pci_subsystem_id", value))
+        out->subsystem_id = (unsigned int)strtoul(value, NULL, 16);
     return SUCCESS;
 }
 
@@ -396,3 +400,7 @@ PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics_processes")
 /* --- counters and faults ---------------------------------------------------------------------------------------- */
 
 #include "health.h"
+
+/* --- identity and topology -------------------------------------------------------------------------------------- */
+
+#include "parts.h"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
 
+from tests.support.fake_nvidia import parts
+
 DRIVER_VERSION = "570.133.20"
 CUDA_VERSION = 12080
 
@@ -34,6 +36,7 @@ MODELS = {
     "RTX_3060": Model("NVIDIA GeForce RTX 3060", 12288, 4, 16, 170, "8.6", 2130, 7501, 93),
     "RTX_3090": Model("NVIDIA GeForce RTX 3090", 24576, 4, 16, 350, "8.6", 2100, 9751, 93),
     "RTX_4090": Model("NVIDIA GeForce RTX 4090", 24564, 4, 16, 450, "8.9", 3105, 10501),
+    "RTX_5060Ti": Model("NVIDIA GeForce RTX 5060 Ti", 16311, 5, 8, 180, "12.0", 3090, 14001),
     "RTX_5090": Model("NVIDIA GeForce RTX 5090", 32607, 5, 16, 575, "12.0", 3090, 14001),
     "RTX_A6000": Model("NVIDIA RTX A6000", 49140, 4, 16, 300, "8.6", 2100, 8001, 93),
     "RTX_6000Ada": Model("NVIDIA RTX 6000 Ada Generation", 49140, 4, 16, 300, "8.9", 3105, 10001, 92),
@@ -55,7 +58,9 @@ def machine(spec: str, seed: str = "kaalia") -> str:
     lines = [f"system driver {DRIVER_VERSION}", f"system nvml 12.{DRIVER_VERSION}", f"system cuda {CUDA_VERSION}"]
     lines.append(f"system count {len(models)}")
     for index, model in enumerate(models):
-        lines += [f"gpu {index} {key} {value}" for key, value in _values(index, model, seed).items()]
+        values = _values(index, model, seed) | parts.values(index, model.name, model.power_w, seed)
+        lines += [f"gpu {index} {key} {value}" for key, value in values.items()]
+    lines += parts.pairs([model.name for model in models])
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +86,7 @@ def without(text: str, key: str) -> str:
 
 def well(text: str, count: int = 1) -> str:
     """The machine with every counter that tells how its GPUs are, and all of them well: a board with ECC and NVLink."""
-    return text + "".join(setting(gpu, key, value) for gpu in range(count) for key, value in WELL.items())
+    return "".join(setting(gpu, key, value) for gpu in range(count) for key, value in WELL.items()) + text
 
 
 WELL: dict[str, object] = {

@@ -1,0 +1,113 @@
+"""Bandwidth and latency of the disk that tenants share, by fio in one file below Docker's data root.
+
+At most 1 GiB is written once. Beside tenants it is an eighth of it, for a second each, in the idle class of the disk's
+scheduler. The page cache is passed by (direct); a file system that cannot do that is not measured.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kaalia.errors import HostError
+from kaalia.host.process import run
+from kaalia.model.machine import Disk
+from kaalia.model.measurement import Measurement
+from kaalia.units import GIB, MIB
+
+FILE = ".kaalia-bench"
+TIMEOUT_S = 120.0
+SIZE_BYTES, GENTLE_BYTES = GIB, 128 * MIB
+SECONDS, GENTLE_SECONDS = 4, 1
+FREE_SHARE = 10
+"""The file is at most this part of the free space."""
+
+_JOBS: Mapping[str, tuple[str, ...]] = {
+    "write": ("--rw=write", "--bs=1M", "--iodepth=8"),
+    "read": ("--rw=read", "--bs=1M", "--iodepth=8"),
+    "random_read": ("--rw=randread", "--bs=4k", "--iodepth=32"),
+    "random_write": ("--rw=randwrite", "--bs=4k", "--iodepth=32"),
+    "latency": ("--rw=randread", "--bs=4k", "--iodepth=1"),
+}
+"""One after the other; the first makes the file."""
+_UNITS = {
+    "disk_read_mbps": "MB/s",
+    "disk_write_mbps": "MB/s",
+    "disk_random_read_iops": "1/s",
+    "disk_random_write_iops": "1/s",
+    "disk_read_latency_us": "µs",
+    "disk_read_latency_p99_us": "µs",
+}
+
+
+async def disk(where: Disk | None, now: datetime, *, gentle: bool) -> tuple[Measurement, ...]:
+    """Nothing raises: what keeps it from measuring is the reason of each figure."""
+    size = GENTLE_BYTES if gentle else SIZE_BYTES
+    if where is None:
+        return _untold("Docker's data root is not known", now, gentle=gentle)
+    if where.free_bytes < size * FREE_SHARE:
+        return _untold(f"less than {size * FREE_SHARE // GIB} GiB are free on {where.path}", now, gentle=gentle)
+    path = Path(where.path) / FILE
+    try:
+        result = await run(argv(path, size, gentle=gentle), TIMEOUT_S, max_output_bytes=4 * MIB)
+    except HostError as error:
+        remedy = "; apt install fio" if error.code == "command_missing" else ""
+        return _untold(error.problem.message + remedy, now, gentle=gentle)
+    finally:
+        with suppress(OSError):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+    if result.exit_code != 0:
+        return _untold(f"fio failed: {(result.stderr or result.stdout).strip()[:200]}", now, gentle=gentle)
+    try:
+        return understood(result.stdout, now, gentle=gentle)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return _untold(f"fio answered what is not understood: {error!r}", now, gentle=gentle)
+
+
+def argv(path: Path, size_bytes: int, *, gentle: bool) -> tuple[str, ...]:
+    all_jobs = (
+        *("fio", "--output-format=json", "--direct=1", "--ioengine=libaio", f"--filename={path}"),
+        *(f"--size={size_bytes}", f"--runtime={GENTLE_SECONDS if gentle else SECONDS}", "--bwavgtime=100"),
+        *("--iopsavgtime=100", "--randseed=1", *(("--prioclass=3", "--nice=19") if gentle else ())),
+    )
+    jobs = [word for name, options in _JOBS.items() for word in (f"--name={name}", "--stonewall", *options)]
+    return (*all_jobs, *jobs)
+
+
+def understood(answer: str, now: datetime, *, gentle: bool) -> tuple[Measurement, ...]:
+    """fio's JSON, which may stand behind warnings. Raises ValueError, KeyError, TypeError."""
+    jobs = {job["jobname"]: job for job in json.loads(answer[answer.index("{") :])["jobs"]}
+    write, read = jobs["write"]["write"], jobs["read"]["read"]
+    latency = jobs["latency"]["read"]
+    lat = latency["clat_ns"]
+    figures = {
+        "disk_read_mbps": (read["bw_bytes"] / 1e6, read, _share(read, "bw_dev", "bw_mean")),
+        "disk_write_mbps": (write["bw_bytes"] / 1e6, write, _share(write, "bw_dev", "bw_mean")),
+        "disk_random_read_iops": _iops(jobs["random_read"]["read"]),
+        "disk_random_write_iops": _iops(jobs["random_write"]["write"]),
+        "disk_read_latency_us": (lat["mean"] / 1e3, latency, _share(lat, "stddev", "mean")),
+        "disk_read_latency_p99_us": (lat["percentile"]["99.000000"] / 1e3, latency, None),
+    }
+    return tuple(
+        Measurement(
+            *(name, "", round(value, 1), _UNITS[name], "", now, float(part["runtime"]) / 1e3, spread), gentle=gentle
+        )
+        for name, (value, part, spread) in figures.items()
+    )
+
+
+def _iops(part: dict[str, Any]) -> tuple[float, dict[str, Any], float | None]:
+    return float(part["iops"]), part, _share(part, "iops_stddev", "iops_mean")
+
+
+def _share(part: dict[str, Any], deviation: str, mean: str) -> float | None:
+    return float(part[deviation]) / float(part[mean]) if part.get(mean) else None
+
+
+def _untold(reason: str, now: datetime, *, gentle: bool) -> tuple[Measurement, ...]:
+    return tuple(
+        Measurement(name, "", None, unit, "", now, 0.0, reason=reason, gentle=gentle) for name, unit in _UNITS.items()
+    )
