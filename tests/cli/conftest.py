@@ -64,20 +64,20 @@ class Daemon:
         self._thread.start()
         clock = FakeClock()
         context = Context(self._database, clock, clock.now() - timedelta(hours=5))
-        asyncio.run_coroutine_threadsafe(self._database.open(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._database.open(), self._loop).result(30)
         self._service = asyncio.run_coroutine_threadsafe(LocalApiService(self.socket, context).run(), self._loop)
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(context.listening.wait(), 10), self._loop).result(11)
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(context.listening.wait(), 30), self._loop).result(31)
 
     def read(self, work: Callable[[Transaction], T]) -> T:
-        return asyncio.run_coroutine_threadsafe(self._database.read(work), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(self._database.read(work), self._loop).result(30)
 
     def write(self, work: Callable[[Transaction], None]) -> None:
-        asyncio.run_coroutine_threadsafe(self._database.transaction(work), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._database.transaction(work), self._loop).result(30)
 
     def stop(self) -> None:
         assert self._service is not None
         self._service.cancel()
-        asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -20,7 +20,7 @@ async def test_safe_mode_ends_once_the_state_can_be_used_again(tmp_path: Path) -
     assert not reopen.done()
     config.identity_path.unlink()
 
-    await asyncio.wait_for(reopen, 5)
+    await asyncio.wait_for(reopen, 30)
 
 
 async def test_safe_mode_lasts_while_the_state_is_corrupt(tmp_path: Path) -> None:

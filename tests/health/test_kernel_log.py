@@ -43,7 +43,7 @@ async def open_now(store: Database) -> dict[str, OpenCondition]:
 
 
 async def until_open(store: Database, *codes: str) -> dict[str, OpenCondition]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while set(found := await open_now(store)) != set(codes):
             await asyncio.sleep(0.01)
     return found
@@ -78,7 +78,7 @@ async def test_a_restart_counts_nothing_twice_and_misses_nothing(
     kernel.number = 0
     for _ in range(4):
         kernel.say(FALLEN)
-    async with followed(store, clock, kernel.root), asyncio.timeout(10):
+    async with followed(store, clock, kernel.root), asyncio.timeout(30):
         while (await store.read(kernel_log.position)) == position:
             await asyncio.sleep(0.01)
 

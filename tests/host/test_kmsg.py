@@ -100,7 +100,7 @@ async def test_it_wakes_whoever_waits_once(kernel: FakeKernelLog, opened: Kernel
     assert not bell.is_set()
 
     kernel.say("one")
-    await asyncio.wait_for(bell.wait(), 5)
+    await asyncio.wait_for(bell.wait(), 30)
     bell.clear()
     await asyncio.sleep(0.02)
 

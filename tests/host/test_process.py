@@ -234,7 +234,7 @@ async def test_a_line_without_an_end_is_heard_in_parts() -> None:
     lines: list[str] = []
     program = await Program.start([*PYTHON, "import sys; sys.stderr.write('x' * 100000 + '\\n')"], lines.append)
     await program.ended()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while sum(map(len, lines)) < 100_000:
             await asyncio.sleep(0.01)
     await program.stop()
@@ -250,7 +250,7 @@ async def test_a_program_is_asked_to_go_then_killed() -> None:
         await heard.wait()
     await program.stop(0.1)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await gone(program.pid)
     assert await program.ended() == -9
 
@@ -262,7 +262,7 @@ async def test_the_end_of_a_strange_process_is_told_once() -> None:
     await asyncio.sleep(0.05)
     assert not ended.is_set()
     child.kill()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await ended.wait()
     watch.close()
     pid = child.pid

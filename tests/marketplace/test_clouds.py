@@ -117,7 +117,7 @@ async def test_only_the_machine_that_was_asked_gets_the_login_and_only_meanwhile
         instance = await rent(market)
         await connect(market)
         asking = asyncio.ensure_future(cloud_copy(market, instance_id=str(instance), selected="1"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (task := await open_task(market)) is None:
                 await asyncio.sleep(0.01)
         assert await clouds.login(market.context, 1, task.task_id) == CloudLogin("s3", OPTIONS)

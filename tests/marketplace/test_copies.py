@@ -56,7 +56,7 @@ async def answered(market: Market, result: TaskResult, asking: Any) -> tuple[Tas
 
 async def give(market: Market, result: TaskResult) -> TaskRequest:
     """A machine's answer to the next request; what it was."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (task := await open_task(market)) is None:
             await asyncio.sleep(0.01)
     async with market.context.engine.begin() as tx:

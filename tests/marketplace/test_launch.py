@@ -44,7 +44,7 @@ async def test_two_launches_with_equal_words_are_two_instances(tmp_path: Path) -
 async def test_a_launch_whose_caller_went_away_is_repeated_and_not_doubled(tmp_path: Path) -> None:
     """As the client does it after a broken connection: the first answer reached nobody."""
     async with rented_market(tmp_path) as market:
-        async with unanswered(market, "PUT", "/api/v0/launch_instance/", launch_body()), asyncio.timeout(10):
+        async with unanswered(market, "PUT", "/api/v0/launch_instance/", launch_body()), asyncio.timeout(30):
             while not (found := (await market.renter.call("GET", "/api/v0/instances/")).body["instances"]):
                 await asyncio.sleep(0.01)
 

@@ -69,7 +69,7 @@ async def test_the_answer_is_held_until_the_text_comes(tmp_path: Path, rings: bo
 
         await finish(market, answer, TaskResult("line 1\nline 2\n"), rings)
 
-        blob = await asyncio.wait_for(waiting, 3)
+        blob = await asyncio.wait_for(waiting, 6)
         assert (blob.status, blob.body) == (200, "line 1\nline 2\n")
         assert blob.headers["Content-Type"].startswith("text/plain")
         assert (await fetch(market, answer)).body == "line 1\nline 2\n"
@@ -81,7 +81,7 @@ async def test_a_late_machine_is_explained_after_eight_seconds(tmp_path: Path) -
         answer = await ask(market, await rent(market))
         market.clock.advance(7.7)
 
-        late = await asyncio.wait_for(fetch(market, answer), 3)
+        late = await asyncio.wait_for(fetch(market, answer), 6)
         await finish(market, answer, TaskResult("after all"))
 
         assert late.status == 200
@@ -94,7 +94,7 @@ async def test_an_offline_machine_is_explained_at_once(tmp_path: Path) -> None:
         instance_id = await rent(market)
         market.clock.advance(300)
 
-        blob = await asyncio.wait_for(fetch(market, await ask(market, instance_id)), 1)
+        blob = await asyncio.wait_for(fetch(market, await ask(market, instance_id)), 6)
 
         assert blob.status == 200
         assert "machine 1 is offline" in blob.body

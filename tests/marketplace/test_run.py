@@ -88,7 +88,7 @@ async def test_serves_until_a_signal(tmp_path: Path, number: int) -> None:
         status = reply.status
 
     os.kill(os.getpid(), number)
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 30)
 
     assert status == 200
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
@@ -112,7 +112,7 @@ async def test_serves_tls(tmp_path: Path) -> None:
         status = reply.status
 
     stop.set()
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 30)
 
     assert url.startswith("https://localhost:")
     assert status == 404

@@ -70,8 +70,8 @@ async def test_other_duties_do_not_wait_for_a_slow_machine(tmp_path: Path, monke
         await due_jobs(market, await rent(market), 1)
 
         running = asyncio.create_task(scheduled_runs.run(market.context))
-        await asyncio.wait_for(has_begun.wait(), 5)
-        await asyncio.wait_for(jobs.once(market.context), 5)
+        await asyncio.wait_for(has_begun.wait(), 30)
+        await asyncio.wait_for(jobs.once(market.context), 30)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -186,7 +186,7 @@ async def test_two_volumes_in_the_same_words_are_two(market: Market) -> None:
 
 async def test_a_volume_whose_renter_went_away_is_not_doubled(market: Market) -> None:
     """As the client does it after a broken connection: the first answer reached nobody."""
-    async with unanswered(market, "PUT", "/api/v0/volumes/", {"id": 1, "size": 20}), asyncio.timeout(10):
+    async with unanswered(market, "PUT", "/api/v0/volumes/", {"id": 1, "size": 20}), asyncio.timeout(30):
         while not (found := (await market.renter.call("GET", "/api/v0/volumes/")).body["volumes"]):
             await asyncio.sleep(0.01)
 

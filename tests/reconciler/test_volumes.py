@@ -130,7 +130,7 @@ async def test_a_copy_that_waits_for_itself_is_refused_and_holds_nobody_up(
         await agree(store, replace(VOLUME, volume_id=volume_id, copy_of=source))
     await agree(store, replace(VOLUME, volume_id=60))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await service.reconcile()
 
     states = {one.volume.volume_id: one.status for one in await store.read(volumes.all_volumes)}

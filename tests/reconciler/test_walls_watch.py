@@ -137,7 +137,7 @@ async def test_an_alarm_is_followed_by_a_look(
         monkeypatch.setattr(f"kaalia.reconciler.walls_watch.{pause}", 0.0)
     running = asyncio.ensure_future(watch.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for looks in (1, 2, 3):
                 while walls.looks < looks:
                     await asyncio.sleep(0.001)

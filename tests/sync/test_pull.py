@@ -98,7 +98,7 @@ async def test_accepted_contract_arrives_during_the_long_poll(tmp_path: Path) ->
         waiting = asyncio.ensure_future(pull.once(30))
         await asyncio.sleep(0.1)
         contract_id = await rent(market.context, host.member.machine_id)
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 20)
         known = await host.contracts()
 
     assert list(known) == [contract_id]

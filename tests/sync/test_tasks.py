@@ -291,7 +291,7 @@ async def test_a_snapshot_that_ended_with_the_daemon_is_told_by_the_next_one(tmp
         for _ in range(3):
             runner = runner_of(host, snapshot=endless)
             work = asyncio.create_task(runner.turn())
-            await asyncio.wait_for(begun.wait(), 5)
+            await asyncio.wait_for(begun.wait(), 30)
             await asyncio.sleep(0.2)
             work.cancel()
             await runner.close()

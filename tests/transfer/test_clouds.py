@@ -202,7 +202,7 @@ async def test_it_is_cancelled_and_nothing_is_left_running(tmp_path: Path, monke
         cancel = TaskRequest("t", Verb.CANCEL_SYNC, 0, here.world.clock.now(), holder=holder(901))
         assert await here.world.service.answer(cancel) == "1"
         assert (await ended(here.world, wanted.copy_id)).state is CopyState.CANCELLED
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while Path(f"/proc/{process}/root/files").exists():
                 await asyncio.sleep(0.05)
         assert await here.world.service.answer(cancel) == "0"

@@ -191,7 +191,7 @@ async def test_one_volume_has_two_copies_at_a_time_and_few_that_wait(
         with pytest.raises(ContractError) as caught:
             await ask(world, order("/work/", "/in/4", "4" * 8))
         assert (caught.value.code, bool(caught.value.problem.remedy)) == ("copy_busy", True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(found := {one.copy_id: one.text for one in await told(world)}) < 4:
                 await asyncio.sleep(0.05)
         assert ["waits for its turn" in found[f"{number}" * 8] for number in range(4)] == [False, False, True, True]

@@ -105,11 +105,11 @@ async def test_observe_sees_a_run_that_happened_in_between(runtime: ContainerRun
 
 async def test_events_say_where_to_look(runtime: ContainerRuntime, docker_host: PrivateDocker) -> None:
     events = runtime.events()
-    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
+    assert await asyncio.wait_for(anext(events), 30) == ANY_CONTRACT
 
     docker_host.request("POST", "/containers/create?name=other", {"Image": DEMO_IMAGE})
     await runtime.create(build_placement(75))
-    seen = await asyncio.wait_for(anext(events), 10)
+    seen = await asyncio.wait_for(anext(events), 30)
     await events.aclose()  # type: ignore[attr-defined]
 
     assert seen == 75
@@ -119,13 +119,13 @@ async def test_what_a_tenant_can_do_at_will_is_no_event(runtime: ContainerRuntim
     await runtime.create(build_placement(82))
     await runtime.start(82)
     events = runtime.events()
-    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
+    assert await asyncio.wait_for(anext(events), 30) == ANY_CONTRACT
 
     # As a health check of the image does, up to a thousand times a second.
     made = docker_host.request("POST", "/containers/C.82/exec", {"Cmd": ["true"]})
     docker_host.request("POST", f"/exec/{made['Id']}/start", {"Detach": True})
     await runtime.create(build_placement(83))
-    seen = await asyncio.wait_for(anext(events), 10)
+    seen = await asyncio.wait_for(anext(events), 30)
     await events.aclose()  # type: ignore[attr-defined]
 
     assert seen == 83
@@ -133,7 +133,7 @@ async def test_what_a_tenant_can_do_at_will_is_no_event(runtime: ContainerRuntim
 
 async def test_waiting_for_events_is_cancelled_at_once(runtime: ContainerRuntime) -> None:
     events = runtime.events()
-    await asyncio.wait_for(anext(events), 10)
+    await asyncio.wait_for(anext(events), 30)
     loop = asyncio.get_running_loop()
 
     began = loop.time()
@@ -149,7 +149,7 @@ async def test_killed_engine_is_unknown_not_absent_and_comes_back(
     await runtime.create(build_placement(76))
     before = (await runtime.start(76)).observed
     events = runtime.events()
-    assert await asyncio.wait_for(anext(events), 10) == ANY_CONTRACT
+    assert await asyncio.wait_for(anext(events), 30) == ANY_CONTRACT
 
     await asyncio.to_thread(docker_host.kill)
     try:
@@ -165,7 +165,7 @@ async def test_killed_engine_is_unknown_not_absent_and_comes_back(
         await asyncio.to_thread(docker_host.start)
 
     with pytest.raises((StopAsyncIteration, WorkloadError)):
-        await asyncio.wait_for(anext(events), 10)
+        await asyncio.wait_for(anext(events), 30)
     again = runtime.events()
     assert await asyncio.wait_for(anext(again), 30) == ANY_CONTRACT
     assert await runtime.observe() == Found((before,))

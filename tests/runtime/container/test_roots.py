@@ -172,7 +172,7 @@ async def test_a_start_ends_the_view_and_who_is_in_it(rig: Rig) -> None:
 
     assert outcome == ["view_withdrawn"]
     assert started.observed.state is ObservedState.RUNNING
-    assert await asyncio.wait_for(stays[0].wait(), 5) == -signal.SIGKILL
+    assert await asyncio.wait_for(stays[0].wait(), 30) == -signal.SIGKILL
 
 
 async def test_who_comes_during_a_start_waits_for_it(rig: Rig) -> None:
