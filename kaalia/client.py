@@ -73,18 +73,16 @@ class LocalClient:
     def report(self) -> MachineReport:
         return self._get("/v1/report", _REPORT)
 
-<<<<<<< HEAD
     def order_report(self) -> dict[str, str]:
         """Have the machine read anew, and the report sent; what is there now is told by `report` and `status`."""
         return self._get("/v1/report/send", _ORDERED, "POST")
-=======
+
     def report_details(self) -> ReportDetails:
         return self._get("/v1/report/details", _DETAILS)
 
     def order_measurement(self, wish: MeasureWish) -> ReportDetails:
         """Ask for it; what was known before."""
         return self._get("/v1/report/measure", _DETAILS, "POST", _MEASURE_WISH.dump_json(wish))
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
 
     def contracts(self) -> tuple[ContractView, ...]:
         return self._get("/v1/contracts", _CONTRACTS)

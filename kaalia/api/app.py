@@ -29,12 +29,9 @@ ROUTES = (
     web.get("/v1/health", health.show),
     web.get("/v1/report", machine.show_report),
     web.get("/v1/notifications", notifications.show),
-<<<<<<< HEAD
     web.post("/v1/report/send", reporting.send),
-=======
     web.get("/v1/report/details", machine.show_details),
     web.post("/v1/report/measure", machine.measure),
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
     web.get("/v1/contracts", contracts.show_all),
     web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
     web.get("/v1/ledger", ledger.show),

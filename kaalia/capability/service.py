@@ -7,13 +7,8 @@ import asyncio
 import logging
 from dataclasses import replace
 
-<<<<<<< HEAD
-from kaalia.capability import hardware, network, ports
-from kaalia.capability.report import Inputs, digest, survey
-=======
-from kaalia.capability import inventory, network, ports
+from kaalia.capability import hardware, inventory, network, ports
 from kaalia.capability.report import Inputs, Surveyed, digest, survey
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
 from kaalia.clock import Clock
 from kaalia.model.inventory import GpuParts, Inventory
 from kaalia.model.machine import MachineReport
@@ -59,18 +54,13 @@ class CapabilityService:
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
-<<<<<<< HEAD
-        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT)
+        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT, Topic.MEASUREMENTS)
         self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
         self._ordered = changes.subscribe(Topic.REPORT) if changes else asyncio.Event()
-=======
-        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.MEASUREMENTS)
-        self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
         self._parts: tuple[GpuParts, ...] = ()
         self._parts_of: object = None
         """Driver and GPUs, by which the inventory was read."""
         self._parts_at_s = 0.0
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
         self._sent_digest = ""
         self._sent_at_s = 0.0
 
@@ -80,20 +70,14 @@ class CapabilityService:
         await run_forever(self.name, self._turn)
 
     async def refresh(self) -> MachineReport:
-<<<<<<< HEAD
         """Collect and store one report; queue it for the marketplace if it is news or ordered. Raises StoreError."""
         is_ordered = self._ordered.is_set()
         self._ordered.clear()
-        surveyed = await survey(self._inputs, self._clock.now())
-        report = network.with_outside(surveyed.report, *await self._database.read(_outside))
-=======
-        """Collect and store one report; queue it for the marketplace if it is news. Raises StoreError."""
         surveyed, listed = await self._survey()
         report = inventory.with_parts(surveyed.report, self._parts)
         report = network.with_outside(report, *await self._database.read(_outside))
         uuids = [gpu.uuid for gpu in report.gpus]
         report = replace(report, benchmarks=await self._database.read(lambda tx: measurements.benchmarks(tx, uuids)))
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
         wrong = await asyncio.to_thread(ports.find, self._inputs.port_range, self._inputs.root)
         report = _with_ledger(report, await self._database.read(disk.get_ledger))
         found = digest(report)

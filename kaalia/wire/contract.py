@@ -68,13 +68,9 @@ class States:
 
 def encode(row: Instance, now: datetime) -> dict[str, Any]:
     """The JSON object of `show instance`. Sizes in GB and MB, money in $/h, times in epoch seconds."""
-    machine = facts.encode(row.report)
+    machine = facts.encode(replace(row.report, gpus=_siblings(row)))
     return {
-<<<<<<< HEAD
-        **facts.encode(replace(row.report, gpus=_siblings(row))),
-=======
         **machine,
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
         **_identity(row),
         **_state(row, now),
         **_image(row),
@@ -257,7 +253,7 @@ def _share(row: Instance, machine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "num_gpus": rented,
         "gpu_frac": fraction,
-        **{name: _part(machine[name], fraction) for name in ("total_flops", "dlperf")},
+        **{name: _part(machine[name], rented / max(len(gpus), 1)) for name in ("total_flops", "dlperf")},
         "gpu_totalram": sum(gpu.vram_mb for gpu in gpus[:rented]),
         "gpu_util": None,
         "gpu_temp": None,
@@ -273,16 +269,15 @@ def _share(row: Instance, machine: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
 def _siblings(row: Instance) -> tuple[Gpu, ...]:
     """The GPUs of the model that it has; all of the machine's, where that is not known."""
     had = row.status.gpu_uuids if row.status else ()
     models = {model_of(gpu) for gpu in row.report.gpus if gpu.uuid in had} | {row.contract.gpu_model}
     return tuple(gpu for gpu in row.report.gpus if model_of(gpu) in models) or row.report.gpus
-=======
+
+
 def _part(whole: float | None, fraction: float) -> float | None:
     return None if whole is None else round(whole * fraction, 1)
->>>>>>> 871be76 (capability: the full report with unit, method and time of each field, its schema, and measurements on order)
 
 
 def _money(row: Instance) -> dict[str, Any]:
