@@ -51,6 +51,7 @@ _ORDERED = TypeAdapter(dict[str, str])
 _DRAIN = TypeAdapter(DrainStatus)
 _DRAIN_ORDER = TypeAdapter(DrainOrder)
 _PROBLEM = TypeAdapter(Problem)
+_NOTHING: TypeAdapter[str] = TypeAdapter(str)
 
 
 class LocalError(KaaliaError):
@@ -140,8 +141,16 @@ class LocalClient:
     def uncordon(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN, "DELETE")
 
+    def metrics(self, contract_id: int | None = None) -> str:
+        """What Prometheus reads; of one contract: what its tenant may see."""
+        query = "" if contract_id is None else f"?contract={contract_id}"
+        status, raw = self._exchange(f"/metrics{query}", "GET", None)
+        return raw.decode() if status == 200 else self._understood(status, raw, _NOTHING)
+
     def _get(self, path: str, document: TypeAdapter[T], method: str = "GET", body: bytes | None = None) -> T:
-        status, raw = self._exchange(path, method, body)
+        return self._understood(*self._exchange(path, method, body), document)
+
+    def _understood(self, status: int, raw: bytes, document: TypeAdapter[T]) -> T:
         try:
             envelope: dict[str, Any] = from_json(raw)
             if status == 200:

@@ -7,16 +7,16 @@ complaint names the file or variable, the key, the value and what to write inste
 import difflib
 import ipaddress
 from collections.abc import Iterator, Mapping
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from kaalia.config_metrics import MetricsConfig
 from kaalia.config_notify import NotifyConfig
-from kaalia.config_section import AbsolutePath, Section
+from kaalia.config_policy import PolicyConfig
+from kaalia.config_section import AbsolutePath, Section, words
 from kaalia.errors import ConfigError
 from kaalia.units import GB
 
@@ -92,25 +92,6 @@ def _prober(text: str) -> str:
     return text.rstrip("/")
 
 
-def _image_pattern(text: str) -> str:
-    pattern = text.strip()
-    if not pattern or len(pattern) > 512 or "://" in pattern or any(char.isspace() for char in pattern):
-        raise ValueError("must be an image name, with * where anything fits, such as */xmrig*")
-    return pattern
-
-
-def _words(value: object) -> object:
-    """A variable holds them with commas between."""
-    return [word for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-
-
-def _calendar_day(value: object) -> object:
-    # pydantic takes a bare number for seconds since 1970, which nobody means by 2027.
-    if isinstance(value, bool | int | float):
-        raise ValueError("must be a day, such as 2027-06-30")
-    return value
-
-
 def _network(text: str) -> str:
     try:
         if "%" not in text:
@@ -163,7 +144,7 @@ class SpeedConfig(Section):
 class NetworkConfig(Section):
     """What tenants reach; see `runtime.sandbox.rules`."""
 
-    allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)] = ()
+    allow: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(words)] = ()
     """Networks, of IPv4 and IPv6, that are open to tenants although they are not the internet."""
     ipv6: Literal["auto", "off"] = "auto"
     """`auto`: contracts' networks have IPv6 where the machine has it."""
@@ -211,18 +192,6 @@ class IntervalsConfig(Section):
     resync_s: float = Field(default=60.0, gt=0, le=3600)
 
 
-class PolicyConfig(Section):
-    """What the owner admits, whatever a marketplace has signed; see `contracts.policy`. None: no limit."""
-
-    min_price_gpu_per_hour: Decimal | None = Field(default=None, ge=0, le=10_000, allow_inf_nan=False)
-    latest_end: Annotated[date, BeforeValidator(_calendar_day), Field(lt=date(9000, 1, 1))] | None = None
-    """The last day, UTC, on which a rental may run."""
-    max_duration_days: float | None = Field(default=None, gt=0, le=36_500, allow_inf_nan=False)
-    banned_images: Annotated[tuple[Annotated[str, AfterValidator(_image_pattern)], ...], BeforeValidator(_words)] = ()
-    admit_default_jobs: bool = True
-    admit_interruptible: bool = True
-
-
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -245,7 +214,17 @@ class Config(Section):
     intervals: IntervalsConfig = IntervalsConfig()
     policy: PolicyConfig = PolicyConfig()
     notify: NotifyConfig = NotifyConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("metrics")
+    @classmethod
+    def _outside_of_range(cls, metrics: MetricsConfig, info: ValidationInfo) -> MetricsConfig:
+        """Those ports are renters': one that is held is given to none of them, and after a restart it may be theirs."""
+        ports, place = info.data.get("ports"), metrics.place
+        if place is not None and ports is not None and ports.first <= place[1] <= ports.last:
+            raise ValueError(f"must listen outside of ports.range, {ports.range}, which is renters'")
+        return metrics
 
     @property
     def database_path(self) -> Path:

@@ -15,5 +15,10 @@ def _absolute(path: Path) -> Path:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
+def words(value: object) -> object:
+    """A variable holds them with commas between."""
+    return [word for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

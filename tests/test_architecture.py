@@ -41,6 +41,8 @@ SEEDS: list[tuple[Rule, str, str]] = [
     (architecture.purity, "kaalia.contracts.ports", "async def choose() -> None: ..."),
     (architecture.import_form, "kaalia.sync.pull", "from .client import Client"),
     (architecture.import_form, "kaalia.sync.pull", "def pull():\n    import json"),
+    (architecture.import_form, "kaalia.api.app", "def build():\n    from kaalia.api.metrics import scrape, text"),
+    (architecture.doors, "kaalia.api.metrics.scrape", "import prometheus_client"),
     (architecture.import_form, "kaalia.sync.pull", "try:\n    import uvloop\nexcept ImportError:\n    pass"),
     (architecture.import_form, "kaalia.sync.pull", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    x = 1"),
     (architecture.import_form, "kaalia.sync.pull", "import typing\nif typing.TYPE_CHECKING:\n    x = 1"),
@@ -114,6 +116,7 @@ def test_every_rule_has_a_seed() -> None:
         ("kaalia.host.nvml_probe", '"""x"""\nimport pynvml'),
         ("kaalia.store.database", '"""x"""\ntry: x()\nexcept BaseException:\n    y()\n    raise'),
         ("kaalia.cli.output", '"""x"""\nfrom rich.table import Table'),
+        ("kaalia.api.metrics.scrape", '"""x"""\ndef load():\n    from kaalia.api.metrics import text'),
     ],
 )
 def test_the_right_place_is_allowed(name: str, source: str) -> None:

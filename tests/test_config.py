@@ -104,6 +104,12 @@ def test_all_complaints_come_at_once(tmp_path: Path) -> None:
         ("state_dir", "var/lib/kaalia"),
         ("state_dir", "/var/../etc"),
         ("socket", "/" + "s" * 107),
+        ("metrics.listen", "9464"),
+        ("metrics.listen", "localhost:9464"),
+        ("metrics.listen", "127.0.0.1:0"),
+        ("metrics.listen", "0.0.0.0:9464"),
+        ("metrics.listen", "[::]:9464"),
+        ("metrics.listen", "192.168.1.7:9464"),
         ("nvml.deadline_s", "0"),
         ("log.format", "xml"),
     ],
@@ -119,6 +125,21 @@ def test_a_bad_value_is_refused_with_key_value_and_remedy(tmp_path: Path, key: s
     assert key in error.problem.message
     assert value in error.problem.message
     assert error.problem.remedy.startswith(f"{key} must be")
+
+
+def test_metrics_leave_the_machine_by_an_explicit_word_only(tmp_path: Path) -> None:
+    listen = "metrics: {listen: '192.168.1.7:9464', allow_remote: true}"
+
+    assert load(write(tmp_path, listen), {}).metrics.place == ("192.168.1.7", 9464)
+    assert load(write(tmp_path, "metrics: {listen: '[::1]:9464'}"), {}).metrics.place == ("::1", 9464)
+    assert Config().metrics.place is None
+
+
+def test_metrics_take_no_port_of_a_renter(tmp_path: Path) -> None:
+    error = refused(tmp_path, "ports: {range: 41000-41009}\nmetrics: {listen: '127.0.0.1:41009'}\n")
+
+    assert error.code == "config_invalid"
+    assert error.problem.remedy == "metrics must listen outside of ports.range, 41000-41009, which is renters'"
 
 
 def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
+from kaalia.api.metrics.scrape import Scraper
 from kaalia.api.routes import (
     contracts,
     disk,
@@ -14,6 +15,7 @@ from kaalia.api.routes import (
     health,
     ledger,
     machine,
+    metrics,
     notifications,
     ports,
     reporting,
@@ -25,6 +27,7 @@ SHUTDOWN_S = 0.5
 """How long an answer under way may take when the daemon stops."""
 
 ROUTES = (
+    web.get("/metrics", metrics.show),
     web.get("/v1/status", status.show),
     web.get("/v1/health", health.show),
     web.get("/v1/report", machine.show_report),
@@ -47,9 +50,11 @@ ROUTES = (
 )
 
 
-def build(context: Context) -> web.Application:
+def build(context: Context, scraper: Scraper | None = None) -> web.Application:
+    """`scraper`: the one that serves elsewhere too."""
     app = web.Application(middlewares=[responses.map_errors])
     app[CONTEXT] = context
+    app[metrics.SCRAPER] = scraper or Scraper(context)
     app.add_routes(ROUTES)
     return app
 
@@ -59,13 +64,14 @@ class LocalApiService:
 
     name = "local api"
 
-    def __init__(self, path: Path, context: Context) -> None:
+    def __init__(self, path: Path, context: Context, scraper: Scraper | None = None) -> None:
         self._path = path
         self._context = context
+        self._scraper = scraper
 
     async def run(self) -> None:
         door = await asyncio.to_thread(access.listen, self._path)
-        runner = web.AppRunner(build(self._context), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(build(self._context, self._scraper), access_log=None, shutdown_timeout=SHUTDOWN_S)
         try:
             await runner.setup()
             await web.SockSite(runner, door).start()

@@ -1,7 +1,7 @@
 """What a handler of the local API can reach: the store, to read from, and when the daemon started."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from kaalia.clock import Clock
 from kaalia.errors import Problem, StoreError
+from kaalia.model.usage import ContainerUsage
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 class Context:
     """`safe_mode`: why the state cannot be used; then the store holds nothing that could be read.
 
-    `clock_problem`: what is wrong with the time right now.
+    `clock_problem`: what is wrong with the time right now. `heard_at`: when the marketplace last answered.
     """
 
     database: Database
@@ -34,6 +35,9 @@ class Context:
     """False: the configuration says that the speed is measured with no peer."""
     notifications: Callable[[Transaction, datetime], object] | None = None
     """Reads how the owner is told, a wire.notification.NotifyDocument. None: the configuration names no channel."""
+    heard_at: Callable[[], datetime | None] = lambda: None
+    usages: Callable[[Iterable[str]], Mapping[str, ContainerUsage]] = lambda _: {}
+    """What containers use now, by their ids. Blocks."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""
 

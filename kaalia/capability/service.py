@@ -14,6 +14,7 @@ from kaalia.model.inventory import GpuParts, Inventory
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
 from kaalia.model.speed import MeasuredSpeed
+from kaalia.pulse import PULSE
 from kaalia.service import run_forever
 from kaalia.store import conditions, disk, gpu_health, gpu_use, machine, measurements, outbox, reach, speed
 from kaalia.store import inventory as inventories
@@ -119,7 +120,8 @@ class CapabilityService:
         return found, listed
 
     async def _turn(self) -> None:
-        await self.refresh()
+        with PULSE.turn("report"):
+            await self.refresh()
         await wait(self._bell, self._interval_s)
 
 

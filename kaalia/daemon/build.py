@@ -10,6 +10,9 @@ from pathlib import Path
 from kaalia.api import status
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
+from kaalia.api.metrics.port import MetricsPortService
+from kaalia.api.metrics.scrape import Scraper
+from kaalia.api.metrics.tenants import TenantMetricsService
 from kaalia.capability import speed, surroundings
 from kaalia.capability.address import AddressService
 from kaalia.capability.benches import BenchService
@@ -30,7 +33,7 @@ from kaalia.health.host import HealthService
 from kaalia.health.host_reading import HostReader, Places
 from kaalia.health.host_rules import rules as host_rules
 from kaalia.health.kernel_log import KernelLogService
-from kaalia.host import ipv6, searching
+from kaalia.host import cgroup, ipv6, searching
 from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
@@ -38,6 +41,7 @@ from kaalia.model.volume import VolumeBackend
 from kaalia.reconciler.ends import EndsService
 from kaalia.runtime.base import RegistryLogin, Runtime
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.kit import put_file
 from kaalia.runtime.container.owners import machines_of_key
 from kaalia.runtime.container.runtime import ContainerRuntime
 from kaalia.runtime.volumes.backends import kind_at
@@ -80,6 +84,8 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             probes_ports=probes,
             measures_speed=measures,
             notifications=None if told is None else told.show,
+            heard_at=timekeeper.heard_at,
+            usages=cgroup.usages,
         )
         heard = timekeeper.hear if told is None else notifications.both(timekeeper.hear, told.hear)
         yield [
@@ -148,7 +154,18 @@ def _local_services(config: Config, systemd: Systemd, context: Context) -> list[
     async def progress() -> str:
         return status.line(await status.read(context))
 
-    return [LocalApiService(config.socket, context), NotifyService(systemd, context.listening, progress)]
+    scraper = Scraper(context)
+    services: list[Service] = [
+        LocalApiService(config.socket, context, scraper),
+        NotifyService(systemd, context.listening, progress),
+    ]
+    if (place := config.metrics.place) is not None:
+        database = None if context.safe_mode else context.database
+        services.append(MetricsPortService(*place, scraper, context.clock, database))
+    if config.metrics.tenants and not context.safe_mode:
+        write = partial(put_file, config.access_path)
+        services.append(TenantMetricsService(scraper, write, config.intervals.report_s))
+    return services
 
 
 def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: EngineTime) -> Service:

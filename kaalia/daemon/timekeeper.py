@@ -12,6 +12,7 @@ from kaalia.clock import MachineClock
 from kaalia.contracts import lease
 from kaalia.contracts.lease import Anchor, LeaseTime, Reading
 from kaalia.errors import Problem
+from kaalia.pulse import PULSE
 from kaalia.service import run_forever
 from kaalia.store import anchor as rows
 from kaalia.store.changes import Changes, Topic
@@ -40,6 +41,7 @@ class Timekeeper:
         self._told_s = 0.0
         self._recorded_s = 0.0
         self._problem: str | None = None
+        self._heard_at: datetime | None = None
 
     async def open(self) -> None:
         """Go on from the last record. Raises StoreError."""
@@ -62,9 +64,14 @@ class Timekeeper:
         reading = self._read()
         return lease.problem(self._advance(reading), reading)
 
+    def heard_at(self) -> datetime | None:
+        """When the marketplace last told its time; None: not since the start."""
+        return self._heard_at
+
     async def hear(self, server_at: datetime) -> None:
         """The marketplace told its time."""
         reading = self._read()
+        self._heard_at = reading.wall_at
         self._anchor = lease.heard(self._anchor, reading, server_at)
         await self._notice(reading)
 
@@ -77,7 +84,9 @@ class Timekeeper:
 
     async def _turn(self) -> None:
         await self.look()
+        began_s = self._clock.monotonic_s()
         await asyncio.sleep(LOOK_S)
+        PULSE.woke(self._clock.monotonic_s() - began_s - LOOK_S)
 
     def _read(self) -> Reading:
         clock = self._clock

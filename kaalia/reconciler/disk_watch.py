@@ -18,6 +18,7 @@ from kaalia.errors import HostError, Problem, WorkloadError
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import Engine
 from kaalia.model.workload import WorkloadState
+from kaalia.pulse import PULSE
 from kaalia.reconciler.image_use import ImageUse, plain_name
 from kaalia.runtime.base import DiskLimits, EngineDisk, EngineImage, LimitsUnsure
 from kaalia.service import run_forever
@@ -85,7 +86,8 @@ class DiskWatch:
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
-        await self.look()
+        with PULSE.turn(self.name):
+            await self.look()
         await asyncio.sleep(self._look_s)
 
     async def look(self) -> None:

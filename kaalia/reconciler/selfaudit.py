@@ -13,6 +13,7 @@ from kaalia.clock import Clock
 from kaalia.errors import WorkloadError
 from kaalia.model.gpu_use import GpuUse
 from kaalia.model.health import Condition
+from kaalia.pulse import PULSE
 from kaalia.reconciler.findings import View, key, of_engine, of_gpus
 from kaalia.reconciler.ledger import Books, Ledger
 from kaalia.runtime.base import Present
@@ -55,7 +56,8 @@ class AuditService:
     async def _turn(self) -> None:
         # After a start the reconciler first adopts what runs.
         await asyncio.sleep(self._interval_s)
-        await self.audit()
+        with PULSE.turn(self.name):
+            await self.audit()
 
     async def audit(self) -> None:
         """One comparison. While the engine does not answer nothing is known, and nothing changes."""

@@ -20,6 +20,7 @@ from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.contracts.placement import plan
 from kaalia.contracts.wish import Plan, Wish
 from kaalia.model.workload import Protocol, WorkloadState
+from kaalia.pulse import PULSE
 from kaalia.reconciler import admission, crash
 from kaalia.reconciler.actions import Nothing
 from kaalia.reconciler.audit import Orphans, forgotten, unclaimed
@@ -141,7 +142,8 @@ class ReconcilerService:
         self._eyes.look_again()
 
     async def _turn(self) -> None:
-        await self.reconcile()
+        with PULSE.turn(self.name):
+            await self.reconcile()
         await bells.wait(self._bell, self._sleep_s())
 
     async def reconcile(self) -> None:

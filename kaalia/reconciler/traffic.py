@@ -17,6 +17,7 @@ from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.model.traffic import Counter
 from kaalia.model.workload import WorkloadState
+from kaalia.pulse import PULSE
 from kaalia.runtime.base import Counters, TrafficCounters
 from kaalia.service import run_forever
 from kaalia.store import changes as bells
@@ -93,7 +94,8 @@ class TrafficService:
 
     async def _turn(self) -> None:
         look_at_s = self._clock.monotonic_s() + self._look_s
-        await self.look()
+        with PULSE.turn(self.name):
+            await self.look()
         while (left_s := look_at_s - self._clock.monotonic_s()) > 0:
             if not await bells.wait(self._bell, left_s):
                 return

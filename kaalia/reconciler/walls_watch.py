@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from kaalia.clock import Clock
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
+from kaalia.pulse import PULSE
 from kaalia.runtime.networking import NetworkPorts, NetworkWalls, SecondFamily
 from kaalia.service import run_forever
 from kaalia.store import conditions
@@ -100,7 +101,8 @@ class WallsWatch:
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
-        await self.look()
+        with PULSE.turn(self.name):
+            await self.look()
         looked_s = self._clock.monotonic_s()
         await self._walls.alarmed(self._look_s)
         await asyncio.sleep(max(SETTLE_S, looked_s + self.pause_s - self._clock.monotonic_s()))

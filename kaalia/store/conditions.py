@@ -56,6 +56,11 @@ def past(tx: Transaction, limit: int) -> tuple[PastCondition, ...]:
     )
 
 
+def ended(tx: Transaction) -> int:
+    """How many are over, those included that are not kept any more."""
+    return int(tx.execute("SELECT COALESCE(MAX(number), 0) FROM past_conditions").fetchone()[0])
+
+
 def _keep(tx: Transaction, over: OpenCondition, now: datetime) -> None:
     row = (over.source, _dump(over.condition), over.since.timestamp(), now.timestamp())
     tx.execute("INSERT INTO past_conditions (source, document, since, until) VALUES (?, ?, ?, ?)", row)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from kaalia.clock import from_epoch
 from kaalia.store.database import Transaction
 
 
@@ -26,6 +27,12 @@ def pending(tx: Transaction, limit: int) -> tuple[Message, ...]:
 
 def count(tx: Transaction) -> int:
     return int(tx.execute("SELECT COUNT(*) FROM outbox").fetchone()[0])
+
+
+def oldest_at(tx: Transaction) -> datetime | None:
+    """None: everything was acknowledged."""
+    row = tx.execute("SELECT created_at FROM outbox ORDER BY seq LIMIT 1").fetchone()
+    return None if row is None else from_epoch(row["created_at"])
 
 
 def acknowledge(tx: Transaction, up_to_seq: int) -> None:

@@ -16,6 +16,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
+from kaalia.pulse import PULSE
 from kaalia.store import conditions, enrolment, maintenance, outbox, reach, relays, volumes, workloads
 from kaalia.store import database as state
 from kaalia.store.changes import Topic, wait
@@ -95,8 +96,10 @@ class Push:
         self._seen_address = address
 
     async def _until_idle(self) -> None:
-        while await self.once():
-            continue
+        more = True
+        while more:
+            with PULSE.turn("heartbeat"):
+                more = await self.once()
         await wait(self._bell, self._heartbeat_s * self._chance.uniform(0.8, 1.0))
 
     async def _acknowledge(self, batch: Batch, acked_seq: int) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from kaalia.api.app import LocalApiService
 from kaalia.api.context import Context
 from kaalia.client import LocalClient
+from kaalia.model.usage import ContainerUsage
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from tests.support.clock import FakeClock
@@ -24,6 +25,11 @@ class Local:
     context: Context
     socket: Path
     client: LocalClient
+
+
+def usages(container_ids: Iterable[str]) -> dict[str, ContainerUsage]:
+    """Each container as if the kernel told this of it: by its number."""
+    return {one: ContainerUsage(int(one, 16) / 2, int(one, 16) * 2**20, 1) for one in container_ids}
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +54,7 @@ async def local(tmp_path: Path) -> AsyncIterator[Local]:
     database = Database(tmp_path / "state.db", changes)
     await database.open()
     clock = FakeClock()
-    context = Context(database, clock, clock.now())
+    context = Context(database, clock, clock.now(), usages=usages)
     path = tmp_path / "kaalia.sock"
     async with serving(path, context):
         yield Local(database, changes, clock, context, path, LocalClient(path))

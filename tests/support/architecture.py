@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 
 GROUND_FLOOR = frozenset(
-    {"__init__", "errors", "clock", "units", "log", "config", "config_section", "config_notify", "service"}
+    {
+        "__init__",
+        "errors",
+        "clock",
+        "units",
+        "log",
+        "config",
+        "config_section",
+        "config_metrics",
+        "config_notify",
+        "config_policy",
+    }
+    | {"service", "pulse"}
 )
 """Everyone may import these; they import only each other."""
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -70,6 +82,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "typer": ("kaalia.cli",),
     "click": ("kaalia.cli",),
     "rich": ("kaalia.cli",),
+    "prometheus_client": ("kaalia.api.metrics.exposition",),
     "sqlalchemy": ("kaalia.marketplace",),
     "http_message_signatures": ("kaalia.wire.signature",),
     "cryptography": (
@@ -83,7 +96,12 @@ DOORS: dict[str, tuple[str, ...]] = {
 TYPES = frozenset({"cryptography.hazmat.primitives.asymmetric.ed25519.Ed25519PrivateKey"})
 """Names that may be imported anywhere, as types: a key is handed from the one who loads it to the one who signs."""
 
-LATE = frozenset({("kaalia.daemon.notifications", "kaalia.notify.service.NotificationService")})
+LATE = frozenset(
+    {
+        ("kaalia.daemon.notifications", "kaalia.notify.service.NotificationService"),
+        ("kaalia.api.metrics.scrape", "kaalia.api.metrics.text"),
+    }
+)
 """(module, name): what few machines need and each daemon would keep in memory, imported where it is wanted."""
 
 PURE = (

@@ -95,6 +95,23 @@ class AccessFolders:
         return self.contracts / f"C.{contract_id}"
 
 
+def put_file(contracts: Path, contract_id: int, name: str, content: bytes) -> None:
+    """A file beside those of a contract's folder, for its tenant to read; where there is no folder nobody could.
+
+    Raises HostError `access_unwritable`.
+    """
+    folder = contracts / f"C.{contract_id}"
+    try:
+        if folder.is_dir():
+            _write(folder / name, content, 0o644)
+    except OSError as error:
+        raise HostError(
+            "access_unwritable",
+            f"cannot write {name} of C.{contract_id} into {folder}: {error}",
+            remedy="free space on the machine's disk, and see that root may write there",
+        ) from error
+
+
 def newest(kits: Path) -> Path:
     """The kit for containers that are made now. Raises WorkloadError `kit_missing`."""
     try:

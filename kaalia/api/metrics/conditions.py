@@ -1,0 +1,65 @@
+"""Metrics of what is wrong now, and of the faults that the kernel told since the boot."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from kaalia.api.metrics.metric import Sample, counter, gauge
+from kaalia.api.metrics.reading import Reading
+from kaalia.model.health import HOST, OpenCondition, Severity
+
+CODES_MAX = 100
+"""More different codes are counted together: what outside text takes part in has a bound."""
+OTHER = "other"
+
+OPEN = gauge(
+    "kaalia_condition",
+    "Conditions of this kind that are open: what is wrong now. `scope` is host, gpu, contract or other.",
+    *("condition", "severity", "scope", "gpu", "contract"),
+    is_tenants=True,
+)
+SINCE = gauge(
+    "kaalia_condition_since_timestamp_seconds",
+    "Since when, the oldest of them, since the epoch.",
+    *("condition", "severity", "scope", "gpu", "contract"),
+    is_tenants=True,
+)
+COUNT = gauge("kaalia_conditions", "Conditions that are open, by severity; 0 when there is none.", "severity")
+ENDED = counter("kaalia_conditions_ended_total", "Conditions that were open and are over.")
+FAULTS = counter("kaalia_kernel_faults_total", "Faults that the kernel told since this boot, by code.", "fault")
+
+METRICS = (OPEN, SINCE, COUNT, ENDED, FAULTS)
+
+
+def samples(reading: Reading) -> Iterator[Sample]:
+    found: dict[tuple[str, ...], list[float]] = {}
+    for one in reading.conditions:
+        found.setdefault(_labels(one), []).append(one.since.timestamp())
+    for labels, since in sorted(found.items())[:CODES_MAX]:
+        yield Sample(OPEN, labels, len(since))
+        yield Sample(SINCE, labels, min(since))
+    counts = Counter(one.condition.severity for one in reading.conditions)
+    for severity in Severity:
+        yield Sample(COUNT, (severity,), counts[severity])
+    yield Sample(ENDED, (), reading.conditions_ended)
+    yield from _faults(reading)
+
+
+def _labels(one: OpenCondition) -> tuple[str, ...]:
+    """Of a folder or somebody's container only that it is one: their names are endless."""
+    condition = one.condition
+    gpu, contract, scope = "", "", OTHER
+    if condition.scope == HOST:
+        scope = HOST
+    elif condition.scope.startswith("GPU-"):
+        scope, gpu = "gpu", condition.scope
+    elif (number := condition.scope.removeprefix("C.")).isdecimal():
+        scope, contract = "contract", number
+    return (condition.problem.code, condition.severity, scope, gpu, contract)
+
+
+def _faults(reading: Reading) -> Iterator[Sample]:
+    counts: Counter[str] = Counter()
+    for fault in reading.faults:
+        counts[fault.code if fault.code in counts or len(counts) < CODES_MAX else OTHER] += fault.count
+    for code, count in sorted(counts.items()):
+        yield Sample(FAULTS, (code,), count)

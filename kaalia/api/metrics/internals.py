@@ -1,0 +1,18 @@
+"""What the daemon knows of itself when it is scraped."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.pulse import Pulse
+
+
+@dataclass(frozen=True, slots=True)
+class Internals:
+    """`state_bytes` None: in safe mode; `heard_at` None: not since the start."""
+
+    started_at: datetime
+    safe_mode: bool
+    pulse: Pulse
+    state_bytes: int | None = None
+    unwritable: bool = False
+    heard_at: datetime | None = None

@@ -1,0 +1,88 @@
+"""All that one scrape is made of, read from the store in one go: no value is kept for the metrics alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaalia.contracts.offer import Listing
+from kaalia.contracts.traffic import Tally
+from kaalia.model.gpu_use import GpuUse
+from kaalia.model.health import OpenCondition
+from kaalia.model.kernel_log import KernelFault
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import WorkloadStatus
+from kaalia.store import (
+    amounts,
+    claims,
+    conditions,
+    contracts,
+    disk,
+    enrolment,
+    gpu_use,
+    kernel_log,
+    machine,
+    maintenance,
+    outbox,
+    traffic,
+    volumes,
+    workloads,
+)
+from kaalia.store.amounts import Amount
+from kaalia.store.claims import Claim
+from kaalia.store.contracts import StoredContract
+from kaalia.store.database import Transaction
+from kaalia.store.enrolment import AcceptedSnapshot, Enrolment
+from kaalia.store.maintenance import StoredCordon
+from kaalia.store.volumes import StoredVolume
+from kaalia.wire.local import DiskLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`claims` and `amounts` with the moment since which their owners have them."""
+
+    now: datetime
+    report: MachineReport | None
+    use: GpuUse | None
+    enrolled: Enrolment | None
+    snapshot: AcceptedSnapshot | None
+    listing: Listing | None
+    cordon: StoredCordon | None
+    contracts: tuple[StoredContract, ...]
+    workloads: Mapping[int, WorkloadStatus]
+    volumes: tuple[StoredVolume, ...]
+    claims: tuple[tuple[Claim, datetime], ...]
+    amounts: tuple[Amount, ...]
+    tallies: Mapping[int, Tally]
+    disk: DiskLedger | None
+    conditions: tuple[OpenCondition, ...]
+    conditions_ended: int
+    faults: tuple[KernelFault, ...]
+    outbox_length: int
+    outbox_since: datetime | None
+
+
+def read(tx: Transaction, now: datetime) -> Reading:
+    """What is true at `now`."""
+    report = machine.get_report(tx)
+    return Reading(
+        now=now,
+        report=report,
+        use=gpu_use.get(tx),
+        enrolled=enrolment.get(tx),
+        snapshot=enrolment.get_snapshot(tx),
+        listing=machine.get_listing(tx),
+        cordon=maintenance.get_cordon(tx),
+        contracts=contracts.all_contracts(tx),
+        workloads=workloads.all_workloads(tx),
+        volumes=volumes.all_volumes(tx),
+        claims=claims.with_times(tx),
+        amounts=amounts.all_amounts(tx),
+        tallies=traffic.all_tallies(tx),
+        disk=disk.get_ledger(tx),
+        conditions=conditions.all_open(tx),
+        conditions_ended=conditions.ended(tx),
+        faults=kernel_log.faults(tx, report.system.boot_id) if report else (),
+        outbox_length=outbox.count(tx),
+        outbox_since=outbox.oldest_at(tx),
+    )
