@@ -1,15 +1,12 @@
 """The image of the process that keeps a sandbox's network open: one program of a dozen bytes that waits. Pure.
 
-kaalia makes it itself, byte for byte the same each time: no registry and no compiler is needed.
+No registry and no compiler is needed.
 """
 
-import hashlib
-import io
-import json
 import struct
-import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+
+from kaalia.runtime import program_image
+from kaalia.runtime.program_image import ProgramImage
 
 _PROGRAMS = {
     # mov eax, 34 (pause); syscall; jmp to the beginning
@@ -30,16 +27,6 @@ _BASE, _HEAD_BYTES = 0x400000, 64 + 56
 PATH = "/pause"
 REPOSITORY = "kaalia.invalid/pause"
 """Of a registry that cannot exist (RFC 2606): no pull can move the tag to another image."""
-_CREATED = "1970-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True, slots=True)
-class PauseImage:
-    """`tar`: for the engine's load; it then knows the image by `tag`. `layer`: the id of its one layer."""
-
-    layer: str
-    tag: str
-    tar: bytes
 
 
 def program(processor: str) -> bytes:
@@ -52,31 +39,6 @@ def program(processor: str) -> bytes:
     return ident + header + segment + code
 
 
-def image(processor: str) -> PauseImage:
+def image(processor: str) -> ProgramImage:
     """Raises KeyError for a processor that has none here."""
-    layer = _tar({PATH.lstrip("/"): program(processor)}, 0o755)
-    layer_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
-    config = {
-        "architecture": _PROGRAMS[processor][1],
-        "os": "linux",
-        "created": _CREATED,
-        "config": {"Entrypoint": [PATH]},
-        "rootfs": {"type": "layers", "diff_ids": [layer_id]},
-        "history": [{"created": _CREATED, "created_by": "kaalia"}],
-    }
-    content = json.dumps(config, sort_keys=True).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    tag = f"{REPOSITORY}:{digest[:12]}"
-    manifest = json.dumps([{"Config": f"{digest}.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
-    files = {f"{digest}.json": content, "layer.tar": layer, "manifest.json": manifest}
-    return PauseImage(layer_id, tag, _tar(files, 0o644))
-
-
-def _tar(files: Mapping[str, bytes], mode: int) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(content), mode
-            tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    return program_image.image(REPOSITORY, PATH, program(processor), _PROGRAMS[processor][1])

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from kaalia.errors import WorkloadError
 from kaalia.runtime.labels import machine_filter, sandbox_filter, sandbox_of
+from kaalia.runtime.program_image import ProgramImage, is_same
 from kaalia.runtime.sandbox import pause, pauses
 from kaalia.runtime.sandbox.ipv6 import NetworkIpv6, make_network
 from kaalia.runtime.sandbox.pauses import Pause, Use, taken_name
@@ -80,7 +81,7 @@ class Sandboxes:
         self._ipv6 = ipv6
         self._pool = ipaddress.IPv4Network(pool)
         self._processor = processor
-        self._image: pause.PauseImage | None = None
+        self._image: ProgramImage | None = None
         self._changed = asyncio.Event()
         self.warm: frozenset[str] = frozenset()
         """Subnets of those that stand ready."""
@@ -275,10 +276,10 @@ class Sandboxes:
         """Its id: what a tag leads to may have changed between the look and the use."""
         made = self._image = self._image or pause.image(self._processor)
         found = await self._engine.image(made.tag)
-        if found is None or not _is_pause(found, made):
+        if found is None or not is_same(found, made):
             await self._engine.load_image(made.tar)
             found = await self._engine.image(made.tag)
-        if found is None or not _is_pause(found, made):
+        if found is None or not is_same(found, made):
             raise WorkloadError(
                 "pause_image_strange",
                 f"cannot use image {made.tag}: it is not the one that kaalia loads",
@@ -300,11 +301,6 @@ class Sandboxes:
                 f"cannot use {name}: a container of this name exists that kaalia did not make for this machine",
                 remedy=f"remove it or rename it: docker rename {name} {name}-old",
             )
-
-
-def _is_pause(found: Mapping[str, Any], made: pause.PauseImage) -> bool:
-    """Ids differ between image stores; a layer's does not."""
-    return list((found.get("RootFS") or {}).get("Layers") or []) == [made.layer]
 
 
 def _read(network: Mapping[str, Any]) -> Network:
