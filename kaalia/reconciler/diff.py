@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.local import is_local
 from kaalia.contracts.placement import is_abandoned
 from kaalia.contracts.wish import Want, Wish
 from kaalia.errors import Problem
@@ -80,9 +81,10 @@ def _next(
 def diff_orphan(observed: Observed, missing_since: datetime, missing_revisions: int, now: datetime) -> Action:
     """A container of ours without a contract in the books: quarantined.
 
-    It runs until the end that its label names. It goes when the marketplace's words leave it out for long.
+    It runs until the end that its label names. It goes when the marketplace's words leave it out for long; a test of
+    the machine's own at once.
     """
-    if is_abandoned(missing_since, missing_revisions, now):
+    if is_local(observed.contract_id) or is_abandoned(missing_since, missing_revisions, now):
         return Remove(observed.contract_id, observed.generation)
     if observed.end_at is None or now < observed.end_at or observed.state not in ALIVE:
         return _NOTHING

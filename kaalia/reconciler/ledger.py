@@ -15,6 +15,7 @@ from kaalia.contracts.contract import Contract
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.disk import Overrun
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.local import is_local
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.metering import Proof, Seen
 from kaalia.contracts.offer import Listing
@@ -296,6 +297,8 @@ class Ledger:
             # The wall clock may go back. Statuses are ordered by their times, so an earlier one would not be heard.
             status = seen if known is None else replace(seen, as_of=max(seen.as_of, known.as_of))
             workloads.put(tx, status)
+            if is_local(status.contract_id):
+                continue  # no marketplace knows it, and nobody pays for it
             self._measure(tx, status, sight)
             outbox.add(tx, MessageKind.WORKLOAD, _STATUS.dump_json(status).decode(), self._clock.now())
 

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from kaalia.clock import Clock
 from kaalia.contracts import traffic as rules
+from kaalia.contracts.local import is_local
 from kaalia.contracts.traffic import Tally
 from kaalia.errors import HostError, Problem
 from kaalia.model.health import Condition, Severity
@@ -181,12 +182,12 @@ class TrafficService:
 
 
 def _wanted(tx: Transaction) -> dict[int, Counting]:
-    """The contracts that have a network, by id."""
+    """The contracts of renters that have a network, by id."""
     states = {number: row.state for number, row in workloads.all_workloads(tx).items()}
     return {
         claim.contract_id: Counting(claim.key, claim.generation, states.get(claim.contract_id, WorkloadState.WAITING))
         for claim in claims.all_claims(tx)
-        if claim.kind is ClaimKind.SUBNET and contracts.get(tx, claim.contract_id) is not None
+        if claim.kind is ClaimKind.SUBNET and not is_local(claim.contract_id) and contracts.get(tx, claim.contract_id)
     }
 
 

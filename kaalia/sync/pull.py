@@ -16,6 +16,7 @@ from kaalia.contracts import relay as relay_rules
 from kaalia.contracts.admission import House
 from kaalia.contracts.amendment import amended
 from kaalia.contracts.contract import Contract
+from kaalia.contracts.local import is_local
 from kaalia.contracts.policy import OPEN, Policy
 from kaalia.contracts.volume import Volume
 from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnauthorizedError, UnreachableError
@@ -216,6 +217,9 @@ def _put(
     A tombstone of a contract that is not known is stored like any other: the reconciler proves that nothing of it
     is left and reports it ended, so that the marketplace can forget it.
     """
+    if is_local(contract.contract_id):
+        log.error("contract_number_local: %d is for contracts of the machine's own; not taken", contract.contract_id)
+        return False
     if known is not None:
         old = known.contract
         if contract.generation < old.generation:

@@ -10,6 +10,7 @@ from datetime import datetime
 from kaalia.clock import Clock
 from kaalia.contracts import cordon, fitness
 from kaalia.contracts.cordon import Cordon
+from kaalia.contracts.local import is_local
 from kaalia.errors import KaaliaError
 from kaalia.model.copying import CopyStatus
 from kaalia.model.machine import MachineReport
@@ -124,7 +125,8 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
     has_more = len(rows) > BATCH_MAX
     rows = rows[:BATCH_MAX]
     known = enrolment.get_snapshot(tx)
-    full = tuple(workloads.all_workloads(tx).values()) if is_full_due and not has_more else None
+    rows_due = workloads.all_workloads(tx).values() if is_full_due and not has_more else None
+    full = None if rows_due is None else tuple(row for row in rows_due if not is_local(row.contract_id))
     post = StatusPost(
         stream_id=stream_id,
         epoch=known.epoch if known else 0,
