@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
+from kaalia.wire.canary import CanaryDocument
 from kaalia.wire.health import HealthDocument
 from kaalia.wire.ledger import LedgerDocument
 from kaalia.wire.local import (
@@ -47,6 +48,7 @@ _DISK = TypeAdapter(DiskLedger)
 _PORTS = TypeAdapter(PortsDocument)
 _SPEED = TypeAdapter(SpeedDocument)
 _SPEED_WISH = TypeAdapter(SpeedWish)
+_CANARY = TypeAdapter(CanaryDocument)
 _ORDERED = TypeAdapter(dict[str, str])
 _DRAIN = TypeAdapter(DrainStatus)
 _DRAIN_ORDER = TypeAdapter(DrainOrder)
@@ -130,6 +132,13 @@ class LocalClient:
     def order_speed(self, wish: SpeedWish) -> SpeedDocument:
         """Ask for a test; what was known before it."""
         return self._get("/v1/speed/test", _SPEED, "POST", _SPEED_WISH.dump_json(wish))
+
+    def canary(self) -> CanaryDocument:
+        return self._get("/v1/canary", _CANARY)
+
+    def order_canary(self) -> CanaryDocument:
+        """Ask for a run; what was known before it."""
+        return self._get("/v1/canary/run", _CANARY, "POST")
 
     def drain(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from kaalia.config_canary import CanaryConfig
 from kaalia.config_metrics import MetricsConfig
 from kaalia.config_notify import NotifyConfig
 from kaalia.config_policy import PolicyConfig
@@ -215,6 +216,7 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     notify: NotifyConfig = NotifyConfig()
     metrics: MetricsConfig = MetricsConfig()
+    canary: CanaryConfig = CanaryConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("metrics")

@@ -9,6 +9,7 @@ from kaalia.api import access, responses
 from kaalia.api.context import CONTEXT, Context
 from kaalia.api.metrics.scrape import Scraper
 from kaalia.api.routes import (
+    canary,
     contracts,
     disk,
     drain,
@@ -38,6 +39,8 @@ ROUTES = (
     web.get("/v1/contracts", contracts.show_all),
     web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
     web.get("/v1/ledger", ledger.show),
+    web.get("/v1/canary", canary.show),
+    web.post("/v1/canary/run", canary.run),
     web.get("/v1/drain", drain.show),
     web.put("/v1/drain", drain.place),
     web.delete("/v1/drain", drain.lift),

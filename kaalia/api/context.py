@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from aiohttp import web
@@ -38,6 +38,8 @@ class Context:
     heard_at: Callable[[], datetime | None] = lambda: None
     usages: Callable[[Iterable[str]], Mapping[str, ContainerUsage]] = lambda _: {}
     """What containers use now, by their ids. Blocks."""
+    canary_every: timedelta | None = None
+    """How often the machine proves itself; None: only when it is asked for."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the socket answers."""
 

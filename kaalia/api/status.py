@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from kaalia import __version__
 from kaalia.api.context import Context
 from kaalia.contracts import cordon
+from kaalia.contracts.local import is_local
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.symptoms import causes
@@ -54,8 +55,9 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     report, listing, link = machine.get_report(tx), machine.get_listing(tx), _link(tx)
     statuses = workloads.all_workloads(tx)
     waiting = {stored.contract.contract_id: WorkloadState.WAITING for stored in contracts.all_contracts(tx)}
-    states = Counter({**waiting, **{number: each.state for number, each in statuses.items()}}.values())
     found = [one.condition for one in causes(conditions.all_open(tx))]
+    known = {**waiting, **{number: each.state for number, each in statuses.items()}}
+    states = Counter(state for number, state in known.items() if not is_local(number))
     warnings = tuple(one.problem for one in found if one.severity is Severity.WARN)
     worse = [one.problem for one in found if one.severity is not Severity.WARN]
     now_wrong = [problem for problem in (context.clock_problem(), context.database.write_problem) if problem]

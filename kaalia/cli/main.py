@@ -10,6 +10,7 @@ import typer
 from kaalia import __version__
 from kaalia.cli import output
 from kaalia.cli.commands import (
+    canary,
     contracts,
     daemon,
     disk,
@@ -45,7 +46,7 @@ def _build() -> typer.Typer:
     app.callback(
         epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
     )(_root)
-    for command in (status, doctor, report, contracts, drain, ledger, disk, ports, speedtest, metrics, daemon):
+    for command in (status, doctor, canary, report, contracts, drain, ledger, disk, ports, speedtest, metrics, daemon):
         command.add_to(app)
     for name, summary in PROGRAMS.items():
         app.command(

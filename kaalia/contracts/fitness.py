@@ -6,7 +6,8 @@
 | critical or unknown, of the host, `blocks` | none                                  | untouched          |
 | any other                                  | as if there were none                 | untouched          |
 
-Self-tests are no rentals: they look whether what was wrong still is.
+Self-tests of a marketplace are no rentals: they look whether what was wrong still is. Those of the machine itself prove
+the rest of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract, ContractKind
+from kaalia.contracts.local import is_local
 from kaalia.errors import Problem
 from kaalia.model.health import HOST, OpenCondition, Severity
 
@@ -60,7 +62,8 @@ def of_gpus(found: Iterable[Fault]) -> dict[str, Fault]:
 
 def barred(contract: Contract, unfit: Mapping[str, Fault]) -> frozenset[str]:
     """The GPUs that this contract does not get, unless it has them already."""
-    return frozenset() if contract.kind is ContractKind.SELFTEST else frozenset(unfit)
+    is_test = contract.kind is ContractKind.SELFTEST and not is_local(contract.contract_id)
+    return frozenset() if is_test else frozenset(unfit)
 
 
 def keeps_out(one: OpenCondition) -> str:

@@ -83,6 +83,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             timekeeper.problem,
             probes_ports=probes,
             measures_speed=measures,
+            canary_every=policy.canary_every(config.canary),
             notifications=None if told is None else told.show,
             heard_at=timekeeper.heard_at,
             usages=cgroup.usages,

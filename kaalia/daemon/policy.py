@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, time, timedelta
 
 from kaalia.config import NetworkConfig
+from kaalia.config_canary import CanaryConfig
 from kaalia.config_policy import PolicyConfig
 from kaalia.contracts.policy import Policy
 from kaalia.runtime.sandbox.rules import CONNECTION_TABLE, CONNECTIONS_SHARE, Reach
@@ -35,3 +36,8 @@ def reach(config: NetworkConfig, connection_table: int = CONNECTION_TABLE) -> Re
         bits_per_s=None if width == "unlimited" else round(width * _MEGA / 8) * 8,
         connections=None if share == "unlimited" else share,
     )
+
+
+def canary_every(config: CanaryConfig) -> timedelta | None:
+    """None: the machine proves itself only when it is asked to."""
+    return None if config.every_hours == "off" else timedelta(hours=config.every_hours)

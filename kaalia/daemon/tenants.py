@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.clock import Clock
 from kaalia.config import Config
+from kaalia.contracts.canary import Target
 from kaalia.contracts.lease import LeaseTime
 from kaalia.daemon import policy, snapshots
 from kaalia.daemon.copies import transfers
@@ -33,6 +34,7 @@ from kaalia.reconciler.volumes import VolumesService
 from kaalia.reconciler.walls_watch import WallsWatch
 from kaalia.runtime.base import Progress, RegistryLogin
 from kaalia.runtime.container import registry
+from kaalia.runtime.container.canary_image import CanaryImage
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
@@ -50,6 +52,8 @@ from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
+from kaalia.selftest.asking import target
+from kaalia.selftest.canary import CanaryService, Wanted
 from kaalia.service import Service, Tasks, run_forever
 from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
@@ -130,6 +134,7 @@ class TenantsService:
         audit = AuditService(self._database, ledger, runtime.inventory, self._clock, audit_s)
         counters = PacketCounters(machine, six.is_given)
         traffic = TrafficService(self._database, self._changes, counters, self._clock, audit_s)
+        boot_id = await asyncio.to_thread(_boot_id)
         reconciler = ReconcilerService(
             self._database,
             self._changes,
@@ -146,7 +151,7 @@ class TenantsService:
             host_routes=net.routed_networks,
             lease_time=self._lease_time,
             booted_at=await asyncio.to_thread(_booted_at),
-            boot_id=await asyncio.to_thread(_boot_id),
+            boot_id=boot_id,
             mounts=volumes.mounts,
             images=image_use,
             networks=sandboxes,
@@ -164,8 +169,9 @@ class TenantsService:
             runtime.roots,
             self._access(key),
         )
+        canary = self._canary(runtime, boot_id)
         kits = KitWatch(self._database, self._kits(), self._engine.mount_sources, runtime.kit_changed, self._clock)
-        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer]
+        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer, canary]
         if sandboxes is not None:
             beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks))
         with about(machine_id=member.machine_id):
@@ -195,6 +201,22 @@ class TenantsService:
         folder = self._config.volumes.dir
         fixed = folder if isinstance(folder, Path) else None
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
+
+    def _canary(self, runtime: ContainerRuntime, boot_id: str) -> CanaryService:
+        async def place() -> Target:
+            member = await self._database.read(enrolment.get)
+            return await target(member.url, self._config.network.allow) if member else Target(why_not="not enrolled")
+
+        return CanaryService(
+            self._database,
+            self._changes,
+            self._clock,
+            self._lease_time,
+            Wanted(policy.canary_every(self._config.canary), boot_id),
+            CanaryImage(self._engine, self._config.kits_path).ready,
+            runtime.logs,
+            place,
+        )
 
     def _kits(self) -> Kits:
         """A folder that the owner names may serve other machines too."""

@@ -20,6 +20,8 @@ class Topic(StrEnum):
     """A speed test was ordered, or its result is new."""
     MEASUREMENTS = "measurements"
     """A measurement was ordered, or its result is new."""
+    CANARY = "canary"
+    """A run of the machine's own test was ordered."""
     ADDRESS = "address"
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
     GPUS = "gpus"

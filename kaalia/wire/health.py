@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.errors import Problem
+from kaalia.model.canary import CanaryState
 from kaalia.model.health import OpenCondition, PastCondition
 
 
@@ -15,3 +16,5 @@ class HealthDocument:
     problems: tuple[Problem, ...]
     open: tuple[OpenCondition, ...]
     past: tuple[PastCondition, ...]
+    canary: CanaryState | None = None
+    """Of the machine's own test container; None: in safe mode."""

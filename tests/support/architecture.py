@@ -19,6 +19,7 @@ GROUND_FLOOR = frozenset(
         "units",
         "log",
         "config",
+        "config_canary",
         "config_section",
         "config_metrics",
         "config_notify",

@@ -197,6 +197,7 @@ class Stack:
             "docker": {"host": self.engine.docker_host},
             "ports": {"range": self.options.port_range, "public_ip": self.options.public_ip},
             "access": {"kit_dir": str(KITS)},
+            "canary": {"every_hours": "off"},  # a machine is offered at once; the tests of that are its own
             "speed": {"peer": "off"},  # nothing may take the processors while something is measured or timed
         }
         for key, value in (self.options.extra_config or {}).items():

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from kaalia.cli import output
+from kaalia.cli.commands import canary
 from kaalia.contracts import fitness
 from kaalia.errors import ConfigError
 from kaalia.health import book
 from kaalia.health.book import Entry
+from kaalia.model.canary import CanaryState
 from kaalia.model.health import HOST, Condition, OpenCondition, PastCondition, Severity
 from kaalia.wire.health import HealthDocument
 
@@ -100,6 +102,8 @@ def _print_open(document: HealthDocument, out: Console) -> None:
     for one in sorted(document.open, key=lambda each: (_ORDER.index(each.condition.severity), each.since)):
         _print_one(one, document.as_of, out)
         out.print()
+    if document.canary is not None and document.canary != CanaryState():
+        out.print(canary.line(document.canary, document.as_of))
     out.print(_summary(document))
 
 

@@ -1,0 +1,288 @@
+"""Runs the machine's own test container when it is due, and tells what is wrong until it passes.
+
+    due ──▶ contracts of its own ──▶ the reconciler launches them ──▶ asked from here, and what they say is read
+     ▲                                          │ somebody of higher rank comes            │
+     └──────────── tried again ◀────────────────┴──── ended, and proven gone ◀─────────────┘
+
+It takes GPUs that nobody has and stops nobody. What a crash leaves is ended by the next start.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from kaalia import __version__
+from kaalia.clock import Clock
+from kaalia.contracts import canary as rules
+from kaalia.contracts import canary_report as words
+from kaalia.contracts import fitness
+from kaalia.contracts.canary import Room, Target
+from kaalia.contracts.canary_report import Given, Report
+from kaalia.contracts.lease import LeaseTime
+from kaalia.contracts.ports import address_in
+from kaalia.errors import KaaliaError
+from kaalia.host import gpu_nodes
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult
+from kaalia.model.health import Condition
+from kaalia.model.machine import MachineReport
+from kaalia.model.workload import WorkloadStatus
+from kaalia.selftest.asking import answers, control
+from kaalia.selftest.local_work import GAVE_WAY, LocalWork
+from kaalia.service import run_forever
+from kaalia.store import canary, claims, conditions, contracts, machine, speed
+from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.claims import ClaimKind
+from kaalia.store.database import Database, Transaction
+
+log = logging.getLogger(__name__)
+
+LAUNCH_S = 120.0
+"""Docker may just have started, and the machine may be starting everybody's workloads."""
+REPORT_S = 120.0
+READ_EVERY_S = (0.1, 0.2, 0.3, 0.5, 1.0)
+WAIT_S = 30.0
+"""While something is in the way of a run that is due, it is looked at again this often."""
+TENANTS_S = 300.0
+GONE_S = 5.0
+LOG_LINES = 500
+KEY_BYTES = 16
+_NO_VERDICT = frozenset({GAVE_WAY, "engine_unavailable", "state_disk_full", "state_unavailable"})
+"""Ends of a run that say nothing of what it is to prove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`every` None: only when it is asked for. `boot_id`: of this boot, "" where the kernel does not say."""
+
+    every: timedelta | None
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one turn decides from. `report` None: not of this boot and this kaalia yet."""
+
+    state: CanaryState
+    report: MachineReport | None
+    room: Room
+    rented: int
+
+
+class CanaryService:
+    """`image`: makes sure of the test image, and gives its name. `logs`: the last lines that a contract's container
+    wrote. `target`: the place outside to try. `minors`: for tests."""
+
+    name = "canary"
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        clock: Clock,
+        lease_time: Callable[[], LeaseTime],
+        wanted: Wanted,
+        image: Callable[[], Awaitable[str]],
+        logs: Callable[[int, int], Awaitable[str]],
+        target: Callable[[], Awaitable[Target]],
+        minors: Callable[[], dict[str, int]] = gpu_nodes.minors,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._lease_time = lease_time
+        self._wanted = wanted
+        self._image = image
+        self._logs = logs
+        self._target = target
+        self._minors = minors
+        self._work = LocalWork(database, changes, clock, lease_time, canary.SOURCE)
+        self._bell = changes.subscribe(Topic.CANARY, Topic.MACHINE)
+        self._told: list[Condition] | None = None
+
+    async def run(self) -> None:
+        await self._change(lambda state: replace(state, running_since=None))
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        if not await self._work.sweep():
+            await self._work.news(GONE_S)
+            return
+        seen = await self._database.read(self._look)
+        now, need = self._clock.now(), self._need(seen)
+        due = rules.next_at(seen.state, need, self._wanted.every, news=self._is_news(seen))
+        cause, at = due or (None, None)
+        why_not = self._why_not(seen, cause)
+        is_time = cause is not None and (at is None or at <= now)
+        state = await self._change(lambda one: replace(one, waits_for=why_not if is_time else ""))
+        await self._tell(state, need)
+        if cause is not None and is_time and not why_not and seen.report is not None:
+            await self._test(cause, seen.report, seen.room)
+        elif is_time:
+            await wait(self._bell, TENANTS_S if cause is Cause.IDLE else WAIT_S)
+        else:
+            await wait(self._bell, None if at is None else max((at - now).total_seconds(), 1.0))
+
+    def _look(self, tx: Transaction) -> Sight:
+        report = machine.get_report(tx)
+        if report is not None and not self._is_fresh(report):
+            report = None
+        owners = {one.key: one.contract_id for one in claims.all_claims(tx) if one.kind is ClaimKind.GPU}
+        kinds = {one.contract.contract_id: one.contract.kind for one in contracts.all_contracts(tx)}
+        rented = speed.tenants(tx, self._clock.now()).running
+        unfit = fitness.of_gpus(fitness.faults(conditions.all_open(tx)))
+        if report is None:
+            return Sight(canary.get(tx), None, Room(why_not="the machine is looked at"), rented)
+        room = rules.room(report, owners, kinds, rented, unfit)
+        return Sight(canary.get(tx), report, room, rented)
+
+    def _is_fresh(self, report: MachineReport) -> bool:
+        return report.agent_version == __version__ and report.system.boot_id == self._wanted.boot_id
+
+    def _need(self, seen: Sight) -> Cause | None:
+        if self._wanted.every is None:
+            return None
+        passed = seen.state.passed
+        if seen.report is not None:
+            return rules.needed(seen.state, rules.versions(seen.report), self._wanted.boot_id)
+        known = rules.versions_of(passed, __version__)
+        return rules.needed(seen.state, known, self._wanted.boot_id)
+
+    def _is_news(self, seen: Sight) -> bool:
+        return seen.report is not None and rules.is_news(seen.state, rules.versions(seen.report), self._wanted.boot_id)
+
+    def _why_not(self, seen: Sight, cause: Cause | None) -> str:
+        if seen.room.why_not:
+            return seen.room.why_not
+        if seen.report is None or seen.report.engine is None:
+            return "Docker does not answer"
+        if not self._lease_time().is_certain:
+            return "the time of the machine is not confirmed"
+        return "tenants run: an idle machine proves itself" if cause is Cause.IDLE and seen.rented else ""
+
+    async def _test(self, cause: Cause, report: MachineReport, room: Room) -> None:
+        began_at = self._clock.now()
+        await self._change(lambda one: replace(one, running_since=began_at, asked_at=None, gave_way_at=None))
+        try:
+            steps = await self._steps(report, room)
+        except KaaliaError as error:
+            if error.code in _NO_VERDICT:
+                log.info("canary: broken off: %s", error)
+                await self._broken_off(cause, str(error.problem.message))
+                return
+            steps = (StepResult(Step.LAUNCH, Outcome.FAILED, str(error)),)
+        finally:
+            await self._change(lambda one: replace(one, running_since=None))
+        found = CanaryRun(cause, began_at, self._clock.now(), self._wanted.boot_id, rules.versions(report), steps)
+        state = await self._change(lambda one: _after(one, found))
+        say = log.info if found.has_passed else log.warning
+        say("canary: %s", "; ".join(f"{one.step} {one.outcome}: {one.words}" for one in steps))
+        await self._tell(state, self._need(await self._database.read(self._look)))
+
+    async def _broken_off(self, cause: Cause, why: str) -> None:
+        """It is tried again; who asked for it still waits."""
+        now = self._clock.now()
+        asked_at = now if cause is Cause.ASKED else None
+        await self._change(lambda one: replace(one, gave_way_at=now, waits_for=why, asked_at=one.asked_at or asked_at))
+
+    async def _steps(self, report: MachineReport, room: Room) -> tuple[StepResult, ...]:
+        """Raises KaaliaError when the container does not come up, `test_gave_way` when somebody else comes."""
+        image, target = await self._image(), await self._target()
+        key = secrets.token_hex(KEY_BYTES)
+        quota = report.engine is not None and report.engine.enforces_disk_size
+        specs = rules.specs(image, key, room, target, quota=quota)
+        began_s = self._clock.monotonic_s()
+        numbers = await self._work.begin(specs, rules.LASTS)
+        try:
+            rows = await asyncio.gather(*(self._work.running(number, LAUNCH_S) for number in numbers))
+            took_s = self._clock.monotonic_s() - began_s
+            first = rows[0]
+            places = {one.protocol: one.host_port for one in first.ports}
+            answered = await answers(_own_address(report), places, key)
+            reports = [await self._report(row.contract_id) for row in rows]
+        finally:
+            await self._work.end(numbers)
+        minors = await asyncio.to_thread(self._minors)
+        given = [
+            await self._given(row, report, room, target, quota_bytes=rules.QUOTA_BYTES if quota else 0, minors=minors)
+            for row in rows
+        ]
+        launched = StepResult(Step.LAUNCH, Outcome.PASSED, f"running after {took_s:.2f} s")
+        gpus = [words.gpu(told, one) for told, one in zip(reports, given, strict=True)]
+        still = await control(target) if reports[0].connect_problem or reports[0].name_problem else ""
+        return (
+            launched,
+            _joined(gpus),
+            words.network(reports[0], given[0], still),
+            words.ports(answered, places),
+            words.quota(reports[0], given[0]),
+        )
+
+    async def _report(self, contract_id: int) -> Report:
+        """What it says, whole; or as far as it came in time. Raises as `LocalWork.still`."""
+        deadline_s = self._clock.monotonic_s() + REPORT_S
+        turn = 0
+        while True:
+            told = words.read(await self._logs(contract_id, LOG_LINES))
+            if told.is_done or self._clock.monotonic_s() >= deadline_s:
+                return told
+            await self._work.still(contract_id)
+            await asyncio.sleep(READ_EVERY_S[min(turn, len(READ_EVERY_S) - 1)])
+            turn += 1
+
+    async def _given(
+        self,
+        row: WorkloadStatus,
+        report: MachineReport,
+        room: Room,
+        target: Target,
+        *,
+        quota_bytes: int,
+        minors: dict[str, int],
+    ) -> Given:
+        subnet = await self._database.read(lambda tx: _subnet(tx, row.contract_id))
+        known = {minors[uuid] for uuid in row.gpu_uuids if uuid in minors}
+        return Given(
+            gpu_count=len(row.gpu_uuids),
+            minors=frozenset(known) if len(known) == len(row.gpu_uuids) else None,
+            is_simulated=report.driver is not None and report.driver.simulated,
+            quota_bytes=quota_bytes,
+            target=target,
+            address=address_in(subnet) if subnet else "",
+            note=room.note,
+        )
+
+    async def _change(self, how: Callable[[CanaryState], CanaryState]) -> CanaryState:
+        return await self._database.transaction(lambda tx: canary.change(tx, how))
+
+    async def _tell(self, state: CanaryState, need: Cause | None) -> None:
+        found = [] if self._wanted.every is None else rules.conditions(state, need)
+        if found == self._told:
+            return
+        now = self._clock.now()
+        await self._database.transaction(lambda tx: conditions.replace(tx, canary.SOURCE, found, now))
+        self._told = found
+
+
+def _after(state: CanaryState, found: CanaryRun) -> CanaryState:
+    if found.has_passed:
+        return replace(state, last=found, passed=found, failures=0, waits_for="")
+    return replace(state, last=found, failures=state.failures + 1, waits_for="")
+
+
+def _joined(gpus: list[StepResult]) -> StepResult:
+    """Of all models: one that failed, if one did."""
+    failed = [one for one in gpus if one.outcome is Outcome.FAILED]
+    best = [one for one in gpus if one.outcome is Outcome.PASSED]
+    chosen = failed or best or gpus[:1]
+    return StepResult(Step.GPU, chosen[0].outcome, "; ".join(one.words for one in chosen))
+
+
+def _own_address(report: MachineReport) -> str:
+    return next((one for one in report.network.local_ips if ":" not in one), "127.0.0.1")
+
+
+def _subnet(tx: Transaction, contract_id: int) -> str:
+    found = (one.key for one in claims.all_claims(tx) if one.contract_id == contract_id)
+    return next((key for key in found if "/" in key), "")

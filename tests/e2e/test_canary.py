@@ -1,0 +1,91 @@
+"""The machine proves itself by a container of its own on a real engine, and nothing of it stays."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kaalia.client import LocalClient
+from kaalia.errors import UnreachableError
+from kaalia.model.canary import CanaryRun, Outcome, Step
+from tests.e2e.rented import destroy, problems, rent, running_stack
+from tests.support.canaries import kit_with_program
+from tests.support.docker_engine import PrivateDocker
+from tests.support.stack import Stack
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module")
+def stack(docker_host: PrivateDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("c")
+    config: dict[str, Any] = {
+        "canary": {"every_hours": 6},
+        "access": {"kit_dir": str(kit_with_program(folder))},
+    }
+    with running_stack(docker_host, folder, config=config) as made:
+        yield made
+
+
+def last(stack: Stack) -> CanaryRun | None:
+    try:
+        return LocalClient(stack.socket).canary().state.last
+    except UnreachableError:
+        return None
+
+
+def own_containers(stack: Stack) -> list[str]:
+    listed = stack.engine.request("GET", "/containers/json?all=1")
+    return [name for one in listed for name in one["Names"] if re.fullmatch(r"/C\.1\d{12}", name)]
+
+
+def outcomes(run: CanaryRun) -> dict[Step, Outcome]:
+    return {one.step: one.outcome for one in run.steps}
+
+
+def test_a_new_machine_proves_itself_before_it_is_rented(docker_host: PrivateDocker, stack: Stack) -> None:
+    run = wait_until("the machine to prove itself", lambda: last(stack), 60)
+
+    quota = Outcome.PASSED if docker_host.enforces_disk_size else Outcome.SKIPPED
+    assert outcomes(run) == {
+        Step.LAUNCH: Outcome.PASSED,
+        Step.GPU: Outcome.SKIPPED,  # the simulated driver has no device nodes
+        Step.NETWORK: Outcome.PASSED,
+        Step.PORTS: Outcome.PASSED,
+        Step.QUOTA: quota,
+    }, run.steps
+    wait_until("nothing of it to be left", lambda: not own_containers(stack), 30)
+    wait_until("nothing to be wrong", lambda: "canary_pending" not in problems(stack), 30)
+    assert "foreign_contract" not in stack.log_text("marketplace")
+
+
+def test_the_owner_asks_for_a_run_and_sees_each_step(stack: Stack) -> None:
+    done = stack.kaalia("canary", "--now", "--json", "--socket", str(stack.socket))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads(done.stdout)["state"]
+    assert (state["last"]["cause"], state["failures"]) == ("asked", 0)
+    assert [one["step"] for one in state["last"]["steps"]] == [str(step) for step in Step]
+    doctor = stack.kaalia("doctor", "--socket", str(stack.socket))
+    assert "Canary: passed" in doctor.stdout
+
+
+def test_what_a_crash_leaves_is_removed_and_a_renter_comes_first(stack: Stack) -> None:
+    wait_until("nothing to be left", lambda: not own_containers(stack), 30)
+    before = last(stack)
+    LocalClient(stack.socket).order_canary()
+    wait_until("its container", lambda: own_containers(stack), 30, 0.02)
+    stack.kill_daemon()
+    assert own_containers(stack)
+
+    stack.start_daemon()
+
+    wait_until("what it left to go", lambda: not own_containers(stack), 60)
+    assert last(stack) == before
+    stack.list_machine()
+    instance = rent(stack)
+    stack.wait_status(instance, "running")
+    destroy(stack, instance)

@@ -1,0 +1,121 @@
+"""A machine of two GPUs whose reconciler runs beside the service that is tested, on a runtime in memory."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from kaalia.contracts.canary import Target
+from kaalia.contracts.lease import LeaseTime, certain
+from kaalia.errors import WorkloadError
+from kaalia.model.canary import CanaryState
+from kaalia.model.health import Condition
+from kaalia.model.machine import MachineReport
+from kaalia.selftest.canary import CanaryService, Wanted
+from kaalia.store import canary, conditions, contracts, machine
+from kaalia.store.changes import Topic
+from tests.reconciler.rig import Rig
+from tests.support.canaries import AnsweringRuntime
+from tests.support.clock import FakeClock
+from tests.support.serving import running
+
+IMAGE = "kaalia.invalid/canary:0123456789ab"
+BOOT = "boot-1"
+SAID = """address eth0 {address}
+wrote 33000000 122
+gpu nvidia0 195 0 try
+gpu nvidia0 195 0 0
+gpu nvidia1 195 1 try
+gpu nvidia1 195 1 0
+done
+"""
+
+
+NOWHERE = Target(why_not="no way out")
+
+
+@dataclass
+class Bench:
+    rig: Rig
+    runtime: AnsweringRuntime
+    clock: FakeClock
+    report: MachineReport
+    every: timedelta | None = timedelta(hours=6)
+    boot_id: str = BOOT
+    target: Target = NOWHERE
+    image_fails_with: WorkloadError | None = None
+    lease_time: LeaseTime | None = None
+    services: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def start(self) -> None:
+        """The reconciler, and the service."""
+        await self.services.enter_async_context(running(self.rig.service))
+        await self.services.enter_async_context(running(self.service()))
+
+    async def crash(self) -> None:
+        """The daemon is gone; what it began is not."""
+        await self.services.aclose()
+        self.services = AsyncExitStack()
+        self.rig.boot()
+
+    def service(self) -> CanaryService:
+        return CanaryService(
+            self.rig.store,
+            self.rig.changes,
+            self.clock,
+            lambda: self.lease_time or certain(self.clock.now()),
+            Wanted(self.every, self.boot_id),
+            self._image,
+            self.runtime.logs,
+            self._target,
+            minors=dict,
+        )
+
+    async def _image(self) -> str:
+        if self.image_fails_with is not None:
+            raise self.image_fails_with
+        return IMAGE
+
+    async def _target(self) -> Target:
+        return self.target
+
+    async def put_report(self, report: MachineReport) -> None:
+        self.report = report
+        await self.rig.store.transaction(lambda tx: machine.put_report(tx, report), Topic.MACHINE)
+
+    async def order(self) -> None:
+        now = self.clock.now()
+        await self.rig.store.transaction(
+            lambda tx: canary.change(tx, lambda state: replace(state, asked_at=now)), Topic.CANARY
+        )
+
+    async def state(self) -> CanaryState:
+        return await self.rig.store.read(canary.get)
+
+    async def until(self, what: Callable[[CanaryState], bool]) -> CanaryState:
+        for _ in range(3000):
+            if what(state := await self.state()):
+                return state
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"it did not come true: {state}")
+
+    async def gone(self) -> None:
+        """No contract and no container of its own is left."""
+        for _ in range(3000):
+            own = [one for one in await self.rig.store.read(contracts.all_contracts) if one.origin != "marketplace"]
+            if not own and not any(number >= 10**12 for number in self.runtime.containers):
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"left: {own}, {list(self.runtime.containers)}")
+
+    async def told(self) -> dict[str, Condition]:
+        found = await self.rig.store.read(conditions.all_open)
+        return {one.condition.problem.code: one.condition for one in found if one.source == canary.SOURCE}
+
+    async def until_told(self, *codes: str) -> dict[str, Condition]:
+        for _ in range(3000):
+            if set(told := await self.told()) == set(codes):
+                return told
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"told: {told}")
