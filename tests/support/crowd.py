@@ -8,6 +8,7 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.traffic import Tally
 from kaalia.errors import Problem
+from kaalia.model.gpu_health import GpuReading, GpuSample, NvmlState
 from kaalia.model.gpu_use import GpuProcess, GpuUse
 from kaalia.model.health import Condition, Severity
 from kaalia.model.kernel_log import KernelFault, KernelPosition
@@ -22,6 +23,7 @@ from kaalia.store import (
     contracts,
     disk,
     enrolment,
+    gpu_health,
     gpu_use,
     kernel_log,
     machine,
@@ -57,6 +59,7 @@ def crowd(tx: Transaction, at: datetime, gpus: int = 8, count: int = 50, *, all_
     outbox.add(tx, "workload", "{}", at)
     for number in range(FIRST, FIRST + count):
         _contract(tx, number, report.gpus[number - FIRST] if number - FIRST < gpus else None, at, runs=all_run)
+    gpu_health.put(tx, _counted(report))
     _things(tx, at, [FIRST + index for index in range(count)])
     _faults(tx, at, report)
 
@@ -90,6 +93,32 @@ def _full(gpu: Gpu) -> Gpu:
         utilization_percent=97,
         vram_used_mb=20480,
     )
+
+
+def _counted(report: MachineReport) -> GpuReading:
+    """Every counter that the probe reads, with its place in the list as its value."""
+    names = (
+        *(
+            "ecc_volatile_uncorrected",
+            "ecc_aggregate_uncorrected",
+            "rows_corrected",
+            "rows_uncorrected",
+            "rows_pending",
+        ),
+        *(
+            "rows_failed",
+            "retired_pages",
+            "power_slowed_s",
+            "thermal_slowed_s",
+            "pcie_replays",
+            "nvlinks_count",
+            "nvlinks_up",
+        ),
+        *("nvlink_crc", "nvlink_replays", "nvlink_recoveries", "memory_c"),
+    )
+    facts = {name: float(number) for number, name in enumerate(names)}
+    gpus = tuple(GpuSample(gpu.index, gpu.uuid, gpu.name, gpu.pci_address, facts) for gpu in report.gpus)
+    return GpuReading(report.collected_at, report.system.boot_id, NvmlState.OK, gpus=gpus)
 
 
 def _contract(tx: Transaction, number: int, gpu: Gpu | None, at: datetime, *, runs: bool) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from kaalia.api.metrics.metric import Sample, counter, gauge
 from kaalia.api.metrics.reading import Reading
+from kaalia.contracts import fitness
+from kaalia.contracts.symptoms import causes
 from kaalia.model.health import HOST, OpenCondition, Severity
 
 CODES_MAX = 100
@@ -25,22 +27,25 @@ SINCE = gauge(
 )
 COUNT = gauge("kaalia_conditions", "Conditions that are open, by severity; 0 when there is none.", "severity")
 ENDED = counter("kaalia_conditions_ended_total", "Conditions that were open and are over.")
+FIT = gauge("kaalia_machine_fit", "0 while a condition of the machine keeps all new rentals away; what runs goes on.")
+GPU_FIT = gauge("kaalia_gpu_fit", "0 while a condition keeps new rentals off this GPU; what runs goes on.", "gpu")
 FAULTS = counter("kaalia_kernel_faults_total", "Faults that the kernel told since this boot, by code.", "fault")
 
-METRICS = (OPEN, SINCE, COUNT, ENDED, FAULTS)
+METRICS = (OPEN, SINCE, COUNT, ENDED, FIT, GPU_FIT, FAULTS)
 
 
 def samples(reading: Reading) -> Iterator[Sample]:
-    found: dict[tuple[str, ...], list[float]] = {}
-    for one in reading.conditions:
+    told, found = causes(reading.conditions), dict[tuple[str, ...], list[float]]()
+    for one in told:
         found.setdefault(_labels(one), []).append(one.since.timestamp())
     for labels, since in sorted(found.items())[:CODES_MAX]:
         yield Sample(OPEN, labels, len(since))
         yield Sample(SINCE, labels, min(since))
-    counts = Counter(one.condition.severity for one in reading.conditions)
+    counts = Counter(one.condition.severity for one in told)
     for severity in Severity:
         yield Sample(COUNT, (severity,), counts[severity])
     yield Sample(ENDED, (), reading.conditions_ended)
+    yield from _fitness(reading)
     yield from _faults(reading)
 
 
@@ -55,6 +60,14 @@ def _labels(one: OpenCondition) -> tuple[str, ...]:
     elif (number := condition.scope.removeprefix("C.")).isdecimal():
         scope, contract = "contract", number
     return (condition.problem.code, condition.severity, scope, gpu, contract)
+
+
+def _fitness(reading: Reading) -> Iterator[Sample]:
+    faults = fitness.faults(reading.conditions)
+    unfit = fitness.of_gpus(faults)
+    yield Sample(FIT, (), float(fitness.of_host(faults) is None))
+    for gpu in reading.report.gpus if reading.report else ():
+        yield Sample(GPU_FIT, (gpu.uuid,), float(gpu.uuid not in unfit))
 
 
 def _faults(reading: Reading) -> Iterator[Sample]:

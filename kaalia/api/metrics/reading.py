@@ -6,6 +6,7 @@ from datetime import datetime
 
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.traffic import Tally
+from kaalia.model.gpu_health import GpuReading
 from kaalia.model.gpu_use import GpuUse
 from kaalia.model.health import OpenCondition
 from kaalia.model.kernel_log import KernelFault
@@ -18,6 +19,7 @@ from kaalia.store import (
     contracts,
     disk,
     enrolment,
+    gpu_health,
     gpu_use,
     kernel_log,
     machine,
@@ -39,11 +41,12 @@ from kaalia.wire.local import DiskLedger
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`claims` and `amounts` with the moment since which their owners have them."""
+    """`claims` with the moment since which their owners have them. `conditions`: symptoms of others among them."""
 
     now: datetime
     report: MachineReport | None
     use: GpuUse | None
+    driver: GpuReading | None
     enrolled: Enrolment | None
     snapshot: AcceptedSnapshot | None
     listing: Listing | None
@@ -69,6 +72,7 @@ def read(tx: Transaction, now: datetime) -> Reading:
         now=now,
         report=report,
         use=gpu_use.get(tx),
+        driver=gpu_health.get(tx),
         enrolled=enrolment.get(tx),
         snapshot=enrolment.get_snapshot(tx),
         listing=machine.get_listing(tx),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from kaalia.api.metrics import conditions, contracts, daemon, gpus, machine
+from kaalia.api.metrics import conditions, contracts, counters, daemon, gpus, machine
 from kaalia.api.metrics.exposition import render
 from kaalia.api.metrics.internals import Internals
 from kaalia.api.metrics.metric import Sample
@@ -29,6 +29,7 @@ def _samples(found: Reading, usages: Usages) -> Iterator[Sample]:
     """Of everything but the daemon itself."""
     yield from machine.samples(found)
     yield from gpus.samples(found)
+    yield from counters.samples(found)
     yield from contracts.samples(found, usages)
     yield from conditions.samples(found)
 

@@ -72,6 +72,11 @@ async def test_a_crowded_machine_tells_all_that_is_defined(local: Local) -> None
     assert values(found, "kaalia_contract_state", contract="51", state="running") == [1]
     assert values(found, "kaalia_contract_internet_bytes_total", contract="51", direction="down") == [255_000]
     assert values(found, "kaalia_contract_cpu_cores", contract="60") == [6]
+    assert values(found, "kaalia_gpu_pcie_replays_total", gpu=GPUS[4].uuid) == [9]
+    assert values(found, "kaalia_driver_state", state="ok") == [1]
+    assert values(found, "kaalia_driver_state", state="hung") == [0]
+    assert [one.value for one in found if one.name == "kaalia_gpu_fit"] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert values(found, "kaalia_machine_fit") == [1]
     assert values(found, "kaalia_contract_cpu_seconds_total", contract="53") == [26.5]
     assert values(found, "kaalia_contract_memory_bytes", contract="53") == [53 * 2**20]
     assert len(values(found, "kaalia_contract_memory_bytes")) == 8
