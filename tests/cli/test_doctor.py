@@ -117,3 +117,41 @@ def test_an_unknown_condition_is_answered_by_the_nearest(run: Run) -> None:
     assert (result.code, result.out) == (2, "")
     assert "cannot explain 'disklow'" in result.err
     assert "disk_low" in result.err
+
+
+def test_the_same_fault_of_many_parts_is_shown_once(run: Run, rented: Daemon) -> None:
+    cards = [
+        condition(
+            "gpu_persistence_off", Severity.WARN, f"GPU-{n}", remedy=f"nvidia-smi -i GPU-{n} -pm 1", evidence="off"
+        )
+        for n in range(8)
+    ]
+    told(rented, *cards)
+
+    lines = run("doctor", "--socket", str(rented.socket)).out.splitlines()
+
+    assert lines[0] == "warn cannot [gpu_persistence_off], and 7 like it [gpu_persistence_off]"
+    assert lines[1:9] == [f"  part: GPU-{n}" for n in range(8)]
+    assert [line for line in lines if "remedy" in line] == ["  remedy: nvidia-smi -i PART -pm 1"]
+    assert lines[-1] == "Wrong: 8 warn. kaalia doctor --fix can mend 1 of 1 faults."
+
+
+def test_parts_that_differ_keep_their_own_evidence(run: Run, rented: Daemon) -> None:
+    told(rented, *(condition("gpu_hot", Severity.WARN, f"GPU-{n}", evidence=f"{80 + n} degrees") for n in range(3)))
+
+    lines = run("doctor", "--socket", str(rented.socket)).out.splitlines()
+
+    assert lines[1:4] == ["  part: GPU-0: 80 degrees", "  part: GPU-1: 81 degrees", "  part: GPU-2: 82 degrees"]
+    assert not any(line.startswith("  seen") for line in lines)
+
+
+def test_many_faults_end_with_an_overview(run: Run, rented: Daemon) -> None:
+    told(rented, *(condition(f"fault_{n}", Severity.WARN) for n in range(19)), LOST)
+
+    result = run("doctor", "--socket", str(rented.socket))
+
+    lines = result.out.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("Severity"))
+    assert lines[head + 1].split()[:3] == ["critical", "gpu_xid_79", "GPU-6a1b"]
+    assert len([line for line in lines[head + 1 :] if line.startswith(("critical", "warn"))]) == 20
+    assert max(map(len, lines)) <= 100

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kaalia.client import LocalClient
 from tests.e2e.rented import SLEEP, problems, process, rent, running_stack
 from tests.support.docker_engine import PrivateDocker
 from tests.support.stack import Stack
@@ -27,6 +28,10 @@ def tenant(stack: Stack) -> int:
     instance_id = rent(stack)
     stack.wait_status(instance_id, "running")
     return instance_id
+
+
+def open_conditions(stack: Stack) -> set[str]:
+    return {one.condition.problem.code for one in LocalClient(stack.socket).health().open}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +61,7 @@ def test_an_outage_is_no_stop_and_what_is_rented_meanwhile_runs_afterwards(
     shown = stack.kaalia("status", "--config", str(stack.config_file))
     assert (shown.returncode, "[engine_unavailable]" in shown.stdout) == (1, True), shown.stdout
     assert "start Docker" in shown.stdout
+    wait_until("the doctor to know since when", lambda: "engine_unavailable" in open_conditions(stack), 10)
     waiting = stack.instance(late)
     docker_host.start()
 
@@ -66,6 +72,7 @@ def test_an_outage_is_no_stop_and_what_is_rented_meanwhile_runs_afterwards(
     stack.wait_status(late, "running", 30)
     assert process(stack, tenant) == before
     wait_until("the host to see that all is well", lambda: problems(stack) == set(), 20)
+    assert "engine_unavailable" not in open_conditions(stack)
     assert "nothing is done until the container engine answers" in stack.log_text("daemon")
 
 

@@ -1,26 +1,20 @@
 """`kaalia doctor`: all that is wrong with the machine, with evidence, remedy and what ends it; what was, on request."""
 
 import os
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from kaalia.cli import output
+from kaalia.cli import findings, output
 from kaalia.cli.commands import canary
-from kaalia.contracts import fitness
 from kaalia.errors import ConfigError
 from kaalia.health import book
 from kaalia.health.book import Entry
 from kaalia.model.canary import CanaryState
-from kaalia.model.health import HOST, Condition, OpenCondition, PastCondition, Severity
+from kaalia.model.health import PastCondition, Severity
 from kaalia.wire.health import HealthDocument
-
-_ORDER = (Severity.CRITICAL, Severity.UNKNOWN, Severity.WARN)
-_COLOURS = {Severity.CRITICAL: "bold red", Severity.UNKNOWN: "magenta", Severity.WARN: "yellow"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,7 +51,7 @@ def doctor(
     elif history:
         _print_past(document.past, document.as_of, out)
     else:
-        _print_open(document, out)
+        findings.print_open(document, out, _canary(document))
     raise typer.Exit(output.REFUSED if _must_be_mended(document) else output.OK)
 
 
@@ -82,9 +76,9 @@ def explain(
 
 def _print_entry(entry: Entry, out: Console) -> None:
     severity = entry.severity or "no condition: kept as history of the GPU"
-    colour = _COLOURS.get(Severity(entry.severity), "") if entry.severity else ""
+    colour = findings.COLOURS[Severity(entry.severity)] if entry.severity else ""
     out.print(f"[bold]{entry.id}[/]  {f'[{colour}]{severity}[/]' if colour else severity}")
-    _print_fields(
+    findings.print_fields(
         (("means", entry.says), ("remedy", entry.remedy), ("ends when", entry.clears), ("source", entry.source)), out
     )
     if entry.has_fix:
@@ -95,46 +89,10 @@ def _must_be_mended(document: HealthDocument) -> bool:
     return bool(document.problems) or any(one.condition.severity is not Severity.WARN for one in document.open)
 
 
-def _print_open(document: HealthDocument, out: Console) -> None:
-    for problem in document.problems:
-        output.print_problem(problem, out)
-        out.print()
-    for one in sorted(document.open, key=lambda each: (_ORDER.index(each.condition.severity), each.since)):
-        _print_one(one, document.as_of, out)
-        out.print()
-    if document.canary is not None and document.canary != CanaryState():
-        out.print(canary.line(document.canary, document.as_of))
-    out.print(_summary(document))
-
-
-def _print_one(one: OpenCondition, as_of: datetime, out: Console) -> None:
-    found, problem = one.condition, one.condition.problem
-    colour = _COLOURS[found.severity]
-    out.print(f"[{colour}]{found.severity}[/] {escape(problem.message)} [dim]\\[{problem.code}][/]", soft_wrap=True)
-    _print_fields(
-        (
-            ("part", "" if found.scope == HOST else found.scope),
-            ("since", f"{output.moment(one.since)}, {output.ago(one.since, as_of)}"),
-            ("seen", problem.evidence),
-            ("meanwhile", fitness.keeps_out(one)),
-            ("remedy", problem.remedy),
-            ("ends when", found.clears_when),
-        ),
-        out,
-    )
-
-
-def _print_fields(fields: Iterable[tuple[str, str]], out: Console) -> None:
-    for name, text in fields:
-        if text:
-            out.print(f"  [dim]{name}:[/] {escape(text)}", soft_wrap=True)
-
-
-def _summary(document: HealthDocument) -> str:
-    counts = [(sum(one.condition.severity is level for one in document.open), level) for level in _ORDER]
-    words = [f"{count} {level}" for count, level in counts if count]
-    words += [f"{len(document.problems)} of the daemon"] if document.problems else []
-    return f"Wrong: {', '.join(words)}." if words else "Nothing is wrong."
+def _canary(document: HealthDocument) -> str:
+    if document.canary is None or document.canary == CanaryState():
+        return ""
+    return canary.line(document.canary, document.as_of)
 
 
 def _print_past(past: tuple[PastCondition, ...], as_of: datetime, out: Console) -> None:
@@ -147,13 +105,9 @@ def _print_past(past: tuple[PastCondition, ...], as_of: datetime, out: Console) 
             output.span(one.until - one.since),
             str(one.condition.severity),
             one.condition.problem.code,
-            _part(one.condition),
+            findings.part(one.condition)[:20],
             one.condition.problem.message,
         )
         for one in past
     )
     output.print_table((">Ended", ">Lasted", "Severity", "Condition", "Part", "~What"), rows, out)
-
-
-def _part(condition: Condition) -> str:
-    return "" if condition.scope == HOST else condition.scope[:20]
