@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from kaalia.errors import KaaliaError, Problem, UnreachableError
 from kaalia.model.machine import MachineReport
+from kaalia.wire.availability import ReliabilityDocument
 from kaalia.wire.canary import CanaryDocument
 from kaalia.wire.health import HealthDocument
 from kaalia.wire.ledger import LedgerDocument
@@ -38,6 +39,7 @@ TIMEOUT_S = 10.0
 
 _STATUS = TypeAdapter(DaemonStatus)
 _HEALTH = TypeAdapter(HealthDocument)
+_RELIABILITY = TypeAdapter(ReliabilityDocument)
 _REPORT = TypeAdapter(MachineReport)
 _DETAILS = TypeAdapter(ReportDetails)
 _MEASURE_WISH = TypeAdapter(MeasureWish)
@@ -125,6 +127,9 @@ class LocalClient:
     def order_probe(self) -> PortsDocument:
         """Ask for a probe; what was known before it."""
         return self._get("/v1/ports/probe", _PORTS, "POST")
+
+    def reliability(self) -> ReliabilityDocument:
+        return self._get("/v1/reliability", _RELIABILITY)
 
     def speed(self) -> SpeedDocument:
         return self._get("/v1/speed", _SPEED)

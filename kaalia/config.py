@@ -75,6 +75,14 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def _witness(text: str) -> str:
+    try:
+        ipaddress.ip_address(host_and_port(text)[0])
+    except ValueError:
+        raise ValueError("must be ADDRESS:PORT, such as 1.1.1.1:443: an address, since names may not resolve") from None
+    return text
+
+
 def _speed_peer(text: str) -> str:
     if text not in ("marketplace", "off"):
         try:
@@ -156,6 +164,10 @@ class NetworkConfig(Section):
     """That one contract began and the kernel still follows. `auto`: a sixteenth of what it follows in all."""
     bandwidth_mbit: Literal["unlimited"] | Annotated[float, Field(ge=0.1, le=10_000)] = "unlimited"
     """Of one contract, each way, in millions of bits per second."""
+    witnesses: Annotated[tuple[Annotated[str, AfterValidator(_witness)], ...], BeforeValidator(words)] = (
+        *("1.1.1.1:443", "8.8.8.8:443", "[2606:4700:4700::1111]:443"),
+    )
+    """Not for tenants: who is asked whether the internet is there while the marketplace is silent."""
 
 
 class AccessConfig(Section):

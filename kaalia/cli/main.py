@@ -19,6 +19,7 @@ from kaalia.cli.commands import (
     ledger,
     metrics,
     ports,
+    reliability,
     report,
     speedtest,
     status,
@@ -46,7 +47,8 @@ def _build() -> typer.Typer:
     app.callback(
         epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
     )(_root)
-    for command in (status, doctor, canary, report, contracts, drain, ledger, disk, ports, speedtest, metrics, daemon):
+    questions = (status, doctor, canary, report, reliability, contracts, drain, ledger, disk, ports, speedtest, metrics)
+    for command in (*questions, daemon):
         command.add_to(app)
     for name, summary in PROGRAMS.items():
         app.command(

@@ -21,19 +21,20 @@ from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
-from kaalia.config import Config
+from kaalia.config import Config, host_and_port
 from kaalia.daemon import notifications, policy
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
+from kaalia.health.availability import AvailabilityService
 from kaalia.health.engine_time import EngineTime
 from kaalia.health.gpu import GpuHealthService
 from kaalia.health.host import HealthService
 from kaalia.health.host_reading import HostReader, Places
 from kaalia.health.host_rules import rules as host_rules
 from kaalia.health.kernel_log import KernelLogService
-from kaalia.host import cgroup, ipv6, searching
+from kaalia.host import cgroup, ipv6, searching, witness
 from kaalia.host.answering import Answering
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
@@ -75,6 +76,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     probes, measures = config.probe.url != "off", config.speed.peer != "off"
     try:
         await timekeeper.open()
+        availability = _availability(config, clock, timekeeper, database)
         told = await notifications.service(config.notify, clock, changes, database)
         context = Context(
             database,
@@ -91,6 +93,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
         heard = timekeeper.hear if told is None else notifications.both(timekeeper.hear, told.hear)
         yield [
             timekeeper,
+            availability,
             *_local_services(config, systemd, context),
             _capability(config, clock, changes, database, engine_time),
             BenchService(database, changes, clock, NvmlProbe(deadline_s=config.nvml.deadline_s)),
@@ -103,6 +106,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard),
             *([] if told is None else [told]),
         ]
+        await availability.stopped()  # only who was told to stop comes here
     finally:
         answering.close()
         engine.close()
@@ -167,6 +171,14 @@ def _local_services(config: Config, systemd: Systemd, context: Context) -> list[
         write = partial(put_file, config.access_path)
         services.append(TenantMetricsService(scraper, write, config.intervals.report_s))
     return services
+
+
+def _availability(
+    config: Config, clock: MachineClock, timekeeper: Timekeeper, database: Database
+) -> AvailabilityService:
+    places = [host_and_port(one) for one in config.network.witnesses]
+    is_internet_there = partial(witness.answers, places)
+    return AvailabilityService(database, clock, timekeeper.lease_time, timekeeper.before, is_internet_there)
 
 
 def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: EngineTime) -> Service:

@@ -37,6 +37,8 @@ class Timekeeper:
         self._changes = changes
         self._clock = clock
         self._anchor: Anchor | None = None
+        self.before: Anchor | None = None
+        """The last record of the daemon before this one; None: there was none."""
         self._told: LeaseTime | None = None
         self._told_s = 0.0
         self._recorded_s = 0.0
@@ -45,7 +47,7 @@ class Timekeeper:
 
     async def open(self) -> None:
         """Go on from the last record. Raises StoreError."""
-        self._anchor = await self._database.read(rows.get)
+        self._anchor = self.before = await self._database.read(rows.get)
         await self._notice(self._read())
 
     def now(self) -> datetime:

@@ -5,7 +5,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock
 from kaalia.marketplace.nonces import Nonces
+from kaalia.model.availability import Span
 from kaalia.prober.bounds import LOOPBACK, Network
 from kaalia.prober.work import Prober
 from kaalia.wire.speed import SpeedGrant, SpeedRequest
@@ -107,6 +108,10 @@ class Context:
     """None: this marketplace measures nobody's speed."""
     nonces: Nonces = field(default_factory=Nonces)
     """Of machines' requests, for as long as a copy of one would pass the clock check."""
+    away: tuple[Span, ...] = ()
+    """When this marketplace did not run, the last month: see `marketplace.away`."""
+    looked: tuple[datetime, float] | None = None
+    """When it last wrote down that it runs, by both of its clocks."""
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.settings.may_probe, at_once=PROBER_SOCKETS)

@@ -8,12 +8,12 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import fitness
+from kaalia.contracts import fitness, reliability
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import open_windows
@@ -34,10 +34,12 @@ from kaalia.marketplace import (
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.availability import Record
 from kaalia.model.metering import TRAFFIC, Meter
 from kaalia.model.standing import Standing
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.wire import document, facts, signature
+from kaalia.wire.availability import digest
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import (
     LONG_POLL_S,
@@ -139,7 +141,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         for note in (m.copy for m in fresh if m.copy is not None):
             await copy_notes.record(tx, machine_id, note, now)
         are_gone = [await volumes.record(tx, machine_id, status, now) for status in stored]
-        await liveness.seen(tx, machine_id, now, context.settings.offline_after_s)
+        record = await liveness.seen(tx, machine_id, now, context.settings.offline_after_s, context.away, post.outages)
         if post.cordon != machine.cordon:
             await machines.put_cordon(tx, machine_id, post.cordon)
         has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
@@ -156,7 +158,16 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         context.machine_bells.ring(machine_id)
     if has_new_key:
         await relays.ring(context, machine_id)
-    return StatusReply(acked_seq, now)
+    return _reply(acked_seq, now, post, record)
+
+
+def _reply(acked_seq: int, now: datetime, post: StatusPost, record: Record | None) -> StatusReply:
+    if record is None:
+        return StatusReply(acked_seq, now)
+    is_news = post.availability is not None and post.availability != digest(record)
+    return StatusReply(
+        acked_seq, now, availability=record if is_news else None, reliability=reliability.figure(record, now)
+    )
 
 
 def _in_words(message: StatusMessage) -> str:

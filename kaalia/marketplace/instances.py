@@ -254,7 +254,7 @@ def _instance(
         host_id=machine.user_id,
         report=machine.report,
         online=liveness.is_online(machine, now, context.settings),
-        reliability=liveness.reliability(machine, now, context.settings.offline_after_s),
+        reliability=liveness.reliability(machine, now, context.settings.offline_after_s, context.away),
         verification=machine.verification,
         terms=terms,
         price=pricing.Price(agreed, listed.storage_total_cost, agreed + listed.storage_total_cost),

@@ -7,7 +7,7 @@ Requests that renters scheduled, which may wait for their machines, have a loop 
 
 import asyncio
 
-from kaalia.marketplace import default_jobs, extensions, increases
+from kaalia.marketplace import away, default_jobs, extensions, increases
 from kaalia.marketplace.context import Context
 from kaalia.service import run_forever
 
@@ -26,6 +26,7 @@ async def run(context: Context) -> None:
 
 async def once(context: Context) -> None:
     """Everything that is due now."""
+    await away.look(context)
     await increases.apply_all(context)
     await extensions.roll(context)
     await default_jobs.resume(context)

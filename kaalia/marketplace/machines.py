@@ -1,7 +1,7 @@
 """Machines as the marketplace holds them: rows to records, the owner's terms, the revision that daemons wait for."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -10,14 +10,16 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import cordon
+from kaalia.contracts import cordon, reliability
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.slicing import all_known, by_model
+from kaalia.marketplace.db.availability_tables import availability
 from kaalia.marketplace.db.fitness_tables import machine_faults
 from kaalia.marketplace.db.tables import closures, deleted_machines, machines
+from kaalia.model.availability import Record
 from kaalia.model.machine import Gpu, MachineReport
 
 _REPORT = TypeAdapter(MachineReport)
@@ -25,6 +27,7 @@ _LISTING = TypeAdapter(Listing)
 _WINDOWS = TypeAdapter(tuple[Window, ...])
 _CORDON = TypeAdapter(Cordon)
 _FAULTS = TypeAdapter(tuple[Fault, ...])
+_RECORD = TypeAdapter(Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,6 @@ class MachineRecord:
     report: MachineReport | None
     listing: Listing | None
     last_seen_at: datetime | None
-    online_s: float
-    observed_s: float
     stream_id: str | None
     acked_seq: int
     applied_revision: int
@@ -52,6 +53,8 @@ class MachineRecord:
     cordon: Cordon | None = None
     faults: tuple[Fault, ...] = ()
     """What keeps parts of it from being rented anew, as its daemon tells it."""
+    availability: Record | None = None
+    """None: never heard of."""
 
     def is_cordoned(self, now: datetime) -> bool:
         return cordon.is_up(self.cordon, now)
@@ -129,6 +132,13 @@ async def put_faults(tx: AsyncConnection, machine_id: int, faults: tuple[Fault, 
         await tx.execute(sa.insert(machine_faults).values(machine_id=machine_id, faults=document))
 
 
+async def put_availability(tx: AsyncConnection, machine_id: int, record: Record) -> None:
+    values = {"record": _RECORD.dump_json(record).decode()}
+    changed = await tx.execute(sa.update(availability).where(availability.c.machine_id == machine_id).values(values))
+    if changed.rowcount == 0:
+        await tx.execute(sa.insert(availability).values({**values, "machine_id": machine_id}))
+
+
 async def _put_closures(tx: AsyncConnection, machine_id: int, values: dict[str, str | None]) -> None:
     changed = await tx.execute(sa.update(closures).where(closures.c.machine_id == machine_id).values(values))
     if changed.rowcount == 0:
@@ -139,7 +149,9 @@ def _query() -> sa.Select[Any]:
     joined = machines.outerjoin(deleted_machines, deleted_machines.c.machine_id == machines.c.id)
     joined = joined.outerjoin(closures, closures.c.machine_id == machines.c.id)
     joined = joined.outerjoin(machine_faults, machine_faults.c.machine_id == machines.c.id)
-    columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon, machine_faults.c.faults)
+    joined = joined.outerjoin(availability, availability.c.machine_id == machines.c.id)
+    told = (machine_faults.c.faults, availability.c.record)
+    columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon, *told)
     return sa.select(machines, *columns).select_from(joined)
 
 
@@ -147,6 +159,21 @@ def _query() -> sa.Select[Any]:
 def _report(document: str) -> MachineReport:
     # A search decodes every machine's report; most have not changed since the last search.
     return _REPORT.validate_json(document)
+
+
+@lru_cache(maxsize=4096)
+def _record(document: str) -> Record:
+    return _RECORD.validate_json(document)
+
+
+def _availability(row: sa.Row[Any]) -> Record | None:
+    """As it is written; of a machine that was last heard of before there were records, by its sums."""
+    if row.record is not None:
+        return _record(row.record)
+    if row.last_seen_at is None:
+        return None
+    watched_from = from_epoch(row.last_seen_at - row.observed_s)
+    return reliability.begun(watched_from, timedelta(seconds=row.observed_s - row.online_s))
 
 
 def _from_row(row: sa.Row[Any]) -> MachineRecord:
@@ -160,8 +187,6 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         report=None if row.report is None else _report(row.report),
         listing=None if row.listing is None else _LISTING.validate_json(row.listing),
         last_seen_at=None if row.last_seen_at is None else from_epoch(row.last_seen_at),
-        online_s=row.online_s,
-        observed_s=row.observed_s,
         stream_id=row.stream_id,
         acked_seq=row.acked_seq,
         applied_revision=row.applied_revision,
@@ -170,4 +195,5 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         windows=() if row.windows is None else _WINDOWS.validate_json(row.windows),
         cordon=None if row.cordon is None else _CORDON.validate_json(row.cordon),
         faults=() if row.faults is None else _FAULTS.validate_json(row.faults),
+        availability=_availability(row),
     )

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.clock import Clock, SystemClock
 from kaalia.errors import ConfigError
-from kaalia.marketplace import app, jobs, keys, scheduled_runs
+from kaalia.marketplace import app, away, jobs, keys, scheduled_runs
 from kaalia.marketplace.context import CERTIFICATE_LIFE, Context, Settings, SpeedSource
 from kaalia.marketplace.db.engine import DATABASE_FILE, open_engine, sqlite_url
 from kaalia.marketplace.db.tables import settings as settings_table
@@ -97,7 +97,7 @@ async def open_context(
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
         epoch = await _epoch(engine, clock.now())
-        yield Context(
+        context = Context(
             engine=engine,
             clock=clock,
             settings=Settings(
@@ -111,6 +111,8 @@ async def open_context(
             epoch=epoch,
             speed=speed,
         )
+        await away.look(context)
+        yield context
 
 
 async def serve(

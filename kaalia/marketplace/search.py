@@ -12,7 +12,7 @@ from kaalia.contracts import query
 from kaalia.contracts.offer import bid_floor
 from kaalia.contracts.vacancy import NO_MODEL, Vacancy
 from kaalia.marketplace import listings, liveness
-from kaalia.marketplace.context import Context, Settings
+from kaalia.marketplace.context import Context
 from kaalia.marketplace.listings import AskRecord, Free
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.wire import facts
@@ -51,7 +51,7 @@ async def search(context: Context, body: Mapping[str, Any]) -> list[dict[str, An
     async with context.engine.begin() as tx:
         found = await listings.everything(tx, context.clock.now())
     # Thousands of rows take longer than an event loop may be blocked.
-    return await asyncio.to_thread(_answer, found, question, context.clock.now(), context.settings)
+    return await asyncio.to_thread(_answer, found, question, context)
 
 
 def _read(body: Mapping[str, Any]) -> _Question:
@@ -67,12 +67,13 @@ def _read(body: Mapping[str, Any]) -> _Question:
 
 
 def _answer(
-    found: list[tuple[MachineRecord, Free, list[AskRecord]]], question: _Question, now: datetime, settings: Settings
+    found: list[tuple[MachineRecord, Free, list[AskRecord]]], question: _Question, context: Context
 ) -> list[dict[str, Any]]:
+    now = context.clock.now()
     rows = [
         row
         for machine, free, records in found
-        for offer in _offers(machine, free, records, now, settings)
+        for offer in _offers(machine, free, records, now, context)
         if _matches(row := wire_offer.encode(offer, now, question.storage_gb, question.kind), question.filters)
     ]
     ordered = query.sort(rows, question.order)
@@ -80,14 +81,14 @@ def _answer(
 
 
 def _offers(
-    machine: MachineRecord, free: Free, records: list[AskRecord], now: datetime, settings: Settings
+    machine: MachineRecord, free: Free, records: list[AskRecord], now: datetime, context: Context
 ) -> Iterator[Offer]:
     if machine.listing is None or machine.report is None:
         return
     report = machine.report
     hardware = {model: facts.encode(replace(report, gpus=gpus)) for model, gpus in machine.models.items()}
     hardware = hardware or {NO_MODEL: facts.encode(report)}
-    reliability = liveness.reliability(machine, now, settings.offline_after_s)
+    reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
     for record in records:
         group = free.groups.get(record.model)
         if group is None or record.num_gpus > group.total:
@@ -101,7 +102,7 @@ def _offers(
             facts=hardware[record.model],
             disk_bytes=_disk_share(record, free),
             listing=machine.listing,
-            rentable=listings.can_rent(record, machine, now, settings),
+            rentable=listings.can_rent(record, machine, now, context.settings),
             rented=record.contract_id is not None or _is_taken(record, free, group),
             reliability=reliability,
             verification=machine.verification,

@@ -147,7 +147,7 @@ def _shown(context: Context, offer: VolumeOffer, storage_gb: Decimal, now: datet
             report=machine.report,
             space_bytes=offer.space_bytes,
             price_per_gb_month=offer.price_per_gb_month,
-            reliability=liveness.reliability(machine, now, context.settings.offline_after_s),
+            reliability=liveness.reliability(machine, now, context.settings.offline_after_s, context.away),
             verification=machine.verification,
             start_at=offer.start_at,
             end_at=offer.end_at,

@@ -309,7 +309,7 @@ def _rented(
         host_id=machine.user_id,
         report=machine.report,
         price_per_gb_month=Decimal(row.price_per_gb_month),
-        reliability=liveness.reliability(machine, now, context.settings.offline_after_s),
+        reliability=liveness.reliability(machine, now, context.settings.offline_after_s, context.away),
         verification=machine.verification,
         online=liveness.is_online(machine, now, context.settings),
         start_at=from_epoch(row.start_date),

@@ -11,38 +11,45 @@ from kaalia.clock import Clock
 from kaalia.contracts import cordon, fitness
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.local import is_local
-from kaalia.errors import KaaliaError
+from kaalia.errors import KaaliaError, MarketplaceError, UnreachableError
 from kaalia.model.copying import CopyStatus
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
 from kaalia.model.volume import VolumeStatus
 from kaalia.model.workload import WorkloadStatus
 from kaalia.pulse import PULSE
-from kaalia.store import conditions, enrolment, maintenance, outbox, reach, relays, volumes, workloads
+from kaalia.store import availability, conditions, enrolment, maintenance, outbox, reach, relays, volumes, workloads
 from kaalia.store import database as state
+from kaalia.store.availability import StoredOutage
 from kaalia.store.changes import Topic, wait
 from kaalia.store.database import Database, Transaction
 from kaalia.store.outbox import Message
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
 from kaalia.wire import document
-from kaalia.wire.protocol import MessageKind, StatusMessage, StatusPost
+from kaalia.wire.availability import digest
+from kaalia.wire.protocol import MessageKind, StatusMessage, StatusPost, StatusReply
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 200
 """Messages of one post."""
+OUTAGES_MAX = 32
 FULL_EVERY_S = 300.0
 """The full list of workloads goes this often, whatever was said before, and after every outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One post. `last_seq`: the newest row it speaks for, 0 when none; `has_more`: the outbox holds more rows."""
+    """One post. `last_seq`: the newest row it speaks for, 0 when none; `has_more`: the outbox holds more rows.
+
+    `outages`: those that it tells.
+    """
 
     post: StatusPost
     last_seq: int
     has_more: bool
+    outages: tuple[StoredOutage, ...] = ()
 
 
 class Push:
@@ -68,9 +75,10 @@ class Push:
         self._full_sent_s: float | None = None
         self._stream_id = ""
         self._seen_address = ""
+        self._failure: tuple[str, bool] | None = None
 
     async def turn(self) -> None:
-        await self._backoff.guard("status", self._until_idle)
+        await self._backoff.guard("status", self._watched)
 
     async def once(self) -> bool:
         """One post and its acknowledgement; True when the outbox holds more. Raises MarketplaceError."""
@@ -83,8 +91,27 @@ class Push:
         if batch.post.workloads is not None:
             full_sent_s = now_s
         self._full_sent_s = full_sent_s
+        await self._hear_availability(batch, reply)
         await self._hear_address(reply.seen_address)
         return await self._acknowledge(batch, reply.acked_seq)
+
+    async def _hear_availability(self, batch: Batch, reply: StatusReply) -> None:
+        at, told = reply.server_time, batch.outages
+        await self._database.transaction(
+            lambda tx: availability.heard(tx, at, reply.reliability, reply.availability, told)
+        )
+        self._failure = None
+
+    async def _watched(self) -> None:
+        """A failure is written down when it is another one: what it says tells whose fault a silence is."""
+        try:
+            await self._until_idle()
+        except MarketplaceError as error:
+            failure = (error.code, _was_reached(error))
+            if failure != self._failure:
+                await self._database.transaction(lambda tx: availability.failed(tx, failure[0], was_reached=failure[1]))
+                self._failure = failure
+            raise
 
     async def _hear_address(self, address: str | None) -> None:
         if address is None or address == self._seen_address:
@@ -124,7 +151,8 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
     rows = outbox.pending(tx, BATCH_MAX + 1)
     has_more = len(rows) > BATCH_MAX
     rows = rows[:BATCH_MAX]
-    known = enrolment.get_snapshot(tx)
+    known, record = enrolment.get_snapshot(tx), availability.get_record(tx)
+    outages = availability.untold(tx, OUTAGES_MAX)
     rows_due = workloads.all_workloads(tx).values() if is_full_due and not has_more else None
     full = None if rows_due is None else tuple(row for row in rows_due if not is_local(row.contract_id))
     post = StatusPost(
@@ -138,8 +166,18 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         cordon=_cordon(tx, now),
         faults=fitness.faults(conditions.all_open(tx)),
         relay_key=relays.get_key(tx),
+        outages=tuple(one.outage for one in outages),
+        availability="" if record is None else digest(record),
     )
-    return Batch(post, rows[-1].seq if rows else 0, has_more)
+    return Batch(post, rows[-1].seq if rows else 0, has_more, outages)
+
+
+def _was_reached(error: MarketplaceError) -> bool:
+    """Somebody answered, be it with a refusal: the way to the internet is there."""
+    if not isinstance(error, UnreachableError) or error.code != "marketplace_unreachable":
+        return error.code != "tls_untrusted"  # as a router says it that wants a login first
+    cause = error.__cause__
+    return isinstance(getattr(cause, "os_error", cause), ConnectionRefusedError)
 
 
 def _cordon(tx: Transaction, now: datetime) -> Cordon | None:

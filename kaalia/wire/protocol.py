@@ -15,6 +15,7 @@ from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.volume import Volume
 from kaalia.errors import Problem
+from kaalia.model.availability import Outage, Record
 from kaalia.model.copying import CloudOrder, CopyOrder, CopyStatus, DoorOrder, Holder
 from kaalia.model.machine import MachineReport
 from kaalia.model.metering import Entry
@@ -200,6 +201,10 @@ class StatusPost:
     """What keeps parts of the machine from being rented anew, one a part; in every post. None: an older daemon."""
     relay_key: str | None = None
     """With which this machine logs in at relays, as `ssh-ed25519 AAAA...`. None: it cannot use any."""
+    outages: tuple[Outage, ...] = ()
+    """Of its ledger, those that are news: they name causes, and change no cost."""
+    availability: str | None = None
+    """`wire.availability.digest` of the record that it has, empty without one. None: it knows of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,10 @@ class StatusReply:
     server_time: datetime
     seen_address: str | None = None
     """Where the post came from: news of it is a reason to probe the ports anew. Nothing else follows from it."""
+    availability: Record | None = None
+    """What the machine's reliability is reckoned from, whole. None: it has it already."""
+    reliability: float | None = None
+    """As it stands at `server_time`. None: an older marketplace."""
 
 
 @dataclass(frozen=True, slots=True)

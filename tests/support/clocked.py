@@ -25,6 +25,7 @@ class Setting:
     boot_s: float = 0.0
     boot_id: str = "boot-1"
     synchronised: bool = False
+    monotonic_s: float = 0.0
 
     def write(self, file: Path) -> None:
         """At once or not at all: somebody may be reading."""
@@ -44,7 +45,7 @@ class FileClock:
         return self._real.now() + timedelta(seconds=self._setting().wall_s)
 
     def monotonic_s(self) -> float:
-        return self._real.monotonic_s()
+        return self._real.monotonic_s() + self._setting().monotonic_s
 
     def boottime_s(self) -> float:
         return self._real.boottime_s() + self._setting().boot_s
@@ -78,7 +79,7 @@ class Clocks:
 
     def passes(self, seconds: float) -> None:
         """For the machine's timers it is as if it had been suspended."""
-        self._world.wall_s += seconds
+        self._pass(seconds)
         self._machine.wall_s += seconds
         self._machine.boot_s += seconds
         self._write()
@@ -92,7 +93,7 @@ class Clocks:
     def reboot(self, off_s: float, error_s: float = 0.0) -> None:
         """While no daemon runs: a new boot after `off_s`, with a hardware clock that is wrong by `error_s`."""
         self._boots += 1
-        self._world.wall_s += off_s
+        self._pass(off_s)
         self._machine = Setting(self._world.wall_s + error_s, 5.0 - SystemClock().boottime_s(), f"boot-{self._boots}")
         self._write()
 
@@ -100,6 +101,11 @@ class Clocks:
         """NTP sets the machine's wall clock right."""
         self._machine.wall_s, self._machine.synchronised = self._world.wall_s, True
         self._write()
+
+    def _pass(self, seconds: float) -> None:
+        """The marketplace runs meanwhile."""
+        self._world.wall_s += seconds
+        self._world.monotonic_s += seconds
 
     def _write(self) -> None:
         self._machine.write(self.files["daemon"])

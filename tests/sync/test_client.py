@@ -167,7 +167,7 @@ async def test_whole_conversation_holds_against_the_real_marketplace(tmp_path: P
             await machine.client.registry_login(1)
 
     assert envelope is not None
-    assert reply == StatusReply(0, market.clock.now(), "127.0.0.1")
+    assert reply == StatusReply(0, market.clock.now(), "127.0.0.1", reliability=0.95)
     assert caught.value.code == "contract_unknown"
 
 

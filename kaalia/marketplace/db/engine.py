@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from kaalia.marketplace.db import (
     authority_tables,
+    availability_tables,
     copy_tables,
     fitness_tables,
     relay_tables,
@@ -39,6 +40,7 @@ async def open_engine(url: str) -> AsyncEngine:
             relay_tables,
             snapshot_tables,
             authority_tables,
+            availability_tables,
             copy_tables,
             fitness_tables,
             schedule_tables,

@@ -118,7 +118,7 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             report=machine.report,
             listing=listing,
             rentals=tuple(await listings.rentals(tx, machine.id, now)),
-            reliability=liveness.reliability(machine, now, context.settings.offline_after_s),
+            reliability=liveness.reliability(machine, now, context.settings.offline_after_s, context.away),
             verification=machine.verification,
             silence_s=None if machine.last_seen_at is None else liveness.silence_s(machine, now),
             is_online=liveness.is_online(machine, now, context.settings),
