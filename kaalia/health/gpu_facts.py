@@ -25,7 +25,11 @@ _FABRIC_BANDWIDTH, _FABRIC_ROUTES = 0, 4
 
 
 class UnreadError(Exception):
-    """Not known by this reading."""
+    """Not known by this reading. `least`: it is this or more."""
+
+    def __init__(self, least: float | None = None) -> None:
+        super().__init__()
+        self.least = least
 
 
 class UntoldError(Exception):
@@ -85,7 +89,10 @@ class View:
     def share(self, bits: int) -> float:
         """In how many of the newest readings one of the reasons stood. Raises UnreadError, UntoldError."""
         self.read("clock_reasons")
-        return sum(bool(one & bits) for one in self.reasons) / self.book.window
+        share = sum(bool(one & bits) for one in self.reasons) / self.book.window
+        if len(self.reasons) < self.book.window:  # after a start: what was before is not known
+            raise UnreadError(least=share)
+        return share
 
     def loaded(self) -> None:
         """Raises UnreadError while it idles, UntoldError."""

@@ -192,8 +192,10 @@ def _gpu(
 def _judged(rule: Rule, view: View, uuid: str, words: str) -> Findings:
     try:
         value = view.value(rule.fact)
-    except UnreadError:
-        return {}
+    except UnreadError as unread:
+        if unread.least is None or rule.above is None or not rule.is_wrong(unread.least):
+            return {}
+        value = unread.least
     if value is None or not rule.is_wrong(value):
         return {(rule.id, uuid): None}
     said = "more" if rule.above is not None else "less"

@@ -233,6 +233,8 @@ def _fields(readers: dict[str, Any], call: Callable[[Any], Any]) -> dict[str, An
             values[name] = call(reader)
         except pynvml.NVMLError as error:
             errors[name] = _name(error)
+        except AttributeError:  # a binding before this call, or before one of its names
+            errors[name] = pynvml.NVMLError_FunctionNotFound.__name__
         except UnicodeDecodeError as error:
             errors[name] = f"the driver's text is not UTF-8: {error.object!r}"
     return values | {"errors": errors}

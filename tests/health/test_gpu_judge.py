@@ -366,6 +366,17 @@ def test_a_restart_forgets_nothing_that_one_reading_cannot_tell() -> None:
     assert after.see(sample(), times=2) == set()
 
 
+def test_a_restart_in_the_middle_of_a_window_ends_nothing() -> None:
+    before = Watched()
+    assert before.see(sample(clock_reasons=0x08), times=9) == {"gpu_hw_slowdown"}
+
+    after = Watched(*before.found)
+    after.judge.remember(reading(sample()))
+    for _ in range(12):
+        assert after.see(sample(clock_reasons=0x08)) == {"gpu_hw_slowdown"}
+    assert after.see(sample(), times=8) == set()
+
+
 def test_a_boot_ends_what_was_seen_under_load() -> None:
     before = Watched()
     before.see(sample(pci_width_current=4), times=3)

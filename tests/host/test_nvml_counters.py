@@ -16,6 +16,7 @@ from kaalia.health.gpu_findings import known_after
 from kaalia.health.gpu_judge import Judge
 from kaalia.health.gpu_rules import book
 from kaalia.host.nvml import NvmlProbe, NvmlReading, with_counters
+from kaalia.host.nvml_probe import _fields
 from kaalia.model.gpu_health import GpuSample, KnownGpu, NvmlState
 from kaalia.model.health import Severity
 from tests.support.clock import START
@@ -167,6 +168,12 @@ async def test_numbered_fields_that_a_driver_does_not_know_are_none_of_it(probe:
 
     assert reading.samples[0].errors["recovery_action"] == "NVMLError_NotSupported"
     assert judged(reading, reading) == {gpu_uuid(1): ("gpu_unreadable", Severity.UNKNOWN)}
+
+
+def test_a_binding_that_lacks_a_name_lacks_a_field_and_no_more() -> None:
+    readers = {"old": lambda gpu: 7, "new": lambda gpu: pynvml.NVML_FI_DEV_OF_TOMORROW}
+
+    assert _fields(readers, lambda reader: reader(None)) == {"old": 7, "errors": {"new": "NVMLError_FunctionNotFound"}}
 
 
 async def test_reasons_for_the_clock_are_read_from_a_driver_that_calls_them_otherwise(tmp_path: Path) -> None:
