@@ -182,6 +182,7 @@ def _gpus(report: MachineReport) -> dict[str, Any]:
     capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
     shown = [gpu.display_active for gpu in gpus if gpu.display_active is not None]
     return {
+        "num_gpus": len(gpus),
         "gpu_name": _names(report),
         "gpu_arch": "nvidia" if gpus else None,
         "gpu_ram": min((gpu.vram_mb for gpu in gpus), default=0),

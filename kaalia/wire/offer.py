@@ -60,7 +60,7 @@ def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str
         **_prices(offer, price, discount),
         "search": costs,
         "instance": dict(costs),
-        **_performance(offer.facts, fraction, price.dph_total),
+        **_performance(offer, price.dph_total),
         "gpu_frac": fraction,
         "gpu_total_ram": memory_mb,
         "cpu_cores_effective": cores,
@@ -82,9 +82,10 @@ def score(num_gpus: int, gpu_memory_mb: float, cpu_cores: float, dph_total: Deci
     return amount / max(float(dph_total), 0.001) * (1 + 0.1 * math.log2(max(num_gpus, 1)))
 
 
-def _performance(facts: Mapping[str, Any], fraction: float, dph_total: Decimal) -> dict[str, Any]:
+def _performance(offer: Offer, dph_total: Decimal) -> dict[str, Any]:
     """The slice's share of what grows with GPUs, and that per dollar and hour."""
     row: dict[str, Any] = {}
+    facts, fraction = offer.facts, offer.num_gpus / max(offer.facts["num_gpus"], 1)
     for name, per_dollar in (("total_flops", "flops_per_dphtotal"), ("dlperf", "dlperf_per_dphtotal")):
         whole = facts.get(name)
         share = None if whole is None else round(whole * fraction, 1)

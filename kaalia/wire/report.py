@@ -65,7 +65,6 @@ class _Writer:
         self._reasons = {one.field: one.reason for one in reversed(_missing(report, inventory))}
         self._offer = {
             **facts.encode(report),
-            "num_gpus": len(report.gpus),
             "gpu_total_ram": sum(gpu.vram_mb for gpu in report.gpus),
             "disk_space": facts.disk_space_gb(report),
         }

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from kaalia.model.machine import GpuDriver
+from kaalia.model.machine import Benchmarks, GpuDriver
 from kaalia.wire import facts
 from tests.support.builders import build_figure, build_speed
 from tests.support.machines import machine_report
@@ -106,6 +106,24 @@ def test_a_measured_speed_is_told_and_one_of_no_line_is_a_fault() -> None:
     for mbps in (-1.0, 0.0, 2e6):
         lie = dataclasses.replace(network, speed=build_speed(up=build_figure(mbps)))
         assert "speed" in (facts.fault(dataclasses.replace(report, network=lie)) or "")
+
+
+def test_figures_follow_from_models_and_of_an_unknown_one_there_is_none() -> None:
+    report = machine_report(gpus=2, benchmarks=Benchmarks(disk_read_mbps=3100.5, pcie_gbps=24.1, cpu_ghz=3.1))
+    known = facts.encode(report)
+    unknown = facts.encode(machine_report(gpus=2, gpu_name="NVIDIA Something 7"))
+
+    names = ("total_flops", "dlperf", "gpu_mem_bw", "bw_nvlink", "disk_bw", "pcie_bw", "cpu_ghz")
+    assert [known[name] for name in names] == [165.2, 46.0, 1008.0, None, 3100.5, 24.1, 3.5]
+    assert [unknown[name] for name in names[:4]] == [None] * 4
+    told = dataclasses.replace(report.gpus[0], name="NVIDIA Something 7", cores=1000, sm_clock_max_mhz=2000)
+    assert facts.encode(dataclasses.replace(report, gpus=(told,)))["total_flops"] == 4.0
+
+
+def test_a_benchmark_that_is_no_number_of_this_world_is_a_fault() -> None:
+    for lie in (-1.0, 0.0, 2e9):
+        assert "measurement" in (facts.fault(machine_report(benchmarks=Benchmarks(disk_read_mbps=lie))) or "")
+    assert facts.fault(machine_report(benchmarks=Benchmarks(disk_read_mbps=3100.5))) is None
 
 
 @pytest.mark.parametrize(

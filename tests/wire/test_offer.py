@@ -61,6 +61,17 @@ def test_a_slice_has_its_share() -> None:
     assert row["duration"] == 9 * 86400
 
 
+def test_what_grows_with_gpus_is_the_slices_own_also_where_models_differ() -> None:
+    """The facts are those of the two GPUs of its model, in a machine of eight."""
+    two = facts.encode(machine_report(gpus=2))
+
+    row = encode(offer(num_gpus=1, gpus=8, facts=two))
+
+    assert (row["total_flops"], row["dlperf"], row["gpu_mem_bw"]) == (82.6, 23.0, 1008.0)
+    assert row["flops_per_dphtotal"] == round(82.6 / row["dph_total"], 3)
+    assert row["dlperf_per_dphtotal"] == round(23.0 / row["dph_total"], 3)
+
+
 def test_prices_contain_the_storage() -> None:
     row = encode(offer())
 
