@@ -84,11 +84,11 @@ def understood(answer: str, now: datetime, *, gentle: bool) -> tuple[Measurement
     latency = jobs["latency"]["read"]
     lat = latency["clat_ns"]
     figures = {
-        "disk_read_mbps": (read["bw_bytes"] / 1e6, read, _share(read, "bw_dev", "bw_mean")),
-        "disk_write_mbps": (write["bw_bytes"] / 1e6, write, _share(write, "bw_dev", "bw_mean")),
+        "disk_read_mbps": (read["bw_bytes"] / 1e6, read, _share(read, "bw_samples", "bw_dev", "bw_mean")),
+        "disk_write_mbps": (write["bw_bytes"] / 1e6, write, _share(write, "bw_samples", "bw_dev", "bw_mean")),
         "disk_random_read_iops": _iops(jobs["random_read"]["read"]),
         "disk_random_write_iops": _iops(jobs["random_write"]["write"]),
-        "disk_read_latency_us": (lat["mean"] / 1e3, latency, _share(lat, "stddev", "mean")),
+        "disk_read_latency_us": (lat["mean"] / 1e3, latency, _share(lat, "N", "stddev", "mean")),
         "disk_read_latency_p99_us": (lat["percentile"]["99.000000"] / 1e3, latency, None),
     }
     return tuple(
@@ -100,11 +100,12 @@ def understood(answer: str, now: datetime, *, gentle: bool) -> tuple[Measurement
 
 
 def _iops(part: dict[str, Any]) -> tuple[float, dict[str, Any], float | None]:
-    return float(part["iops"]), part, _share(part, "iops_stddev", "iops_mean")
+    return float(part["iops"]), part, _share(part, "iops_samples", "iops_stddev", "iops_mean")
 
 
-def _share(part: dict[str, Any], deviation: str, mean: str) -> float | None:
-    return float(part[deviation]) / float(part[mean]) if part.get(mean) else None
+def _share(part: dict[str, Any], samples: str, deviation: str, mean: str) -> float | None:
+    """None: too few samples to tell."""
+    return float(part[deviation]) / float(part[mean]) if part.get(samples, 0) > 1 and part.get(mean) else None
 
 
 def _untold(reason: str, now: datetime, *, gentle: bool) -> tuple[Measurement, ...]:
