@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from kaalia.clock import from_epoch
 from kaalia.errors import StoreError
 from kaalia.store.database import Transaction
+
+_ALL = "SELECT * FROM amounts ORDER BY kind, owner, owner_id"
 
 
 class AmountKind(StrEnum):
@@ -74,19 +77,17 @@ def total(tx: Transaction, kind: AmountKind) -> int:
 
 
 def all_amounts(tx: Transaction) -> tuple[Amount, ...]:
-    return tuple(amount for amount, _ in with_times(tx))
+    return tuple(_amount(row) for row in tx.execute(_ALL).fetchall())
 
 
 def with_times(tx: Transaction) -> tuple[tuple[Amount, datetime], ...]:
     """Each with the moment since which its owner has it."""
-    rows = tx.execute("SELECT * FROM amounts ORDER BY kind, owner, owner_id").fetchall()
-    return tuple(
-        (
-            Amount(AmountKind(r["kind"]), OwnerKind(r["owner"]), r["owner_id"], r["generation"], r["amount"]),
-            from_epoch(r["claimed_at"]),
-        )
-        for r in rows
-    )
+    return tuple((_amount(row), from_epoch(row["claimed_at"])) for row in tx.execute(_ALL).fetchall())
+
+
+def _amount(row: Any) -> Amount:
+    kind, owner = AmountKind(row["kind"]), OwnerKind(row["owner"])
+    return Amount(kind, owner, row["owner_id"], row["generation"], row["amount"])
 
 
 def _held(tx: Transaction, wanted: Amount) -> int:

@@ -38,7 +38,9 @@ TRAFFIC = counter(
     is_tenants=True,
 )
 PROBLEM = _gauge(
-    "kaalia_contract_problem", "1 while the machine cannot do what was agreed; `kaalia contracts` says why.", "contract"
+    "kaalia_contract_problem",
+    "1 while the machine cannot do what was agreed, else absent; `kaalia contracts` says why.",
+    "contract",
 )
 CPU = counter(
     "kaalia_contract_cpu_seconds_total", "CPU time of its container since that started.", "contract", is_tenants=True
@@ -95,7 +97,8 @@ def _contract(stored: StoredContract, status: WorkloadStatus | None) -> Iterator
     yield Sample(GPUS, (number,), contract.spec.gpu_count)
     yield Sample(PRICE, (number,), float(contract.price_usd_per_hour))
     yield Sample(DISK, (number,), contract.spec.disk_bytes)
-    yield Sample(PROBLEM, (number,), float(status is not None and status.problem is not None))
+    if status is not None and status.problem is not None:
+        yield Sample(PROBLEM, (number,), 1)
     yield from _time(ENDS, number, contract.end_at)
     if state is WorkloadState.RUNNING and status is not None:
         yield from _time(STARTED, number, status.started_at)
