@@ -92,6 +92,27 @@ def untold(tx: Transaction, limit: int) -> tuple[StoredOutage, ...]:
     return _rows(tx, f"WHERE version > told_version ORDER BY number LIMIT {int(limit)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The outages of one cause in a time. `is_open`: the newest goes on."""
+
+    count: int
+    seconds: float
+    is_open: bool
+
+
+def sums(tx: Transaction, since: datetime, now: datetime) -> dict[Cause, Sum]:
+    """By cause, of the outages that were not over at `since`, with their time from then on."""
+    begin_s, end_s = since.timestamp(), now.timestamp()
+    rows = tx.execute(
+        """SELECT cause, count(*) AS count, max(end_at IS NULL) AS is_open,
+             sum(max(0, coalesce(end_at, :end) - max(begin_at, :begin))) AS seconds
+           FROM outages WHERE coalesce(end_at, :end) > :begin GROUP BY cause""",
+        {"begin": begin_s, "end": end_s},
+    ).fetchall()
+    return {Cause(row["cause"]): Sum(row["count"], row["seconds"], bool(row["is_open"])) for row in rows}
+
+
 def get_contact(tx: Transaction) -> Contact:
     row = tx.execute("SELECT * FROM availability").fetchone()
     if row is None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from kaalia.contracts.outages import Absence, Pending
 from kaalia.model.availability import Cause, Outage, Record, Silence
 from kaalia.store import availability
-from kaalia.store.availability import Contact, Stop
+from kaalia.store.availability import Contact, Stop, Sum
 from kaalia.store.database import Database
 from tests.support.clock import START
 
@@ -99,3 +99,15 @@ async def test_marks_of_stops_and_doubts_come_back(store: Database) -> None:
     await store.transaction(lambda tx: availability.put_pending(tx, None))
     assert await store.read(availability.get_stop) is None
     assert await store.read(availability.get_pending) is None
+
+
+async def test_sums_count_the_part_that_lies_in_the_time(store: Database) -> None:
+    now = START + 100 * MINUTE
+    await begun(store, replace(NET, begin_at=START - 30 * MINUTE, end_at=START - MINUTE))
+    await begun(store, replace(NET, begin_at=START + 8 * MINUTE, end_at=START + 12 * MINUTE))
+    await begun(store, replace(NET, begin_at=START + 95 * MINUTE))
+    await begun(store, replace(NET, begin_at=START - 5 * MINUTE, end_at=START + 20 * MINUTE, cause=Cause.POWER))
+
+    found = await store.read(lambda tx: availability.sums(tx, START + 10 * MINUTE, now))
+
+    assert found == {Cause.NET: Sum(2, 7 * 60, True), Cause.POWER: Sum(1, 10 * 60, False)}

@@ -8,6 +8,7 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.traffic import Tally
 from kaalia.errors import Problem
+from kaalia.model.availability import Cause, Outage, Record, Silence
 from kaalia.model.gpu_health import GpuReading, GpuSample, NvmlState
 from kaalia.model.gpu_use import GpuProcess, GpuUse
 from kaalia.model.health import Condition, Severity
@@ -18,6 +19,7 @@ from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState
 from kaalia.store import (
     amounts,
+    availability,
     claims,
     conditions,
     contracts,
@@ -60,6 +62,7 @@ def crowd(tx: Transaction, at: datetime, gpus: int = 8, count: int = 50, *, all_
     for number in range(FIRST, FIRST + count):
         _contract(tx, number, report.gpus[number - FIRST] if number - FIRST < gpus else None, at, runs=all_run)
     gpu_health.put(tx, _counted(report))
+    _outages(tx, at)
     _things(tx, at, [FIRST + index for index in range(count)])
     _faults(tx, at, report)
 
@@ -93,6 +96,15 @@ def _full(gpu: Gpu) -> Gpu:
         utilization_percent=97,
         vram_used_mb=20480,
     )
+
+
+def _outages(tx: Transaction, at: datetime) -> None:
+    """One of ten minutes a day ago, one that goes on, and a record of the marketplace with the first."""
+    ago = at - timedelta(days=1)
+    availability.begin(tx, Outage(ago, ago + timedelta(minutes=10), Cause.NET, is_rented=True), "boot-1", 60.0)
+    availability.begin(tx, Outage(at - timedelta(minutes=2), None, Cause.DOCKER, is_rented=True), "boot-1", 600.0)
+    silence = Silence(ago, ago + timedelta(minutes=10), is_rented=True)
+    availability.heard(tx, at, 0.97, Record(at - timedelta(days=40), silences=(silence,)), ())
 
 
 def _counted(report: MachineReport) -> GpuReading:

@@ -1,6 +1,6 @@
 """All metrics that there are, in the order of docs/reference/metrics.md."""
 
-from kaalia.api.metrics import conditions, contracts, counters, daemon, gpus, machine
+from kaalia.api.metrics import availability, conditions, contracts, counters, daemon, gpus, machine
 from kaalia.api.metrics.metric import Metric
 
 GROUPS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
@@ -9,6 +9,7 @@ GROUPS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
     ("GPUs: counters of the driver", counters.METRICS),
     ("Contracts and volumes", contracts.METRICS),
     ("Conditions", conditions.METRICS),
+    ("Availability", availability.METRICS),
     ("Daemon", daemon.METRICS),
     ("Process", daemon.PROCESS),
 )

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
+from kaalia.contracts.reliability import WINDOW
 from kaalia.contracts.traffic import Tally
+from kaalia.model.availability import Cause, Record
 from kaalia.model.gpu_health import GpuReading
 from kaalia.model.gpu_use import GpuUse
 from kaalia.model.health import OpenCondition
@@ -14,6 +17,7 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store import (
     amounts,
+    availability,
     claims,
     conditions,
     contracts,
@@ -30,6 +34,7 @@ from kaalia.store import (
     workloads,
 )
 from kaalia.store.amounts import Amount
+from kaalia.store.availability import Contact, Sum
 from kaalia.store.claims import Claim
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Transaction
@@ -41,7 +46,10 @@ from kaalia.wire.local import DiskLedger
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`claims` with the moment since which their owners have them. `conditions`: symptoms of others among them."""
+    """`claims` with the moment since which their owners have them. `conditions`: symptoms of others among them.
+
+    `outages`: of the last 30 days.
+    """
 
     now: datetime
     report: MachineReport | None
@@ -61,6 +69,10 @@ class Reading:
     conditions: tuple[OpenCondition, ...]
     conditions_ended: int
     faults: tuple[KernelFault, ...]
+    outages: Mapping[Cause, Sum]
+    contact: Contact
+    record: Record | None
+    windows: tuple[Window, ...]
     outbox_length: int
     outbox_since: datetime | None
 
@@ -87,6 +99,10 @@ def read(tx: Transaction, now: datetime) -> Reading:
         conditions=conditions.all_open(tx),
         conditions_ended=conditions.ended(tx),
         faults=kernel_log.faults(tx, report.system.boot_id) if report else (),
+        outages=availability.sums(tx, now - WINDOW, now),
+        contact=availability.get_contact(tx),
+        record=availability.get_record(tx),
+        windows=maintenance.windows(tx),
         outbox_length=outbox.count(tx),
         outbox_since=outbox.oldest_at(tx),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from kaalia.api.metrics import conditions, contracts, counters, daemon, gpus, machine
+from kaalia.api.metrics import availability, conditions, contracts, counters, daemon, gpus, machine
 from kaalia.api.metrics.exposition import render
 from kaalia.api.metrics.internals import Internals
 from kaalia.api.metrics.metric import Sample
@@ -32,6 +32,7 @@ def _samples(found: Reading, usages: Usages) -> Iterator[Sample]:
     yield from counters.samples(found)
     yield from contracts.samples(found, usages)
     yield from conditions.samples(found)
+    yield from availability.samples(found)
 
 
 def _for_tenant(found: Reading, usages: Usages, contract_id: int) -> Iterator[Sample]:
