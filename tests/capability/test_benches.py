@@ -146,10 +146,12 @@ def job(name: str, kind: str, **changes: Any) -> dict[str, Any]:
         "bw_bytes": 3_100_500_000,
         "bw_mean": 3000.0,
         "bw_dev": 60.0,
+        "bw_samples": 19,
         "iops": 75000.4,
         "iops_mean": 75000.0,
         "iops_stddev": 750.0,
-        "clat_ns": {"mean": 81_234.0, "stddev": 8123.4, "percentile": {"99.000000": 152_000}},
+        "iops_samples": 1,
+        "clat_ns": {"N": 9000, "mean": 81_234.0, "stddev": 8123.4, "percentile": {"99.000000": 152_000}},
     }
     return {"jobname": name, kind: part | changes}
 
@@ -169,6 +171,7 @@ def test_what_fio_says_is_understood() -> None:
         "disk_read_latency_p99_us": 152.0,
     }
     assert (found["disk_read_mbps"].spread, found["disk_read_mbps"].duration_s) == (0.02, 2.0)
+    assert found["disk_random_read_iops"].spread is None, "one sample"
 
 
 async def test_a_full_disk_and_a_lack_of_fio_are_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
