@@ -4,6 +4,7 @@ It asks the drive itself, which takes rights that the daemon's sandbox does not 
 children outside of it. A drive that sleeps is left asleep.
 """
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Drive:
 
 async def drives() -> tuple[Drive, ...] | None:
     """Every drive that tells something. None: smartctl is not installed. Raises HostError `unreadable`."""
-    if shutil.which("smartctl", path=outside.ENVIRONMENT["PATH"]) is None:
+    if await asyncio.to_thread(shutil.which, "smartctl", path=outside.ENVIRONMENT["PATH"]) is None:
         return None
     first = (*await outside.prefix(*_LIMITS), "smartctl", "--json")
     try:

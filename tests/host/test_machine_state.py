@@ -7,7 +7,6 @@ import pytest
 from kaalia.errors import HostError
 from kaalia.host import boots, swapping, units
 from kaalia.host.block import rooms
-from kaalia.host.drives import Drive, parse
 from tests.support.sysfs import write_files
 
 
@@ -55,28 +54,3 @@ async def test_room_is_told_of_each_path_in_one_question(tmp_path: Path) -> None
     assert (other.mounted_at, other.total_bytes) == ("/proc", 0)
     with pytest.raises(HostError):
         await rooms([tmp_path / "absent"])
-
-
-def test_an_nvme_drive_tells_its_wear() -> None:
-    told = {
-        "model_name": "Samsung SSD 980 PRO 2TB",
-        "smart_status": {"passed": True, "nvme": {"value": 0}},
-        "nvme_smart_health_information_log": {"critical_warning": 4, "percentage_used": 93, "media_errors": 2},
-    }
-
-    assert parse("/dev/nvme0", told) == Drive("/dev/nvme0", "Samsung SSD 980 PRO 2TB", True, 4, 93, 2)
-
-
-def test_an_ata_drive_tells_its_lost_sectors() -> None:
-    table = [
-        {"id": 5, "raw": {"value": 8}},
-        {"id": 197, "raw": {"value": (7 << 32) + 3}},
-        {"id": 198, "raw": {"value": 1}},
-    ]
-    told = {"smart_status": {"passed": False}, "ata_smart_attributes": {"table": table}}
-
-    assert parse("/dev/sda", told) == Drive("/dev/sda", "", False, 0, None, 4)
-
-
-def test_a_drive_that_tells_nothing_is_none() -> None:
-    assert parse("/dev/sda", {"smartctl": {"exit_status": 2}}) is None

@@ -11,6 +11,7 @@ from kaalia.model.workload import WorkloadState
 from kaalia.reconciler import crash
 from kaalia.runtime.base import ObservedState
 from kaalia.store import claims, contracts, workloads
+from kaalia.store.changes import Topic
 from kaalia.store.claims import ClaimKind
 from tests.reconciler.rig import Rig, contract
 
@@ -206,6 +207,24 @@ async def test_a_silent_engine_stops_nobody_and_is_told_once(rig: Rig, caplog: p
 
     assert await rig.state() is WorkloadState.RUNNING
     assert rig.runtime.count("start") == 1
+
+
+async def test_others_hear_at_once_that_the_engine_went_and_came(rig: Rig) -> None:
+    heard = rig.changes.subscribe(Topic.ENGINE)
+    await rig.put(contract())
+    await rig.settle()
+    assert not heard.is_set()
+
+    rig.runtime.go_down()
+    await rig.later(seconds=60)
+    assert heard.is_set()
+    heard.clear()
+    await rig.later(seconds=60)
+    assert not heard.is_set()
+
+    rig.runtime.come_up()
+    await rig.later(seconds=60)
+    assert heard.is_set()
 
 
 async def test_what_an_engine_outage_ended_is_started_again(rig: Rig) -> None:
