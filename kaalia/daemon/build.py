@@ -30,6 +30,7 @@ from kaalia.errors import Problem, StoreError
 from kaalia.health.availability import AvailabilityService
 from kaalia.health.engine_time import EngineTime
 from kaalia.health.gpu import GpuHealthService
+from kaalia.health.gpu_inside import LOOK_S, GpuInsideService
 from kaalia.health.host import HealthService
 from kaalia.health.host_reading import HostReader, Places
 from kaalia.health.host_rules import rules as host_rules
@@ -100,6 +101,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             AddressService(changes),
             KernelLogService(database, changes, clock),
             GpuHealthService(database, changes, clock, config.intervals.report_s),
+            GpuInsideService(database, changes, clock, min(LOOK_S, config.intervals.resync_s)),
             _health(config, clock, changes, database, engine_time),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),

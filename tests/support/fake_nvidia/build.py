@@ -76,6 +76,10 @@ class Hook:
     def behave(self) -> None:
         self.control.unlink(missing_ok=True)
 
+    def make_nodes(self) -> None:
+        """The next containers have device nodes for their GPUs, until `behave`."""
+        self._write({"nodes": True})
+
     def _write(self, control: dict[str, object]) -> None:
         part = self.control.with_suffix(".part")
         part.write_text(json.dumps(control))

@@ -2,15 +2,21 @@
 
 runc calls it as `nvidia-container-runtime-hook prestart`, with dockerd's environment, the container's state as JSON on
 stdin, and the container's environment in <bundle>/config.json. It appends one JSON line to hook.log beside itself.
-hook.control beside it, if present, holds {"fail": "<message>"} or {"sleep_s": <seconds>}.
+hook.control beside it, if present, holds {"fail": "<message>"}, {"sleep_s": <seconds>} or {"nodes": true}: device nodes
+for the GPUs, which nobody can open here, and the right to them, given as NVIDIA's library gives it.
 """
 
 # pathlib would double the time this adds to every container start
-# ruff: noqa: PTH100, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH101, PTH118, PTH120, PTH123
 import json
 import os
+import stat
 import sys
 import time
+from typing import Any
+
+MAJOR = 195
+"""NVIDIA's (kernel, Documentation/admin-guide/devices.txt)."""
 
 
 def main() -> int:
@@ -30,20 +36,34 @@ def main() -> int:
     }
     log = os.open(os.path.join(folder, "hook.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.write(log, json.dumps(entry).encode() + b"\n")  # one write: lines of concurrent starts do not mix
-    return obey(os.path.join(folder, "hook.control"))
+    return obey(os.path.join(folder, "hook.control"), state, config, env)
 
 
-def obey(control: str) -> int:
+def obey(control: str, state: dict[str, Any], config: dict[str, Any], env: dict[str, str]) -> int:
     try:
         with open(control, encoding="utf-8") as file:
             orders = json.load(file)
     except FileNotFoundError:
         return 0
     time.sleep(orders.get("sleep_s", 0))
+    if orders.get("nodes"):
+        make_nodes(state, config, len((env.get("NVIDIA_VISIBLE_DEVICES") or "").split(",")))
     if "fail" in orders:
         print(orders["fail"], file=sys.stderr)
         return 1
     return 0
+
+
+def make_nodes(state: dict[str, Any], config: dict[str, Any], count: int) -> None:
+    """By cgroups of the first version, whose rules are a file."""
+    for minor in range(count):
+        path = f"/proc/{state['pid']}/root{config['root']['path']}/dev/nvidia{minor}"
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(MAJOR, minor))
+        os.chmod(path, 0o666)
+    with open(f"/proc/{state['pid']}/cgroup", encoding="ascii") as file:
+        place = next(line.split(":", 2)[2].strip() for line in file if line.split(":")[1] == "devices")
+    with open(f"/sys/fs/cgroup/devices{place}/devices.allow", "w", encoding="ascii") as file:
+        file.write(f"c {MAJOR}:* rw")
 
 
 if __name__ == "__main__":
