@@ -20,6 +20,7 @@ def of_reading(reading: NvmlReading, bus: tuple[BusGpu, ...], boot_id: str, now:
         "" if is_hung else reading.uncounted,
         reading.samples,
         bus,
+        reading.errors,
     )
 
 

@@ -26,6 +26,7 @@ _OF_DRIVER = (
     "gpu_driver_failed",
     "gpu_probe_failed",
 )
+_UNTOLD = "gpu_version_untold"
 _GIVEN_AWAY = "vfio-pci"
 """The driver that holds GPUs for virtual machines: no business of NVIDIA's."""
 _VITAL = frozenset({"handle", "uuid", "name", "vram_mb"})
@@ -94,7 +95,18 @@ def _driver(reading: GpuReading, book: Book) -> Findings:
     if reading.state is NvmlState.OK:
         rule = book.rules["gpu_counters_unread"]
         found[rule.id, HOST] = driver_words(rule, reading.uncounted) if reading.uncounted else None
+        found[_UNTOLD, HOST] = driver_words(book.rules[_UNTOLD], untold) if (untold := _untold(reading, book)) else None
     return found
+
+
+def _untold(reading: GpuReading, book: Book) -> str:
+    """What the driver does not tell of itself: an older one may have no word for CUDA, but each has a version."""
+    wrong = [
+        f"{field}: {error}"
+        for field, error in reading.errors.items()
+        if error not in book.absent or field == "driver_version"
+    ]
+    return ", ".join(wrong)
 
 
 def driver_words(rule: Rule, evidence: str) -> Condition:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class NvmlReading:
     counting: NvmlState = NvmlState.OK
     """How the reading of the counters went; `uncounted` says why where it is not OK."""
     uncounted: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """NVML's error by name for each field of the driver itself that was not read."""
 
 
 class NvmlProbe:
@@ -191,7 +193,8 @@ def _reading(answer: dict[str, Any]) -> NvmlReading:
             gpus.append(gpu)
     driver, gaps = _driver(answer)
     users, samples = tuple(_processes(answer["gpus"])), tuple(map(_sample, answer["gpus"]))
-    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing), users, samples=samples)
+    errors = dict(answer["errors"])
+    return NvmlReading(NvmlState.OK, "", driver, tuple(gpus), (*gaps, *missing), users, samples=samples, errors=errors)
 
 
 def _processes(entries: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
@@ -203,9 +206,9 @@ def _processes(entries: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
 def _gpu(entry: dict[str, Any]) -> tuple[Gpu | None, list[Missing]]:
     errors: dict[str, str] = entry["errors"]
     where = f"gpus.{entry['index']}"
-    for field in ("handle", *_REQUIRED):
-        if field in errors:
-            return None, [Missing(where, f"cannot read its {field}: {errors[field]}")]
+    for name in ("handle", *_REQUIRED):
+        if name in errors:
+            return None, [Missing(where, f"cannot read its {name}: {errors[name]}")]
     values = {field: value for field, value in entry.items() if field in _GPU_FIELDS}
     if "compute_capability" in values:
         major, minor = values["compute_capability"]

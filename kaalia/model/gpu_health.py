@@ -47,7 +47,10 @@ class BusGpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """`error`: NVML's, by name, where `state` is FAILED by one. `uncounted`: why it has no counters though it is OK."""
+    """`error`: NVML's, by name, where `state` is FAILED by one. `uncounted`: why it has no counters though it is OK.
+
+    `errors`: NVML's error by name for each field of the driver itself that was not read.
+    """
 
     read_at: datetime
     boot_id: str
@@ -57,6 +60,7 @@ class GpuReading:
     uncounted: str = ""
     gpus: tuple[GpuSample, ...] = ()
     on_bus: tuple[BusGpu, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,4 +64,10 @@ def test_errors_lead_to_entries_and_are_errors_of_nvml() -> None:
 def test_what_cannot_be_looked_at_is_unknown_and_never_well() -> None:
     unknown = {rule.id for rule in RULES if rule.severity is Severity.UNKNOWN}
 
-    assert unknown == {"gpu_probe_failed", "gpu_counters_unread", "gpu_reading_old", "gpu_unreadable"}
+    assert unknown == {
+        "gpu_probe_failed",
+        "gpu_counters_unread",
+        "gpu_reading_old",
+        "gpu_unreadable",
+        "gpu_version_untold",
+    }

@@ -227,6 +227,25 @@ async def test_every_error_of_the_driver_itself_is_told(probe: MakeProbe, code: 
         assert found == ("host", (told, Severity.CRITICAL))
 
 
+@pytest.mark.parametrize(
+    ("function", "code", "is_told"),
+    [
+        ("nvmlSystemGetDriverVersion", pynvml.NVML_ERROR_NOT_SUPPORTED, True),
+        ("nvmlSystemGetDriverVersion", pynvml.NVML_ERROR_TIMEOUT, True),
+        ("nvmlSystemGetCudaDriverVersion_v2", pynvml.NVML_ERROR_UNKNOWN, True),
+        ("nvmlSystemGetCudaDriverVersion_v2", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, False),
+        ("nvmlShutdown", pynvml.NVML_ERROR_UNKNOWN, False),  # it is let go with its process
+    ],
+)
+async def test_an_error_of_what_the_driver_tells_of_itself(
+    probe: MakeProbe, function: str, code: int, is_told: bool
+) -> None:
+    reading = await probe(machine("1xA100") + fault(function, f"error {code}")).read()
+
+    assert (reading.state, len(reading.gpus)) == (NvmlState.OK, 1)
+    assert judged(reading, reading) == ({"host": ("gpu_version_untold", Severity.UNKNOWN)} if is_told else {})
+
+
 @pytest.mark.parametrize("function", [name for name, field in CALLS.items() if field][17:])
 async def test_a_driver_that_dies_of_a_counter_has_told_its_gpus(probe: MakeProbe, function: str) -> None:
     reading = await probe(well(machine("2xH100"), 2) + fault(function, "abort", gpu=1)).read()

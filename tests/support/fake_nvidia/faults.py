@@ -40,6 +40,7 @@ def _driver(name: str, code: str, function: str, verb: str) -> Breakage:
 
 
 OF_DRIVER = (
+    _driver("the driver does not tell its version", "gpu_version_untold", "nvmlSystemGetDriverVersion", "error 999"),
     _driver("the kernel's driver is not loaded", "gpu_driver_not_loaded", "nvmlInitWithFlags", "error 9"),
     _driver("library and kernel driver differ", "gpu_driver_mismatch", "nvmlInitWithFlags", "error 18"),
     _driver("NVML cannot be initialised", "gpu_driver_failed", "nvmlInitWithFlags", "error 999"),
