@@ -83,7 +83,7 @@ class NotificationService:
         self._first_word_s = first_word_s
         self._config = config
         self._watch: Watch | None = None
-        self._bell = changes.subscribe(Topic.CONTRACTS)
+        self._bell = changes.subscribe(Topic.CONTRACTS, Topic.CONDITIONS)
         self._tasks = Tasks()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._noticed: dict[str, Noticed] | None = None
