@@ -151,6 +151,12 @@ free_ports() {
     reserve_ports "$(port_set "$(reserved_ports "$prefix")" - "$own")"
 }
 
+# The owner's limits end with us; what they were before is in the state.
+restore_power() {
+    [ -z "$prefix" ] && [ -x "$opt/current/bin/kaalia" ] && [ -e "$etc/kaalia.yaml" ] || return 0
+    step "$opt/current/bin/kaalia" power --restore || printf 'note: power limits of GPUs may still be set; see: nvidia-smi -q -d POWER\n'
+}
+
 # Ours only; the folder goes with them when nothing else is in it.
 remove_known_scripts() {
     local script folder=$prefix/var/lib/vastai_kaalia
@@ -186,6 +192,7 @@ close_tunnels
 free_ports
 remove_walls
 remove_networks
+restore_power
 remove_known_scripts
 remove_program
 remove_data

@@ -17,6 +17,7 @@ from kaalia.config_canary import CanaryConfig
 from kaalia.config_metrics import MetricsConfig
 from kaalia.config_notify import NotifyConfig
 from kaalia.config_policy import PolicyConfig
+from kaalia.config_power import PowerConfig
 from kaalia.config_section import AbsolutePath, Section, words
 from kaalia.errors import ConfigError
 from kaalia.units import GB
@@ -229,6 +230,7 @@ class Config(Section):
     notify: NotifyConfig = NotifyConfig()
     metrics: MetricsConfig = MetricsConfig()
     canary: CanaryConfig = CanaryConfig()
+    power: PowerConfig = PowerConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("metrics")

@@ -1,5 +1,6 @@
 import contextlib
 import re
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -178,13 +179,18 @@ def test_any_document_gives_a_configuration_or_a_config_error(
 def test_the_documentation_lists_every_key_with_its_default() -> None:
     text = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
     rows = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", text, re.MULTILINE))
-    defaults = {
-        f"{name}.{key}" if isinstance(value, BaseModel) else name: inner
-        for name, value in Config()
-        for key, inner in (value if isinstance(value, BaseModel) else [("", value)])
-    }
+    defaults = dict(_keys(Config(), ""))
 
     assert rows == {key: _spelt(value) for key, value in defaults.items()}
+
+
+def _keys(section: BaseModel, prefix: str) -> Iterator[tuple[str, object]]:
+    """Of all sections in it, however deep."""
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _spelt(value: object) -> str:

@@ -30,6 +30,7 @@ PROGRAMS = {
     "notify": "Show by which channels the owner is told what happens here; --test tries them.",
     "nvml": "Ask the NVIDIA driver, and show what it says; hosts know it as test_nvml.py.",
     "send-report": "Have the machine read and reported now; hosts know it as send_mach_info.py.",
+    "power": "Show power limits and clocks, and what the policy would do; --restore puts them back.",
     "support-bundle": "Write what helps to find a fault into a file, without secrets; nothing is sent.",
     "probe": "Be a prober: try the ports of machines that ask for it, and measure their speed.",
     "relay": "Be a relay: let renters in to machines without open ports.",

@@ -22,7 +22,7 @@ from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
 from kaalia.config import Config, host_and_port
-from kaalia.daemon import notifications, policy
+from kaalia.daemon import notifications, policy, power
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
@@ -79,6 +79,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
         await timekeeper.open()
         availability = _availability(config, clock, timekeeper, database)
         told = await notifications.service(config.notify, clock, changes, database)
+        powered = await power.service(config.power, clock, changes, database)
         context = Context(
             database,
             clock,
@@ -107,6 +108,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             _speed(config, clock, changes, database),
             *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard),
             *([] if told is None else [told]),
+            *([] if powered is None else [powered]),
         ]
         await availability.stopped()  # only who was told to stop comes here
     finally:

@@ -24,6 +24,7 @@ GROUND_FLOOR = frozenset(
         "config_metrics",
         "config_notify",
         "config_policy",
+        "config_power",
     }
     | {"service", "pulse"}
 )
@@ -44,6 +45,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "reconciler": "model contracts wire store runtime",
         # The machine's side of relays: rows in, ssh out.
         "tunnel": "model contracts wire host store",
+        # Power limits and clocks of the GPUs: rows in, the driver out.
+        "power": "model contracts host store",
         # Tells the owner: rows in, processes that deliver out.
         "notify": "model contracts wire host store",
         # Renters' copies: doors for rsync, and the cells behind them.
@@ -60,9 +63,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "client": "model contracts wire",
         # Enrolment reads the hardware before the daemon runs; the doctor explains by the catalogues of health;
         # `serve` and `users` work on the marketplace itself.
-        "cli": "model contracts wire host store capability health notify sync client prober speed relay marketplace",
+        "cli": "model contracts wire host store capability health notify power sync client prober speed relay "
+        "marketplace",
         "daemon": "model contracts wire host store runtime capability health selftest sync reconciler tunnel "
-        "transfer notify api "
+        "transfer notify power api "
         "marketplace",
     }.items()
 }
@@ -72,7 +76,7 @@ SEAM_USERS = frozenset({"sync", "api"})
 """Units that may name the seam between rules and hands, but no hand: sync fetches a `RegistryLogin`, the API logs."""
 
 DOORS: dict[str, tuple[str, ...]] = {
-    "pynvml": ("kaalia.host.nvml_probe", "kaalia.host.nvml_inventory"),
+    "pynvml": ("kaalia.host.nvml_probe", "kaalia.host.nvml_inventory", "kaalia.host.power_probe"),
     "psutil": ("kaalia.host.system",),
     "docker": ("kaalia.runtime.container.engine",),
     "requests": ("kaalia.runtime.container.engine",),
@@ -101,6 +105,7 @@ LATE = frozenset(
     {
         ("kaalia.daemon.notifications", "kaalia.notify.service.NotificationService"),
         ("kaalia.api.metrics.scrape", "kaalia.api.metrics.text"),
+        ("kaalia.daemon.power", "kaalia.power.service.PowerService"),
     }
 )
 """(module, name): what few machines need and each daemon would keep in memory, imported where it is wanted."""

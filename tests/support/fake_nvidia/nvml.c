@@ -401,6 +401,10 @@ PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics_processes")
 
 #include "health.h"
 
+/* --- power limits and clocks -------------------------------------------------------------------------------------- */
+
+#include "power.h"
+
 /* --- identity and topology -------------------------------------------------------------------------------------- */
 
 #include "parts.h"
