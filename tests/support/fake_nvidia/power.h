@@ -2,7 +2,6 @@
  * What is set on the simulated GPUs: a part of nvml.c, which includes it at its end. A set value becomes the first line
  * of the profile, so that every process sees it, and the test reads it there.
  *
- *     gpu <index> power_min_mw, power_max_mw      what may be set
  *     gpu <index> locked_clocks_mhz <min> <max>   0 0: not locked
  */
 
@@ -19,13 +18,6 @@ static result prepend(int gpu, const char *key, const char *value) {
     fclose(file);
     fclose(changed);
     return rename(part, path) == 0 ? SUCCESS : DRIVER_NOT_LOADED;
-}
-
-result nvmlDeviceGetPowerManagementLimitConstraints(device gpu, unsigned int *min, unsigned int *max) {
-    if (!gpu)
-        return INVALID_ARGUMENT;
-    result outcome = copy_number("nvmlDeviceGetPowerManagementLimitConstraints", gpu->index, "power_min_mw", min);
-    return outcome != SUCCESS ? outcome : copy_number("", gpu->index, "power_max_mw", max);
 }
 
 result nvmlDeviceSetPowerManagementLimit(device gpu, unsigned int limit_mw) {

@@ -143,8 +143,6 @@ def _values(index: int, model: Model, seed: str) -> dict[str, object]:
         "pci_width": model.pci_width,
         "power_limit_mw": model.power_w * 1000,
         "power_default_mw": model.power_w * 1000,
-        "power_min_mw": model.power_w * 1000 // 3,
-        "power_max_mw": model.power_w * 1000,
         "power_mw": model.power_w * 60,
         "temperature_c": 34,
         "shutdown_c": model.gpu_max_c + 8,
