@@ -75,9 +75,9 @@ class NvmlProbe:
 
     async def _ask(self, script: Path) -> tuple[NvmlReading, PartsReading]:
         if self._stuck is not None and self._stuck.alive:
-            return _without_parts(
-                NvmlReading(NvmlState.HUNG, "the driver still holds an earlier reading that cannot be killed")
-            )
+            where = f"process {self._stuck.pid}, see /proc/{self._stuck.pid}/stack"
+            why = f"the driver still holds an earlier reading that cannot be killed: {where}"
+            return _without_parts(NvmlReading(NvmlState.HUNG, why))
         self._stuck = None
         try:
             child = await Child.start((*self._python, str(script)), self._env)

@@ -177,13 +177,14 @@ async def test_a_driver_that_cannot_be_killed_stays_hung_and_no_second_child_is_
     """As in an uninterruptible sleep of the kernel, which no test can bring about."""
     write(tmp_path / "profile", well(gpus("1xA100")))
     subject = make(60)
-    stuck: Any = type("Stuck", (), {"alive": True})()
+    stuck: Any = type("Stuck", (), {"alive": True, "pid": 4711})()
     probe: Any = subject._inputs.probe
     probe._stuck = stuck
 
     async with running(rig.service()):
         await subject.refresh()
-        await rig.until(("gpu_driver_hung", HOST))
+        found = await rig.until(("gpu_driver_hung", HOST))
+        assert "process 4711, see /proc/4711/stack" in found["gpu_driver_hung", HOST].condition.problem.evidence
         assert probe._stuck is stuck
         stuck.alive = False
         rig.clock.advance(60)
