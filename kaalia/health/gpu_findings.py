@@ -240,4 +240,5 @@ def _condition(rule: Rule, scope: str, part: str, uuid: str, evidence: str, valu
         evidence=evidence,
     )
     # What is wrong with the driver of all keeps all from being rented anew.
-    return Condition(problem, rule.severity, rule.clears, scope, rule.hidden_by, blocks=True if scope == HOST else None)
+    blocks = rule.blocks if scope == HOST else None
+    return Condition(problem, rule.severity, rule.clears, scope, rule.hidden_by, blocks=blocks)

@@ -28,6 +28,7 @@ class Rule:
     samples: int = 1
     clear_samples: int = 1
     hidden_by: tuple[str, ...] = ()
+    blocks: bool = True
 
     @property
     def limit(self) -> float:

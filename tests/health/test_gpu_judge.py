@@ -92,7 +92,7 @@ def test_a_fault_is_told_after_its_readings_and_over_after_its_readings(code: st
     assert code in machine.see(sample(**facts), sample(1, OTHER))
 
     told = machine.told(code)
-    assert told.scope == UUID
+    assert (told.scope, told.blocks) == (UUID, None)
     assert told.severity is rule.severity
     assert told.problem.message.startswith("cannot count on GPU 0 (RTX 4090, 0000:01:00.0): ")
     assert told.problem.evidence
@@ -219,7 +219,7 @@ def test_a_driver_that_fails_is_told_at_once_and_says_nothing_of_the_gpus(
 
     assert machine.see(**how) == {code, "gpu_row_remap_failed"}
     told = machine.told(code)
-    assert (told.scope, told.severity) == (HOST, severity)
+    assert (told.scope, told.severity, told.blocks) == (HOST, severity, code != "gpu_driver_missing")
 
     assert machine.see(**how, times=200) == {code, "gpu_row_remap_failed"}, "not healthy because nobody can look"
     assert machine.see(sample(), sample(1, OTHER)) == set()
