@@ -27,7 +27,10 @@ class Upgrades:
 
 
 def upgrades(watched: Sequence[str], root: Path = ROOT) -> Upgrades | None:
-    """`watched`: beginnings of names. None: this machine has no dpkg. Reads some MB. Raises HostError `unreadable`."""
+    """`watched`: patterns for the beginning of a name. None: this machine has no dpkg. Reads some MB.
+
+    Raises HostError `unreadable`.
+    """
     status = root / "var/lib/dpkg/status"
     if not status.exists():
         return None
@@ -36,7 +39,7 @@ def upgrades(watched: Sequence[str], root: Path = ROOT) -> Upgrades | None:
         if not (root / "usr/bin/unattended-upgrade").exists() or not _is_on(settings):
             return Upgrades(False, ())
         blacklist = tuple(value for name, value in settings if name == _BLACKLIST)
-        return Upgrades(True, tuple(_exposed(status, tuple(watched), blacklist)))
+        return Upgrades(True, tuple(_exposed(status, re.compile("|".join(watched)), blacklist)))
     except (OSError, HostError) as error:
         raise unreadable("what updates packages here", str(error)) from error
 
@@ -53,14 +56,14 @@ def _is_on(settings: Iterable[tuple[str, str]]) -> bool:
     return bool(values) and values[-1].strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _exposed(status: Path, watched: tuple[str, ...], blacklist: tuple[str, ...]) -> Iterator[str]:
+def _exposed(status: Path, watched: re.Pattern[str], blacklist: tuple[str, ...]) -> Iterator[str]:
     """Installed, not on hold, and not on the blacklist, whose entries are patterns for the beginning of a name."""
     name = ""
     with status.open(errors="replace") as file:
         for line in file:
             if line.startswith("Package: "):
                 name = line[9:].strip()
-            elif line.startswith("Status: install ok installed") and name.startswith(watched):
+            elif line.startswith("Status: install ok installed") and watched.match(name):
                 is_kept = any(_matches(pattern, name) for pattern in blacklist)
                 yield from () if is_kept else (name,)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kaalia.health.host_rules import rules
 from kaalia.host.packages import Upgrades, parse, stamp, upgrades
 from tests.support.sysfs import write_files
 
@@ -16,7 +17,7 @@ Status: hold ok installed
 Package: nvidia-utils-535
 Status: deinstall ok config-files
 
-Package: containerd.io
+Package: containerd
 Status: install ok installed
 
 Package: vim
@@ -40,14 +41,14 @@ def machine(root: Path, periodic: str = ON, more: str = "// none", installed: bo
 def test_packages_that_may_be_replaced_are_named(tmp_path: Path) -> None:
     found = upgrades(WATCHED, machine(tmp_path))
 
-    assert found == Upgrades(is_on=True, exposed=("nvidia-driver-570", "containerd.io"))
+    assert found == Upgrades(is_on=True, exposed=("nvidia-driver-570", "containerd"))
 
 
 def test_what_is_on_the_blacklist_is_safe(tmp_path: Path) -> None:
     more = """Unattended-Upgrade::Package-Blacklist {
         // "vim";
         "nvidia-";  # the driver
-        "containerd\\.io$";
+        "containerd$";
         "broken(";
     };"""
 
@@ -91,3 +92,28 @@ def test_the_last_word_counts_and_changes_are_seen(tmp_path: Path) -> None:
 def test_another_distribution_has_no_such_thing(tmp_path: Path) -> None:
     assert upgrades(WATCHED, tmp_path) is None
     assert stamp(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_watched"),
+    [
+        ("nvidia-driver-570-server", True),
+        ("libnvidia-compute-570", True),
+        ("nvidia-dkms-570-open", True),
+        ("docker.io", True),
+        ("containerd", True),
+        ("containerd.io", False),
+        ("docker-ce", False),
+        ("libnvidia-container1", False),
+        ("nvidia-container-toolkit", False),
+        ("runc", True),
+        ("linux-image-6.8.0-45-generic", False),
+    ],
+)
+def test_only_what_the_distribution_itself_replaces_is_watched(tmp_path: Path, name: str, is_watched: bool) -> None:
+    root = machine(tmp_path)
+    write_files(root, {"var/lib/dpkg/status": f"Package: {name}\nStatus: install ok installed"})
+
+    found = upgrades(rules().limits.packages, root)
+
+    assert found == Upgrades(is_on=True, exposed=(name,) if is_watched else ())
