@@ -6,7 +6,7 @@ import pytest
 
 from kaalia.errors import HostError
 from kaalia.host import pci
-from tests.support.sysfs import gpu_on_bus, pci_device
+from tests.support.sysfs import gpu_on_bus, pci_device, write_files
 
 
 def test_reads_link_and_driver(tmp_path: Path) -> None:
@@ -96,3 +96,25 @@ def test_reads_the_bus_of_this_machine() -> None:
     addresses = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
     assert [pci.read(address).address for address in addresses] == addresses
+
+
+def test_the_best_of_a_link_is_what_both_its_ends_can(tmp_path: Path) -> None:
+    gpu_on_bus(tmp_path, "0000:01:00.0")
+    above = (tmp_path / "sys/bus/pci/devices/0000:01:00.0").resolve().parent
+    assert pci.link_best("0000:01:00.0", tmp_path) == (4, 16)
+
+    write_files(above, {"max_link_speed": "8.0 GT/s PCIe", "max_link_width": "8"})
+    assert pci.link_best("0000:01:00.0", tmp_path) == (3, 8)
+
+    write_files(above, {"max_link_speed": "64.0 GT/s PCIe", "max_link_width": "255"})
+    assert pci.link_best("0000:01:00.0", tmp_path) == (4, 16)
+    assert pci.link_best("0000:99:00.0", tmp_path) == (None, None)
+
+
+def test_others_on_the_bus_are_passed_by(tmp_path: Path) -> None:
+    gpu_on_bus(tmp_path, "0000:41:00.0")
+    pci_device(tmp_path, "0000:02:00.0", vendor="0x8086")
+    pci_device(tmp_path, "0000:41:00.1", kind="0x040300")
+    (tmp_path / "sys/bus/pci/devices/broken").mkdir()
+
+    assert [gpu.address for gpu in pci.nvidia_gpus(tmp_path)] == ["0000:41:00.0"]
