@@ -59,6 +59,8 @@ _P2P = {
 """Words for the numbers of nvml.h; a number without a word is shown itself."""
 
 Reader = Callable[[Any], Any]
+Address = tuple[int, int, int]
+"""On the PCI bus: domain, bus, device."""
 
 
 def _text(call: Reader) -> Reader:
@@ -106,15 +108,35 @@ def _fabric(gpu: Any) -> str:
     return _FABRIC.get(state, f"number {state}")
 
 
+_known_links: dict[int, list[bool]] = {}
+_known_ends: dict[int, list[Address | None]] = {}
+"""By handle, of one inventory: all pairs of GPUs ask for them."""
+
+
 def _links(gpu: Any) -> list[bool]:
     """Each link that the GPU has: is it up? Numbers beyond the last one are refused by the driver."""
-    found: list[bool] = []
-    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
-        try:
-            found.append(bool(pynvml.nvmlDeviceGetNvLinkState(gpu, link)))
-        except (pynvml.NVMLError_InvalidArgument, pynvml.NVMLError_NotSupported):
-            break
-    return found
+    key = _number(gpu)
+    if key not in _known_links:
+        found: list[bool] = []
+        for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+            try:
+                found.append(bool(pynvml.nvmlDeviceGetNvLinkState(gpu, link)))
+            except (pynvml.NVMLError_InvalidArgument, pynvml.NVMLError_NotSupported):
+                break
+        _known_links[key] = found
+    return _known_links[key]
+
+
+def _ends(gpu: Any) -> list[Address | None]:
+    """What is at the other end of each link that is up."""
+    key = _number(gpu)
+    if key not in _known_ends:
+        _known_ends[key] = [_remote_address(gpu, link) for link, is_up in enumerate(_links(gpu)) if is_up]
+    return _known_ends[key]
+
+
+def _number(gpu: Any) -> int:
+    return int(ctypes.cast(gpu, ctypes.c_void_p).value or 0)
 
 
 def _nvlink_version(gpu: Any) -> int | None:
@@ -122,7 +144,7 @@ def _nvlink_version(gpu: Any) -> int | None:
     return int(pynvml.nvmlDeviceGetNvLinkVersion(gpu, up[0])) if up else None
 
 
-def _remote_address(gpu: Any, link: int) -> tuple[int, int, int] | None:
+def _remote_address(gpu: Any, link: int) -> Address | None:
     try:
         info = pynvml.nvmlDeviceGetNvLinkRemotePciInfo(gpu, link)
     except pynvml.NVMLError:
@@ -188,6 +210,8 @@ PARTS: dict[str, Reader] = {
 
 def inventory() -> dict[str, Any]:
     """One reading of all GPUs; the driver is let go at its end."""
+    _known_links.clear()
+    _known_ends.clear()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -238,7 +262,7 @@ def _direct_links(a: Any, b: Any) -> int:
     """Links of the one whose other end is the other; through an NVSwitch there are none."""
     info = pynvml.nvmlDeviceGetPciInfo(b)
     target = (int(info.domain), int(info.bus), int(info.device))
-    return sum(is_up and _remote_address(a, link) == target for link, is_up in enumerate(_links(a)))
+    return _ends(a).count(target)
 
 
 if __name__ == "__main__":
