@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kaalia.config_section import AbsolutePath, Section
 
@@ -24,6 +24,7 @@ EventName = Literal[
 """Those of `contracts.notification.Event`."""
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 
 
@@ -61,12 +62,18 @@ def _host(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("must be a name of up to 32 small letters, digits, _ and -, such as ops")
+    return text
+
+
 def _words(value: object) -> object:
     """A variable holds them with commas between; one alone is a list too."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Name = Annotated[str, AfterValidator(_name)]
 Events = Annotated[tuple[EventName, ...], BeforeValidator(_words)]
 Address = Annotated[str, AfterValidator(_address)]
 

@@ -19,6 +19,7 @@ from kaalia.model.health import HOST, OWN_CHANNELS, OpenCondition, Severity
 from kaalia.model.standing import OFFLINE_AFTER, Gap, RenterReport
 
 LISTING_ENDS_WITHIN = timedelta(days=7)
+DELAY = timedelta(seconds=60)
 REPORTS_OF = timedelta(days=7)
 """Older ones are no news, as to a machine that was just told to tell."""
 QUIET = timedelta(hours=1)
@@ -92,10 +93,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What the owner wants. `codes`: patterns of conditions' codes that mean an event of their own."""
+    """What the owner wants. `codes`: patterns of conditions' codes that mean an event of their own; `never`: none."""
 
     codes: Mapping[Event, tuple[str, ...]]
-    delay: timedelta = timedelta(seconds=60)
+    never: tuple[str, ...] = ()
+    delay: timedelta = DELAY
     with_warnings: bool = False
 
 
@@ -144,6 +146,8 @@ def occurrences(facts: Facts, watch: Watch, now: datetime) -> Iterator[Occurrenc
 def event_of(one: OpenCondition, watch: Watch) -> Event | None:
     """None: it is not told."""
     code, severity = one.condition.problem.code, one.condition.severity
+    if any(fnmatchcase(code, pattern) for pattern in watch.never):
+        return None
     for event, patterns in watch.codes.items():
         if any(fnmatchcase(code, pattern) for pattern in patterns):
             return event

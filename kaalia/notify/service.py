@@ -143,8 +143,8 @@ class NotificationService:
             log.info("notification: %s %s: %s", told.occurrence.event, told.state, told.occurrence.message)
 
     async def _read_watch(self) -> Watch:
-        codes, delay = await asyncio.to_thread(catalogue.codes), timedelta(seconds=self._config.delay_s)
-        return Watch(codes, delay, with_warnings=self._config.min_severity == "warn")
+        delay, with_warnings = timedelta(seconds=self._config.delay_s), self._config.min_severity == "warn"
+        return await asyncio.to_thread(catalogue.read, delay, with_warnings=with_warnings)
 
     def _queue(self, tx: Transaction, told: Told, now: datetime) -> None:
         member, report = enrolment.get(tx), machine.get_report(tx)

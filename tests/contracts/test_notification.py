@@ -30,7 +30,7 @@ from kaalia.model.standing import Gap, RenterReport
 from kaalia.notify import catalogue
 from tests.support.clock import START
 
-WATCH = Watch(catalogue.codes())
+WATCH = catalogue.read()
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
@@ -64,7 +64,7 @@ def test_the_configuration_names_the_same_events() -> None:
         (Facts(conditions=(wrong("gpu_xid_79"),)), "issue_detected.began"),
         (Facts(conditions=(wrong("kernel_log_unreadable", Severity.UNKNOWN),)), "issue_detected.began"),
         (Facts(conditions=(wrong("disk_low", Severity.WARN),)), "disk_low.began"),
-        (Facts(conditions=(wrong("canary_failed"),)), "verification_failed.began"),
+        (Facts(conditions=(wrong("canary_gpu_failed"),)), "verification_failed.began"),
         (Facts(verification="deverified", verification_at=START), "verification_failed.began"),
         (
             Facts(verification="unverified", verified_before="verified", verification_at=START),
@@ -90,6 +90,7 @@ def test_each_event_is_told_once(facts: Facts, expected: str) -> None:
     [
         Facts(),
         Facts(conditions=(wrong("gpu_slow", Severity.WARN),)),
+        Facts(conditions=(wrong("canary_pending", Severity.UNKNOWN),)),
         Facts(conditions=(wrong("notification_failing", source=OWN_CHANNELS),)),
         Facts(conditions=(wrong("marketplace_unreachable"),), heard_at=START + MINUTE),
         Facts(conditions=(wrong("gpu_xid_79", since=START + 5 * MINUTE),)),
