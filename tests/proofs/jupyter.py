@@ -35,6 +35,7 @@ DOCUMENTED = ("/.kaalia", "/.launch", "/etc", "/root", "/run", "/home", "/tmp", 
 """What of an image may change while Jupyter is installed and runs."""
 CELL = "import os; x = 41 + 1; print(x, 'by', os.environ['VAST_CONTAINERLABEL'], os.getuid())"
 OUTPUTS = "[...document.querySelectorAll('.jp-OutputArea-output')].map(one => one.innerText).join('|')"
+PROPOSAL = ".jp-Dialog button.jp-mod-accept"
 KERNEL_IS_IDLE = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
 
 
@@ -240,12 +241,19 @@ def run_cell(renter: Renter, browser: Browser, source: str, wanted: str) -> None
     wait_until("the editor to take it", lambda: typed(browser, editors, source), 30, 1)
     browser.press("Enter", 13, shift=True)
     try:
-        wait_until("the output", lambda: wanted in str(browser.value(OUTPUTS)), 60, 0.5)
+        wait_until("the output", lambda: shows(browser, wanted), 60, 0.5)
     except TimeoutError:
         browser.screenshot(SCREENSHOTS / "failed.png")
     seen = str(browser.value(OUTPUTS))
     renter.report.counts["cells"] += 1
     renter.report.check(f"a cell shows {wanted!r}", wanted in seen, seen[-300:])
+
+
+def shows(browser: Browser, wanted: str) -> bool:
+    """A page that is slower than who types asks which kernel is meant: the one that it proposes."""
+    if browser.value(f"document.querySelector('{PROPOSAL}') !== null"):
+        browser.click(PROPOSAL)
+    return wanted in str(browser.value(OUTPUTS))
 
 
 def typed(browser: Browser, editors: str, source: str) -> bool:
