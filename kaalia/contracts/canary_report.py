@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kaalia.contracts.canary import Target
+from kaalia.model import reach
 from kaalia.model.canary import Outcome, Step, StepResult
 from kaalia.model.workload import Protocol
 from kaalia.units import MIB
@@ -125,10 +126,20 @@ def network(report: Report, given: Given, control: str = "") -> StepResult:
     return StepResult(Step.NETWORK, Outcome.PASSED, f"{has}, {named}reaches {place}")
 
 
-def ports(answers: Mapping[Protocol, str], places: Mapping[Protocol, int]) -> StepResult:
-    """`answers`: what was wrong with each, "" for nothing; `places`: the host's ports."""
+def ports(
+    answers: Mapping[Protocol, str], places: Mapping[Protocol, int], outside: reach.Outcome | None = None
+) -> StepResult:
+    """`answers`: what was wrong with each, "" for nothing; `places`: the host's ports.
+
+    `outside`: what a prober sees of the TCP port, which it reached before; None: nobody could say.
+    """
     words = [f"{places[one]}/{one}: {answers[one] or 'answered'}" for one in answers]
     is_good = bool(answers) and not any(answers.values())
+    if outside is reach.Outcome.CONNECTED:
+        words.append("the outside comes through too")
+    elif outside is not None:
+        words.append(f"the outside reached this port, and does not reach the container behind it: {outside}")
+        is_good = False
     return StepResult(Step.PORTS, Outcome.PASSED if is_good else Outcome.FAILED, "; ".join(words) or "it has no ports")
 
 

@@ -16,9 +16,10 @@ from kaalia.contracts.lease import LeaseTime
 from kaalia.daemon import policy, snapshots
 from kaalia.daemon.copies import transfers
 from kaalia.errors import HostError, WorkloadError
-from kaalia.host import block, net, system
+from kaalia.host import block, ipv6, net, system
 from kaalia.host.answering import Answering
 from kaalia.log import about
+from kaalia.model.reach import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
@@ -52,6 +53,7 @@ from kaalia.runtime.sandbox.sandboxes import Sandboxes
 from kaalia.runtime.sandbox.walls import Walls
 from kaalia.runtime.volumes.disk import DiskVolumes
 from kaalia.runtime.volumes.qgroups import BtrfsLimits
+from kaalia.selftest import outside
 from kaalia.selftest.asking import target
 from kaalia.selftest.canary import CanaryService, Wanted
 from kaalia.service import Service, Tasks, run_forever
@@ -59,6 +61,7 @@ from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
 from kaalia.sync.enroll import load_key
+from kaalia.sync.prober import ProberLink
 from kaalia.transfer.service import CloudLoginSource, TransferService
 from kaalia.wire import signature
 from kaalia.wire.protocol import TaskRequest
@@ -216,7 +219,17 @@ class TenantsService:
             CanaryImage(self._engine, self._config.kits_path).ready,
             runtime.logs,
             place,
+            self._outside,
         )
+
+    async def _outside(self, port: int) -> Outcome | None:
+        """What the prober sees of a TCP port, where one is configured."""
+        url = self._config.probe.url
+        if url == "off":
+            return None
+        named = None if url == "marketplace" else url
+        link = ProberLink(named, self._database, self._config.state_dir, self._clock, by_ipv6=ipv6.is_only)
+        return await outside.seen(self._database, link.open, port)
 
     def _kits(self) -> Kits:
         """A folder that the owner names may serve other machines too."""

@@ -78,4 +78,4 @@ class CanaryState:
     waits_for: str = ""
     """One is due: why it is not run yet."""
     gave_way_at: datetime | None = None
-    """The last one that was broken off, for somebody of higher rank."""
+    """The last one that came to no end of its own: it runs, or was broken off, for somebody of higher rank."""

@@ -28,7 +28,8 @@ from kaalia.host import gpu_nodes
 from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
-from kaalia.model.workload import WorkloadStatus
+from kaalia.model.reach import Outcome as SeenOutside
+from kaalia.model.workload import Protocol, WorkloadStatus
 from kaalia.selftest.asking import answers, control
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork
 from kaalia.service import run_forever
@@ -73,7 +74,7 @@ class Sight:
 
 class CanaryService:
     """`image`: makes sure of the test image, and gives its name. `logs`: the last lines that a contract's container
-    wrote. `target`: the place outside to try. `minors`: for tests."""
+    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. `minors`: for tests."""
 
     name = "canary"
 
@@ -87,6 +88,7 @@ class CanaryService:
         image: Callable[[], Awaitable[str]],
         logs: Callable[[int, int], Awaitable[str]],
         target: Callable[[], Awaitable[Target]],
+        outside: Callable[[int], Awaitable[SeenOutside | None]],
         minors: Callable[[], dict[str, int]] = gpu_nodes.minors,
     ) -> None:
         self._database = database
@@ -96,6 +98,7 @@ class CanaryService:
         self._image = image
         self._logs = logs
         self._target = target
+        self._outside = outside
         self._minors = minors
         self._work = LocalWork(database, changes, clock, lease_time, canary.SOURCE)
         self._bell = changes.subscribe(Topic.CANARY, Topic.MACHINE)
@@ -115,7 +118,7 @@ class CanaryService:
         cause, at = due or (None, None)
         why_not = self._why_not(seen, cause)
         is_time = cause is not None and (at is None or at <= now)
-        state = await self._change(lambda one: replace(one, waits_for=why_not if is_time else ""))
+        state = await self._change(lambda one: replace(one, waits_for=_waits_for(one, why_not, is_time=is_time)))
         await self._tell(state, need)
         if cause is not None and is_time and not why_not and seen.report is not None:
             await self._test(cause, seen.report, seen.room)
@@ -163,7 +166,7 @@ class CanaryService:
 
     async def _test(self, cause: Cause, report: MachineReport, room: Room) -> None:
         began_at = self._clock.now()
-        await self._change(lambda one: replace(one, running_since=began_at, asked_at=None, gave_way_at=None))
+        await self._change(lambda one: replace(one, running_since=began_at, asked_at=None, gave_way_at=began_at))
         try:
             steps = await self._steps(report, room)
         except KaaliaError as error:
@@ -195,19 +198,23 @@ class CanaryService:
         began_s = self._clock.monotonic_s()
         numbers = await self._work.begin(specs, rules.LASTS)
         try:
-            rows = await asyncio.gather(*(self._work.running(number, LAUNCH_S) for number in numbers))
+            rows = [await self._work.running(number, LAUNCH_S) for number in numbers]
             took_s = self._clock.monotonic_s() - began_s
+            # While it has them: what is ended gives its network back.
+            minors = await asyncio.to_thread(self._minors)
+            given = [
+                await self._given(
+                    row, report, room, target, quota_bytes=rules.QUOTA_BYTES if quota else 0, minors=minors
+                )
+                for row in rows
+            ]
             first = rows[0]
             places = {one.protocol: one.host_port for one in first.ports}
             answered = await answers(_own_address(report), places, key)
+            outside = await self._outside(places[Protocol.TCP]) if Protocol.TCP in places else None
             reports = [await self._report(row.contract_id) for row in rows]
         finally:
             await self._work.end(numbers)
-        minors = await asyncio.to_thread(self._minors)
-        given = [
-            await self._given(row, report, room, target, quota_bytes=rules.QUOTA_BYTES if quota else 0, minors=minors)
-            for row in rows
-        ]
         launched = StepResult(Step.LAUNCH, Outcome.PASSED, f"running after {took_s:.2f} s")
         gpus = [words.gpu(told, one) for told, one in zip(reports, given, strict=True)]
         still = await control(target) if reports[0].connect_problem or reports[0].name_problem else ""
@@ -215,7 +222,7 @@ class CanaryService:
             launched,
             _joined(gpus),
             words.network(reports[0], given[0], still),
-            words.ports(answered, places),
+            words.ports(answered, places, outside),
             words.quota(reports[0], given[0]),
         )
 
@@ -265,10 +272,17 @@ class CanaryService:
         self._told = found
 
 
+def _waits_for(state: CanaryState, why_not: str, *, is_time: bool) -> str:
+    """What stands in the way of a run that is due; after one that gave way that, until the next."""
+    if is_time:
+        return why_not
+    return state.waits_for if state.gave_way_at is not None else ""
+
+
 def _after(state: CanaryState, found: CanaryRun) -> CanaryState:
     if found.has_passed:
-        return replace(state, last=found, passed=found, failures=0, waits_for="")
-    return replace(state, last=found, failures=state.failures + 1, waits_for="")
+        return replace(state, last=found, passed=found, failures=0, waits_for="", gave_way_at=None)
+    return replace(state, last=found, failures=state.failures + 1, waits_for="", gave_way_at=None)
 
 
 def _joined(gpus: list[StepResult]) -> StepResult:

@@ -12,6 +12,7 @@ from kaalia.errors import WorkloadError
 from kaalia.model.canary import CanaryState
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
+from kaalia.model.reach import Outcome
 from kaalia.selftest.canary import CanaryService, Wanted
 from kaalia.store import canary, conditions, contracts, machine
 from kaalia.store.changes import Topic
@@ -44,6 +45,7 @@ class Bench:
     every: timedelta | None = timedelta(hours=6)
     boot_id: str = BOOT
     target: Target = NOWHERE
+    outside: Outcome | None = None
     image_fails_with: WorkloadError | None = None
     lease_time: LeaseTime | None = None
     services: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -69,6 +71,7 @@ class Bench:
             self._image,
             self.runtime.logs,
             self._target,
+            self._outside,
             minors=dict,
         )
 
@@ -79,6 +82,9 @@ class Bench:
 
     async def _target(self) -> Target:
         return self.target
+
+    async def _outside(self, _port: int) -> Outcome | None:
+        return self.outside
 
     async def put_report(self, report: MachineReport) -> None:
         self.report = report

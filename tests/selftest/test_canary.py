@@ -10,6 +10,7 @@ from kaalia.contracts.local import LOCAL_FIRST, is_local
 from kaalia.errors import Problem, WorkloadError
 from kaalia.model.canary import CanaryState, Cause, Outcome, Step
 from kaalia.model.health import Condition, Severity
+from kaalia.model.reach import Outcome as Seen
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.store import conditions, journal, outbox, traffic
 from kaalia.sync import push
@@ -131,7 +132,7 @@ async def test_a_renter_who_comes_wins_and_it_is_tried_again(bench: Bench) -> No
     await bench.rig.put(contract(51, gpus=2))
 
     await bench.rig.until(lambda: bench.rig.is_in(WorkloadState.RUNNING, 51))
-    state = await bench.until(lambda one: one.gave_way_at is not None)
+    state = await bench.until(lambda one: one.running_since is None and bool(one.waits_for))
     assert (state.last, state.failures) == (first.last, 0)
     await bench.gone()
     assert await bench.rig.state(51) is WorkloadState.RUNNING
@@ -163,8 +164,12 @@ async def test_what_a_crash_leaves_is_removed_before_another_begins(bench: Bench
     bench.runtime.said = good
     await bench.start()
 
-    await passed(bench)
     await bench.gone()
+    assert bench.runtime.count("create") == 1, "what broke off is not tried again at once"
+    await bench.crash()
+    bench.clock.advance(30)
+    await bench.start()
+    await passed(bench)
     assert bench.runtime.count("create") == 2
 
 
@@ -248,7 +253,7 @@ async def test_an_engine_that_dies_under_it_is_no_verdict(bench: Bench) -> None:
 
     bench.runtime.go_down()
 
-    state = await bench.until(lambda one: one.gave_way_at is not None)
+    state = await bench.until(lambda one: one.running_since is None)
     assert (state.last, state.failures) == (None, 0)
     bench.runtime.come_up()
     bench.rig.service.look_again()
@@ -281,3 +286,15 @@ async def test_a_gpu_that_is_known_to_be_broken_is_left_out_of_it(bench: Bench) 
 
     state = await passed(bench)
     assert outcomes(state)[Step.GPU] is Outcome.PASSED
+
+
+@pytest.mark.parametrize(("outside", "outcome"), [(Seen.CONNECTED, Outcome.PASSED), (Seen.SILENT, Outcome.FAILED)])
+async def test_a_port_that_the_outside_reached_must_lead_to_the_container(
+    bench: Bench, outside: Seen, outcome: Outcome
+) -> None:
+    bench.outside = outside
+    await bench.start()
+
+    state = await bench.until(lambda one: one.last is not None)
+
+    assert outcomes(state)[Step.PORTS] is outcome
