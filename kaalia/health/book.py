@@ -37,6 +37,8 @@ class Entry:
     source: str
     has_fix: bool = False
     """`kaalia doctor --fix` can mend it."""
+    blocks: bool = False
+    """While it stands, and is critical or unknown, nothing is rented out anew."""
 
 
 @cache
@@ -80,6 +82,7 @@ def _of_files() -> Iterator[Entry]:
                     plain(entry.get("clears", "")) or _clears(entry.get("quiet_h"), "the machine is booted anew"),
                     entry["source"],
                     entry.get("fix", False),
+                    entry.get("blocks", False),
                 )
 
 

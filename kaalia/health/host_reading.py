@@ -14,6 +14,7 @@ from kaalia.host.drives import Drive
 from kaalia.host.packages import Upgrades
 
 T = TypeVar("T")
+_ABSENT = "No such file or directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,17 @@ class HostReader:
         wanted = tuple(paths)
         try:
             return dict(zip(wanted, await block.rooms(map(Path, wanted)), strict=True))
-        except HostError as error:
-            return Unread(f"{error.problem.message} {error.problem.evidence}".strip())
+        except HostError:
+            pass  # one of them may be why: each is asked for itself
+        found = {}
+        for path in wanted:
+            try:
+                (found[path],) = await block.rooms([Path(path)])
+            except HostError as error:
+                # A folder that is not there has no room: whoever needs it tells that.
+                if _ABSENT not in error.problem.evidence:
+                    return Unread(f"{error.problem.message} {error.problem.evidence}".strip())
+        return found
 
     async def _seldom_drives(self) -> tuple[Drive, ...] | Unread | None:
         now_s = self._clock.monotonic_s()

@@ -108,6 +108,7 @@ def test_a_condition_is_explained_without_a_daemon(run: Run) -> None:
         "ends when",
         "source",
     ]
+    assert "nothing is rented out anew" in run("doctor", "explain", "mount_absent").out
     assert json.loads(run("doctor", "explain", "disk_low", "--json").out)["severity"] == "warn"
 
 

@@ -120,6 +120,18 @@ async def test_what_cannot_be_seen_stays_and_is_told_as_unknown(host: Machine) -
     assert "mountinfo" in found["host_unread"].condition.problem.evidence
 
 
+async def test_a_folder_of_docker_that_is_gone_leaves_the_others_seen(host: Machine) -> None:
+    await host.report()
+    report = await host.store.read(machine.get_report)
+    assert report is not None
+    assert report.engine is not None
+    lost = replace(report, engine=replace(report.engine, data_root=str(host.state / "gone")))
+    await host.store.transaction(lambda tx: machine.put_report(tx, lost))
+
+    assert await host.look() == {}
+    assert await host.look() == {}
+
+
 async def test_a_restart_keeps_what_needed_patience(host: Machine) -> None:
     host.answer_s = 9.0
     await host.report()

@@ -79,7 +79,14 @@ def _print_entry(entry: Entry, out: Console) -> None:
     colour = findings.COLOURS[Severity(entry.severity)] if entry.severity else ""
     out.print(f"[bold]{entry.id}[/]  {f'[{colour}]{severity}[/]' if colour else severity}")
     findings.print_fields(
-        (("means", entry.says), ("remedy", entry.remedy), ("ends when", entry.clears), ("source", entry.source)), out
+        (
+            ("means", entry.says),
+            ("meanwhile", "nothing is rented out anew; what runs goes on" if entry.blocks else ""),
+            ("remedy", entry.remedy),
+            ("ends when", entry.clears),
+            ("source", entry.source),
+        ),
+        out,
     )
     if entry.has_fix:
         out.print("  kaalia doctor --fix can mend it.")
