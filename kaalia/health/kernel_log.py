@@ -25,6 +25,8 @@ BREATH_S = 0.02
 """Between two full batches: a flood of lines takes its turn with everything else, 25,000 lines a second at most."""
 SETTLE_S = 0.5
 """After the first line of many: they are then read, and written, together."""
+FLOOD_RECORDS = 200
+"""At once: the kernel says so much that its buffer, a few thousand lines, would be full before a pause is over."""
 WRITTEN_EVERY_RECORDS = 2000
 """How far the log was read is written with each fault, and at least so often. What is read twice counts once."""
 JUDGE_S = 300.0
@@ -73,14 +75,18 @@ class KernelLogService:
             opened.close()
 
     async def _read_on(self, opened: KernelLog, done: int) -> None:
-        self._told = None
+        loop = asyncio.get_running_loop()
+        self._told, judged_s = None, loop.time()
         while True:
             batch = opened.read()
             done = await self._take(batch, done)
-            if not batch.is_last:
+            is_flood = not batch.is_last or len(batch.records) >= FLOOD_RECORDS
+            if not is_flood or loop.time() - judged_s >= self._settle_s:
+                await self._judge()
+                judged_s = loop.time()
+            if is_flood:
                 await asyncio.sleep(BREATH_S)
                 continue
-            await self._judge()
             opened.wake(self._bell)
             if await wait(self._bell, JUDGE_S):
                 await asyncio.sleep(self._settle_s)

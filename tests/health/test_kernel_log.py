@@ -127,6 +127,24 @@ async def test_in_a_flood_of_lines_the_fault_is_seen(store: Database, clock: Fak
     assert (fault.count, fault.last_number) == (1, 5_001)
 
 
+async def test_a_flood_that_does_not_end_hides_nothing(
+    store: Database, clock: FakeClock, kernel: FakeKernelLog
+) -> None:
+    async def pour() -> None:
+        while True:
+            for _ in range(100):
+                said(kernel, "usb 1-1: reset high-speed USB device")
+            await asyncio.sleep(0)
+
+    async with followed(store, clock, kernel.root):
+        flood = asyncio.create_task(pour())
+        await asyncio.sleep(0.1)
+        while not said(kernel, FALLEN):
+            await asyncio.sleep(0)
+        await until_open(store, "gpu_xid_79")
+        flood.cancel()
+
+
 def said(kernel: FakeKernelLog, text: str) -> bool:
     """False: the pipe is full, as the kernel's buffer would be."""
     try:

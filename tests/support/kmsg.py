@@ -1,9 +1,11 @@
 """A pipe in the place of /dev/kmsg: a test writes what the kernel would say."""
 
+import fcntl
 import os
 from pathlib import Path
 
 FALLEN = "NVRM: Xid (PCI:0000:65:00): 79, pid=1234, name=python, GPU has fallen off the bus."
+BUFFER_BYTES = 256 * 1024
 
 
 class FakeKernelLog:
@@ -17,6 +19,8 @@ class FakeKernelLog:
             os.mkfifo(path)
         # Its own reader too, so that it never ends.
         self._file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        # As much as a kernel's own buffer holds.
+        fcntl.fcntl(self._file, fcntl.F_SETPIPE_SZ, BUFFER_BYTES)
         self.number = 0
 
     def say(self, text: str, at_s: float = 1.0, priority: int = 3) -> None:
