@@ -6,6 +6,7 @@ python -m tests.support.clocked CLOCK_FILE marketplace serve --listen HOST:PORT 
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,10 @@ from kaalia import log
 from kaalia.clock import SystemClock
 from kaalia.daemon import run as daemon
 from kaalia.marketplace import run as marketplace
+from tests.support import loop_watch
+
+LOOP_WATCH = "KAALIA_TEST_LOOP_WATCH"
+"""Names the file in which a daemon notes what holds its loop."""
 
 
 @dataclass
@@ -77,6 +82,10 @@ class Clocks:
         """The true time."""
         return SystemClock().now() + timedelta(seconds=self._world.wall_s)
 
+    def boottime_s(self) -> float:
+        """How long the machine's boot has lasted, to the machine."""
+        return SystemClock().boottime_s() + self._machine.boot_s
+
     def passes(self, seconds: float) -> None:
         """For the machine's timers it is as if it had been suspended."""
         self._pass(seconds)
@@ -115,6 +124,8 @@ class Clocks:
 def main(argv: list[str]) -> int:
     clock, program, args = FileClock(Path(argv[0])), argv[1], argv[2:]
     if program == "daemon":
+        if file := os.environ.get(LOOP_WATCH):
+            loop_watch.install(Path(file))
         return daemon.main(args, clock)
     named = dict(zip(args[1::2], args[2::2], strict=True))
     log.setup("info", "text")

@@ -1,0 +1,153 @@
+"""Whatever breaks on a machine is told within ten seconds by a condition, and is over when it is seen to be over; the
+tenant beside it keeps its process and its port; the loop is never held for 50 ms, and memory stays where it was.
+
+Faults of the kernel's log, of the driver, of Docker and of disks, one after the other on a machine that is rented.
+Prints a line for each, and at the end the table that stands in docs/measured.md.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from kaalia.client import LocalClient
+from kaalia.errors import KaaliaError
+from tests.proofs import fault_docker, fault_driver, fault_kernel
+from tests.proofs.fault import Fault, World
+from tests.proofs.report import Report, Say
+from tests.proofs.tenant import Tenant
+from tests.support.clocked import LOOP_WATCH, Clocks
+from tests.support.kmsg import FakeKernelLog
+from tests.support.loop_watch import LONG_S, read
+from tests.support.scene import scene
+from tests.support.waiting import wait_until
+
+APPEARS_S = 10.0
+"""The bar."""
+CLEARS_S = 15.0
+GROWTH_MB = 12.0
+"""Of the daemon's own memory, from before the first fault to after the last and the floods: about a seventh."""
+CONFIG = {
+    "intervals": {"report_s": 0.5, "resync_s": 5, "heartbeat_s": 5},
+    "nvml": {"deadline_s": 2},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    fault: Fault
+    code: str
+    appeared_s: float
+    cleared_s: float | None
+
+
+def prove(seed: int, rounds: int, say: Say) -> Report:
+    """Every fault once; seed has no say here. `rounds`: only so many of each group."""
+    report = Report(say)
+    with TemporaryDirectory(prefix="kaalia-") as folder:
+        home = Path(folder)
+        clocks, lines = Clocks(home / "clocks"), home / "loop.jsonl"
+        options: dict[str, Any] = {"clocks": clocks.files, "extra_config": CONFIG}
+        options["extra_env"] = {LOOP_WATCH: str(lines)}
+        kernel = FakeKernelLog(Path("/"))
+        with scene("8xRTX_4090", home, **options) as (stack, image):
+            stack.list_machine()
+            world = World(stack, kernel, clocks, home / "gpus.txt", Tenant(stack, image), report)
+            fault_driver.begin(world)
+            wait_until("the first conditions to settle", lambda: _settled(world), 30, 0.5)
+            before_mb = _own_mb(stack.daemon.pid if stack.daemon else 0)
+            rows = [row for group in _groups(rounds) for row in _run(world, group)]
+            fault_kernel.floods(world)
+            fault_kernel.hostile(world)
+            report.worst("memory_growth_mb", _own_mb(stack.daemon.pid if stack.daemon else 0) - before_mb)
+            rows += fault_kernel.reboot(world, Row)
+            _judge(world, lines)
+            world.tenant.check(report, "everything")
+        kernel.close()
+    report.counts["faults"] = len(rows)
+    for line in table(rows):
+        print(line)
+    return report
+
+
+def table(rows: Iterable[Row]) -> Iterable[str]:
+    """As in docs/measured.md."""
+    yield "| Source | Fault | Condition | Appears, s | Clears, s |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        cleared = "-" if row.cleared_s is None else f"{row.cleared_s:.2f}"
+        yield f"| {row.fault.source} | {row.fault.name} | `{row.code}` | {row.appeared_s:.2f} | {cleared} |"
+
+
+def _groups(rounds: int) -> Iterable[tuple[Fault, ...]]:
+    for group in (fault_kernel.xids(), fault_kernel.passing(), fault_driver.FAULTS, fault_docker.FAULTS):
+        yield group[:rounds] if rounds else group
+
+
+def _run(world: World, group: Iterable[Fault]) -> Iterable[Row]:
+    for fault in group:
+        row = _one(world, fault)
+        if row is not None:
+            yield row
+    world.tenant.check(world.report, f"all of {fault.source}")
+
+
+def _one(world: World, fault: Fault) -> Row | None:
+    report = world.report
+    began = time.monotonic()
+    fault.strike(world)
+    try:
+        appeared_s = world.wait(
+            f"{fault.name} to be told", lambda: world.tells(fault.code, fault.scope), APPEARS_S, began
+        )
+    except TimeoutError:
+        report.check(f"{fault.name} is told as {fault.code}", False, world.codes())
+        fault.mend(world)
+        return None
+    report.worst("slowest_to_appear_s", appeared_s)
+    report.check(f"{fault.name} appears within {APPEARS_S:g} s", appeared_s <= APPEARS_S, appeared_s)
+    began = time.monotonic()
+    fault.mend(world)
+    try:
+        cleared_s = world.wait(
+            f"{fault.name} to be over", lambda: not world.tells(fault.code, fault.scope), CLEARS_S, began
+        )
+    except TimeoutError:
+        report.check(f"{fault.name} is over by observation", False, world.codes())
+        return None
+    report.worst("slowest_to_clear_s", cleared_s)
+    seen = world.tenant.look()
+    report.check(f"the tenant keeps its process through {fault.name}", seen == world.tenant.identity, seen)
+    report.say(f"{fault.source}: {fault.name}: {fault.code} after {appeared_s:.2f} s, over after {cleared_s:.2f} s")
+    return Row(fault, fault.code, appeared_s, cleared_s)
+
+
+def _settled(world: World) -> bool:
+    try:
+        return LocalClient(world.stack.socket).report().gpus != ()
+    except KaaliaError:
+        return False
+
+
+def _own_mb(pid: int) -> float:
+    return psutil.Process(pid).memory_full_info().uss / 1e6
+
+
+def _judge(world: World, lines: Path) -> None:
+    report, blocks = world.report, read(lines)
+    for name in ("wall_s", "own_s", "cpu_s"):
+        report.worst(
+            f"longest_callback_{name[:-2]}_ms", max((getattr(one, name) for one in blocks), default=0.0) * 1000
+        )
+    for one in blocks:
+        world.report.say(f"the loop was held: {one}")
+        report.check(f"the loop is never held for {LONG_S * 1000:.0f} ms", one.own_s < LONG_S, one)
+    grown = report.figures["memory_growth_mb"]
+    report.check("memory stays where it was", grown <= GROWTH_MB, grown)
+
+
+Maker = Callable[[Fault, str, float, float | None], Row]
