@@ -75,10 +75,6 @@ class Database:
         """Run a read; it sees every transaction committed before it."""
         return await self._on_thread(lambda: _guarded(lambda: work(self._open_connection())))
 
-    async def size_bytes(self) -> int:
-        """What it takes of the disk, its write-ahead log included."""
-        return await self._on_thread(self._size_bytes)
-
     async def close(self) -> None:
         if self._connection is not None:
             await self._on_thread(self._connection.close)
@@ -87,10 +83,6 @@ class Database:
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _size_bytes(self) -> int:
-        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
 
     def _open_connection(self) -> Transaction:
         if self._connection is None:

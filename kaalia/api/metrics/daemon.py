@@ -10,7 +10,6 @@ from kaalia.pulse import Pulse
 BUILD = info("kaalia_build_info", "The version of kaalia.", "version")
 STARTED = gauge("kaalia_daemon_start_timestamp_seconds", "When the daemon was started, since the epoch.")
 SAFE_MODE = gauge("kaalia_daemon_safe_mode", "1 while the state cannot be used: tenants run on, nothing is admitted.")
-STATE_BYTES = gauge("kaalia_daemon_state_bytes", "Size of the state database, with its write-ahead log.")
 UNWRITTEN = gauge("kaalia_daemon_state_unwritable", "1 when the last change of the state could not be written.")
 HEARD = gauge("kaalia_marketplace_heard_timestamp_seconds", "When the marketplace last answered, since the epoch.")
 TURNS = counter("kaalia_daemon_turns_total", "Turns of a loop of the daemon.", "loop")
@@ -24,7 +23,7 @@ LAG_LONGEST = gauge("kaalia_daemon_loop_lag_longest_seconds", "The most of all l
 LAG_LOOKS = counter("kaalia_daemon_loop_looks_total", "How often it was looked at.")
 LAG_LATE = counter("kaalia_daemon_loop_late_total", "How often it woke more than 50 ms late.")
 METRICS = (
-    *(BUILD, STARTED, SAFE_MODE, STATE_BYTES, UNWRITTEN, HEARD, TURNS, TURNS_FAILED, TURNS_TIME, TURNS_LONGEST),
+    *(BUILD, STARTED, SAFE_MODE, UNWRITTEN, HEARD, TURNS, TURNS_FAILED, TURNS_TIME, TURNS_LONGEST),
     *(LAG, LAG_LONGEST, LAG_LOOKS, LAG_LATE),
 )
 
@@ -44,8 +43,6 @@ def samples(found: Internals) -> Iterator[Sample]:
     yield Sample(STARTED, (), found.started_at.timestamp())
     yield Sample(SAFE_MODE, (), float(found.safe_mode))
     yield Sample(UNWRITTEN, (), float(found.unwritable))
-    if found.state_bytes is not None:
-        yield Sample(STATE_BYTES, (), found.state_bytes)
     if found.heard_at is not None:
         yield Sample(HEARD, (), found.heard_at.timestamp())
     yield from _pulse(found.pulse)

@@ -8,11 +8,10 @@ from kaalia.pulse import Pulse
 
 @dataclass(frozen=True, slots=True)
 class Internals:
-    """`state_bytes` None: in safe mode; `heard_at` None: not since the start."""
+    """`heard_at` None: not since the start."""
 
     started_at: datetime
     safe_mode: bool
     pulse: Pulse
-    state_bytes: int | None = None
     unwritable: bool = False
     heard_at: datetime | None = None

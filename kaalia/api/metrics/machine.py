@@ -54,10 +54,12 @@ REVISION = gauge("kaalia_marketplace_revision", "Revision of the newest desired 
 OUTBOX = gauge("kaalia_outbox_messages", "Messages that the marketplace has not acknowledged yet.")
 OUTBOX_OLDEST = gauge("kaalia_outbox_oldest_timestamp_seconds", "When the oldest of them was written, since the epoch.")
 
+STATE_BYTES = gauge("kaalia_daemon_state_bytes", "Size of the state database, without its write-ahead log.")
+
 METRICS = (
     *(MACHINE, REPORTED, MISSING, BOOTED, CORES, CORES_CLAIMED, MEMORY, MEMORY_FREE, MEMORY_CLAIMED),
     *(DISK, DISK_FREE, DISK_CLAIMED, DISK_OTHERS, GPUS, GPUS_CLAIMED, PORTS, PORTS_CLAIMED, PORTS_PROVEN, SPEED),
-    *(PRICE, DRAINED, ENROLLED, SYNCED, ADMITS, REVISION, OUTBOX, OUTBOX_OLDEST),
+    *(PRICE, DRAINED, ENROLLED, SYNCED, ADMITS, REVISION, OUTBOX, OUTBOX_OLDEST, STATE_BYTES),
 )
 
 _CLAIMED = {
@@ -123,6 +125,7 @@ def _promised(reading: Reading) -> Iterator[Sample]:
 
 def _marketplace(reading: Reading) -> Iterator[Sample]:
     yield Sample(ENROLLED, (), float(reading.enrolled is not None))
+    yield Sample(STATE_BYTES, (), reading.state_bytes)
     yield Sample(OUTBOX, (), reading.outbox_length)
     if reading.outbox_since is not None:
         yield Sample(OUTBOX_OLDEST, (), reading.outbox_since.timestamp())

@@ -29,6 +29,7 @@ from kaalia.store import (
     machine,
     maintenance,
     outbox,
+    overview,
     traffic,
     volumes,
     workloads,
@@ -73,6 +74,7 @@ class Reading:
     contact: Contact
     record: Record | None
     windows: tuple[Window, ...]
+    state_bytes: int
     outbox_length: int
     outbox_since: datetime | None
 
@@ -103,6 +105,7 @@ def read(tx: Transaction, now: datetime) -> Reading:
         contact=availability.get_contact(tx),
         record=availability.get_record(tx),
         windows=maintenance.windows(tx),
+        state_bytes=overview.size_bytes(tx),
         outbox_length=outbox.count(tx),
         outbox_since=outbox.oldest_at(tx),
     )

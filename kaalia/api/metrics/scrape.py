@@ -23,7 +23,7 @@ class Scraper:
     async def whole(self) -> bytes:
         """All there is. In safe mode, and when the store cannot be read: only of the daemon itself."""
         async with self._one_at_a_time:
-            internals = await self._internals()
+            internals = self._internals()
             found: Reading | None = None
             with contextlib.suppress(StoreError):
                 found = await self._read()
@@ -52,13 +52,12 @@ class Scraper:
         now = self._context.clock.now()
         return await self._context.read(lambda tx: reading.read(tx, now))
 
-    async def _internals(self) -> Internals:
+    def _internals(self) -> Internals:
         here = self._context
         return Internals(
             started_at=here.started_at,
             safe_mode=here.safe_mode is not None,
             pulse=PULSE,
-            state_bytes=None if here.safe_mode else await here.database.size_bytes(),
             unwritable=here.database.write_problem is not None,
             heard_at=here.heard_at(),
         )
