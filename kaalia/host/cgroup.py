@@ -3,6 +3,7 @@
 Docker's own statistics take 70 times the CPU. Of containers that the engine puts below another cgroup nothing is told.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kaalia.model.usage import ContainerUsage
 ROOT = Path("/")
 _NS = 1e-9
 _US = 1e-6
+_BYTES_MAX = 4096
 _PLACES = ("system.slice/docker-{}.scope", "docker/{}")
 """By Docker's two cgroup drivers, systemd and cgroupfs."""
 
@@ -59,10 +61,16 @@ def _v1(base: str, place: str) -> ContainerUsage:
 
 def _text(path: str) -> str | None:
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 three times as fast as Path, of which there are hundreds
-            return file.read().decode("ascii", "replace")
+        # There are hundreds of them, and Path takes three times as long.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(handle, _BYTES_MAX).decode("ascii", "replace")
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 def _number(text: str | None) -> int | None:

@@ -6,14 +6,15 @@ The library takes memory that the idle daemon has no use for: this module is imp
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample as Line
 
 from kaalia.api.metrics.metric import Kind, Metric, Sample
 
-_FAMILIES = {Kind.GAUGE: GaugeMetricFamily, Kind.COUNTER: CounterMetricFamily}
+_SUFFIXES = {Kind.GAUGE: "", Kind.COUNTER: "_total", Kind.INFO: "_info"}
+"""Which the library adds to the name of a family by itself."""
 
 
 class _Samples(Collector):
@@ -40,13 +41,8 @@ def render(samples: Iterable[Sample], *, with_process: bool) -> bytes:
 
 
 def _family(metric: Metric, samples: Iterable[Sample]) -> Family:
-    if metric.kind is Kind.INFO:
-        known = InfoMetricFamily(metric.name.removesuffix("_info"), metric.help)
-        for sample in samples:
-            known.add_metric((), dict(zip(metric.labels, sample.labels, strict=True)))
-        return known
-    kind: type[GaugeMetricFamily | CounterMetricFamily] = _FAMILIES[metric.kind]
-    family = kind(metric.name, metric.help, labels=metric.labels)
-    for sample in samples:
-        family.add_metric(sample.labels, sample.value)
+    """The library adds each sample by a call of its own; all at once takes half the time, and there are a thousand."""
+    family = Family(metric.name.removesuffix(_SUFFIXES[metric.kind]), metric.help, metric.kind)
+    names = metric.labels
+    family.samples = [Line(metric.name, dict(zip(names, one.labels, strict=True)), one.value) for one in samples]
     return family
