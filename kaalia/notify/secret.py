@@ -18,7 +18,6 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from kaalia.errors import ConfigError
-from kaalia.wire import signature
 
 FILE_MAX_BYTES = 4096
 HMAC, ED25519 = "whsec_", "whsk_"
@@ -51,7 +50,9 @@ class Signer:
     @property
     def public_key(self) -> str:
         """`whpk_...` for the receiver, empty with a shared secret."""
-        return "" if self._key is None else f"whpk_{signature.public_key_text(self._key)}"
+        if self._key is None:
+            return ""
+        return f"whpk_{base64.b64encode(self._key.public_key().public_bytes_raw()).decode()}"
 
     def sign(self, message_id: str, timestamp_s: int, body: bytes) -> str:
         content = f"{message_id}.{timestamp_s}.".encode() + body

@@ -85,6 +85,9 @@ def _sources(config: Config, config_text: str, client: LocalClient, now: datetim
         Source("report.json", "kaalia report --json; with the daemon down from its state", _report(client, state)),
         Source("ports.json", "kaalia ports --json", lambda: _thread(lambda: _json(client.ports()))),
         Source("speed.json", "kaalia speedtest --json", lambda: _thread(lambda: _json(client.speed()))),
+        Source("canary.json", "kaalia canary --json", lambda: _thread(lambda: _json(client.canary()))),
+        Source("reliability.json", "outages and what they cost", lambda: _thread(lambda: _json(client.reliability()))),
+        Source("metrics.txt", "kaalia metrics", lambda: _thread(client.metrics)),
         Source("state.json", "how many rows the state holds of what", _state(state, overview.counts)),
         Source("daemon.log", f"the last {lines} lines of the daemon's log", _command(unit)),
         Source(
