@@ -10,13 +10,14 @@ from dataclasses import replace
 from kaalia.capability import hardware, inventory, network, ports
 from kaalia.capability.report import Inputs, Surveyed, digest, survey
 from kaalia.clock import Clock
+from kaalia.model.gpu_health import GpuReading
 from kaalia.model.inventory import GpuParts, Inventory
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import PortMap
 from kaalia.model.speed import MeasuredSpeed
 from kaalia.pulse import PULSE
 from kaalia.service import run_forever
-from kaalia.store import conditions, disk, gpu_health, gpu_use, machine, measurements, outbox, reach, speed
+from kaalia.store import conditions, disk, energy, gpu_health, gpu_use, machine, measurements, outbox, reach, speed
 from kaalia.store import inventory as inventories
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
@@ -90,6 +91,7 @@ class CapabilityService:
             hardware.note(tx, report)
             conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
             gpu_health.put(tx, surveyed.gpus)
+            energy.count(tx, _energies(surveyed.gpus), report.collected_at)
             if surveyed.use is not None:
                 gpu_use.put(tx, surveyed.use)
             if listed is not None:
@@ -123,6 +125,12 @@ class CapabilityService:
         with PULSE.turn("report"):
             await self.refresh()
         await wait(self._bell, self._interval_s)
+
+
+def _energies(reading: GpuReading) -> dict[str, int]:
+    """Of the GPUs that count what they use, in millijoules."""
+    told = ((one.uuid, one.facts.get("energy_mj")) for one in reading.gpus)
+    return {uuid: int(value) for uuid, value in told if uuid is not None and value is not None}
 
 
 def _identity(report: MachineReport) -> object:

@@ -167,6 +167,7 @@ COUNTERS: dict[str, Reader] = {
     "power_slowed_s": lambda gpu: _slowed_s(gpu, pynvml.NVML_PERF_POLICY_POWER),
     "thermal_slowed_s": lambda gpu: _slowed_s(gpu, pynvml.NVML_PERF_POLICY_THERMAL),
     "power_default_w": lambda gpu: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu) / 1000,
+    "energy_mj": pynvml.nvmlDeviceGetTotalEnergyConsumption,
     "pcie_replays": pynvml.nvmlDeviceGetPcieReplayCounter,
     "nvlinks": _nvlinks,
     "nvlink_crc": lambda gpu: _field(gpu, pynvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL),

@@ -86,7 +86,7 @@ async def take(tx: AsyncConnection, machine_id: int, entries: Iterable[Entry], n
     machine = (await tx.execute(sa.select(machines).where(machines.c.id == machine_id))).one()
     heard_at = from_epoch(machine.last_seen_at) if machine.last_seen_at is not None else now
     for entry in entries:
-        if entry.meter in TRAFFIC or entry.edge is Edge.COUNT:
+        if entry.meter in (*TRAFFIC, Meter.ENERGY) or entry.edge is Edge.COUNT:
             continue
         agreed = await what_was_agreed(tx, entry.meter, entry.contract_id)
         if agreed is None or agreed.machine_id != machine_id:

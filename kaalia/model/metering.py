@@ -9,7 +9,8 @@ class Meter(StrEnum):
     """RUN counts the time in which the container ran, with its GPUs; DISK the time in which its disk was kept.
 
     VOLUME counts the time in which a volume was kept, with its bytes: a volume is a contract with a number of its own.
-    INET_UP and INET_DOWN count bytes to and from the internet.
+    INET_UP and INET_DOWN count bytes to and from the internet. ENERGY counts joules of its GPUs: the owner pays for
+    them, and nobody else is told.
     """
 
     RUN = "run"
@@ -17,6 +18,7 @@ class Meter(StrEnum):
     VOLUME = "volume"
     INET_UP = "inet_up"
     INET_DOWN = "inet_down"
+    ENERGY = "energy"
 
 
 TRAFFIC = (Meter.INET_UP, Meter.INET_DOWN)
@@ -26,7 +28,7 @@ class Edge(StrEnum):
     START = "start"
     END = "end"
     COUNT = "count"
-    """Of meters that count bytes instead of time: so many since the contract began."""
+    """Of meters that count no time: so many bytes or joules since the contract began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Entry:
     at: datetime
     """The exact moment: the container engine's own, where it is known."""
     amount: int
-    """GPUs of RUN, bytes of the others; an END repeats that of its START, a COUNT is a sum that never shrinks."""
+    """GPUs of RUN, joules of ENERGY, bytes of the others; an END repeats that of its START, a COUNT is a sum that never
+    shrinks."""
     reason: str = ""
     """The state of the workload or volume that made it, or why an end was inferred."""
 

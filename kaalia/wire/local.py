@@ -130,6 +130,8 @@ class ContractView:
     """None: nothing was counted yet."""
     public_ipaddr: str | None = None
     """The variable PUBLIC_IPADDR inside, as the container was made with it."""
+    energy_j: float | None = None
+    """What its GPUs used since it began, as they count it themselves. None: they do not, or it has none."""
 
 
 def traffic_view(tally: Tally | None, now: datetime) -> TrafficView | None:
@@ -141,6 +143,7 @@ def contract_view(
     status: WorkloadStatus | None,
     missing_since: datetime | None,
     traffic: TrafficView | None = None,
+    energy_j: float | None = None,
 ) -> ContractView:
     """Join both sides. Without a status the workload waits: nothing has been done for it yet."""
     spec = contract.spec
@@ -169,6 +172,7 @@ def contract_view(
         problem=status.problem if status else None,
         traffic=traffic,
         public_ipaddr=status.public_ipaddr if status else None,
+        energy_j=energy_j,
     )
 
 

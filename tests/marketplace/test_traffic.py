@@ -229,3 +229,15 @@ async def test_traffic_belongs_to_one_day_whole(tmp_path: Path) -> None:
 
     assert [day["bwu_earn"] for day in earned["per_day"]] == [pytest.approx(0.01), pytest.approx(0.02), 0]
     assert earned["summary"]["total_bwu"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("edge", Edge)
+async def test_energy_is_the_owners_affair_whatever_a_machine_says(tmp_path: Path, edge: Edge) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await priced(market)
+        before = await spent(market)
+        await post(market, replace(total(market, instance_id, Meter.ENERGY, 1000, ago_s=1800), edge=edge))
+        market.clock.advance(3600)
+        await post(market, seq=2)
+
+        assert await spent(market) == before

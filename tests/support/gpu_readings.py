@@ -34,6 +34,7 @@ WELL: Mapping[str, float] = {
     "clock_reasons": 0,
     "power_slowed_s": 0,
     "thermal_slowed_s": 0,
+    "energy_mj": 0,
     "pcie_replays": 0,
     "nvlinks_count": 4,
     "nvlinks_up": 4,

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from kaalia.api import context
 from kaalia.api.responses import NotFoundError, answer
-from kaalia.store import contracts, traffic, workloads
+from kaalia.store import contracts, energy, traffic, workloads
 from kaalia.store.database import Transaction
 from kaalia.wire.local import ContractView, contract_view, traffic_view
 
@@ -36,13 +36,14 @@ async def _read(request: web.Request) -> tuple[ContractView, ...]:
 
 
 def _views(tx: Transaction, now: datetime) -> tuple[ContractView, ...]:
-    statuses, tallies = workloads.all_workloads(tx), traffic.all_tallies(tx)
+    statuses, tallies, energies = workloads.all_workloads(tx), traffic.all_tallies(tx), energy.totals(tx)
     return tuple(
         contract_view(
             stored.contract,
             statuses.get(stored.contract.contract_id),
             stored.missing_since,
             traffic_view(tallies.get(stored.contract.contract_id), now),
+            energies.get(stored.contract.contract_id),
         )
         for stored in contracts.all_contracts(tx)
     )

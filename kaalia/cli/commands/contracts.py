@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from kaalia.cli import output
 from kaalia.contracts.contract import ContractKind, Desired
+from kaalia.contracts.energy import JOULES_PER_KWH
 from kaalia.model.workload import WorkloadState
 from kaalia.units import GB, format_bytes
 from kaalia.wire.local import ContractView, TrafficView
@@ -101,6 +102,7 @@ def _print_one(view: ContractView, out: Console) -> None:
             ("Disk", format_bytes(view.disk_bytes)),
             ("Ports", ports),
             ("Internet", _internet(view.traffic)),
+            ("Energy", "" if view.energy_j is None else f"{view.energy_j / JOULES_PER_KWH:.3f} kWh by its GPUs"),
             ("Variables", ", ".join(view.env_names)),
             ("PUBLIC_IPADDR", view.public_ipaddr or ""),
             ("Price", f"$ {view.price_usd_per_hour} per hour, without storage"),

@@ -101,6 +101,11 @@ result nvmlDeviceGetRetiredPages(device gpu, unsigned int cause, unsigned int *c
     return pages > room ? INSUFFICIENT_SIZE : SUCCESS;
 }
 
+/* millijoules since the driver was loaded */
+result nvmlDeviceGetTotalEnergyConsumption(device gpu, u64 *out) {
+    return copy_u64("nvmlDeviceGetTotalEnergyConsumption", gpu, "energy_mj", out);
+}
+
 result nvmlDeviceGetCurrentClocksEventReasons(device gpu, u64 *out) {
     return copy_u64("nvmlDeviceGetCurrentClocksEventReasons", gpu, "clock_reasons", out);
 }

@@ -101,6 +101,7 @@ WELL: dict[str, object] = {
     "clock_reasons": 1,
     "power_ns": 0,
     "thermal_ns": 0,
+    "energy_mj": 0,
     "pcie_replays": 0,
     "nvlinks": "1 1 1 1",
     "nvlink_crc": 0,
