@@ -1,10 +1,16 @@
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from kaalia.config import Config
-from kaalia.daemon.build import ReopenService
+from kaalia.config_metrics import MetricsConfig
+from kaalia.daemon.build import ReopenService, daemon, safe_mode
+from kaalia.daemon.notify import Systemd
+from kaalia.errors import Problem
+from kaalia.service import Service
+from tests.support.clock import FakeClock
 
 
 def settings(folder: Path) -> Config:
@@ -29,3 +35,19 @@ async def test_safe_mode_lasts_while_the_state_is_corrupt(tmp_path: Path) -> Non
 
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(ReopenService(config, interval_s=0.02).run(), 0.3)
+
+
+async def names(context: AbstractAsyncContextManager[list[Service]]) -> set[str]:
+    async with context as services:
+        return {one.name for one in services}
+
+
+def test_metrics_are_served_where_the_owner_wants_them(tmp_path: Path) -> None:
+    """Not a coroutine: a daemon that starts may read its catalogues."""
+    plain, both = settings(tmp_path), {"metrics", "tenant metrics"}
+    wanted = plain.model_copy(update={"metrics": MetricsConfig(listen="127.0.0.1:9464", tenants=True)})
+    why = Problem("state_corrupt", "cannot use it")
+
+    assert asyncio.run(names(daemon(plain, FakeClock(), Systemd({})))) & both == set()
+    assert asyncio.run(names(daemon(wanted, FakeClock(), Systemd({})))) & both == both
+    assert asyncio.run(names(safe_mode(wanted, FakeClock(), Systemd({}), why))) & both == {"metrics"}

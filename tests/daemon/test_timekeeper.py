@@ -67,6 +67,16 @@ async def test_a_reboot_with_a_clock_that_went_back_is_a_doubt_until_the_marketp
     assert bell.is_set()
 
 
+async def test_when_the_marketplace_was_heard_is_told(machine: Machine) -> None:
+    keeper = await machine.daemon()
+    assert keeper.heard_at() is None
+
+    machine.clock.advance(30)
+    await keeper.hear(START + timedelta(seconds=31))
+
+    assert keeper.heard_at() == START + timedelta(seconds=30), "by this machine's clock"
+
+
 async def test_a_suspended_machine_rings_when_it_is_back(machine: Machine) -> None:
     keeper = await machine.daemon()
     bell = machine.changes.subscribe(Topic.TIME)
