@@ -10,8 +10,9 @@ from kaalia.health.gpu_judge import Judge
 from kaalia.health.gpu_rules import Book, book
 from kaalia.model.gpu_health import GpuReading, KnownGpu
 from kaalia.model.health import Condition
+from kaalia.model.power import PowerMark
 from kaalia.service import run_forever
-from kaalia.store import conditions, gpu_health
+from kaalia.store import conditions, gpu_health, power
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
 
@@ -65,15 +66,16 @@ class GpuHealthService:
         return judge
 
     async def _look(self, judge: Judge) -> None:
-        def read(tx: Transaction) -> tuple[GpuReading | None, tuple[KnownGpu, ...]]:
-            return gpu_health.get(tx), gpu_health.known(tx)
+        def read(tx: Transaction) -> tuple[GpuReading | None, tuple[KnownGpu, ...], dict[str, PowerMark]]:
+            return gpu_health.get(tx), gpu_health.known(tx), power.marks(tx)
 
-        reading, before = await self._database.read(read)
+        reading, before, marks = await self._database.read(read)
         if reading is None or reading.read_at == self._judged_at:
             return
         self._judged_at = reading.read_at
         known = known_after(reading, before, judge.book)
-        found = await asyncio.to_thread(judge.judge, reading, known)
+        set_here = {uuid: mark for uuid, mark in marks.items() if mark.boot_id == reading.boot_id}
+        found = await asyncio.to_thread(judge.judge, reading, known, set_here)
         await self._tell(found, known if known != before else None)
 
     async def _tell(self, found: list[Condition], known: tuple[KnownGpu, ...] | None = None) -> None:

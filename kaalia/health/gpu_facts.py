@@ -6,6 +6,7 @@ from datetime import datetime
 
 from kaalia.health.gpu_rules import Book
 from kaalia.model.gpu_health import BusGpu, GpuSample, KnownGpu
+from kaalia.model.power import PowerMark
 
 HW_POWER_BRAKE = 0x80
 HW_SLOWDOWN = 0x08 | 0x40 | HW_POWER_BRAKE
@@ -55,6 +56,8 @@ class View:
     before: Earlier | None
     reasons: Sequence[int]
     book: Book
+    set_here: PowerMark | None = None
+    """What the owner's power policy holds it at."""
 
     def value(self, fact: str) -> float | None:
         """None: there is no such thing here. Raises UnreadError."""
@@ -114,7 +117,10 @@ def _slowed(counter: str, bits: int) -> Callable[[View], float]:
 
 def _clock_share(view: View) -> float:
     view.loaded()
-    return view.read("sm_clock_mhz") / (view.read("sm_clock_max_mhz") or 1)
+    most = view.read("sm_clock_max_mhz") or 1
+    if view.set_here and view.set_here.clock_max_mhz:
+        most = min(most, view.set_here.clock_max_mhz)
+    return view.read("sm_clock_mhz") / most
 
 
 def _unexplained_clock_share(view: View) -> float:
@@ -122,7 +128,8 @@ def _unexplained_clock_share(view: View) -> float:
 
 
 def _power_capped_clock_share(view: View) -> float:
-    if view.read("power_limit_w") >= view.read("power_default_w"):
+    limit_w, set_w = view.read("power_limit_w"), view.set_here.power_w if view.set_here else None
+    if limit_w >= view.read("power_default_w") or (set_w is not None and limit_w >= set_w):
         return 1.0
     share = _clock_share(view)
     return share if _slowed("power_slowed_s", POWER_CAP)(view) > 0.5 else 1.0

@@ -4,7 +4,7 @@ A finding of a GPU is scoped by its UUID, also when the driver no longer tells t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from kaalia.errors import Problem
@@ -12,6 +12,7 @@ from kaalia.health.gpu_facts import Earlier, UnreadError, View
 from kaalia.health.gpu_rules import Book, Rule
 from kaalia.model.gpu_health import GpuReading, GpuSample, KnownGpu, NvmlState
 from kaalia.model.health import HOST, Condition
+from kaalia.model.power import PowerMark
 
 Key = tuple[str, str]
 """Id of the rule, and scope."""
@@ -39,6 +40,8 @@ class Past:
 
     earlier: Mapping[str, Earlier]
     reasons: Mapping[str, Sequence[int]]
+    set_here: Mapping[str, PowerMark] = field(default_factory=dict)
+    """What the power policy of this machine holds now."""
 
 
 def of_reading(reading: GpuReading, known: Iterable[KnownGpu], past: Past, book: Book) -> Findings:
@@ -102,9 +105,9 @@ def _driver(reading: GpuReading, book: Book) -> Findings:
 def _untold(reading: GpuReading, book: Book) -> str:
     """What the driver does not tell of itself: an older one may have no word for CUDA, but each has a version."""
     wrong = [
-        f"{field}: {error}"
-        for field, error in reading.errors.items()
-        if error not in book.absent or field == "driver_version"
+        f"{name}: {error}"
+        for name, error in reading.errors.items()
+        if error not in book.absent or name == "driver_version"
     ]
     return ", ".join(wrong)
 
@@ -194,7 +197,8 @@ def _gpu(
         return found
     bus = next((gpu for gpu in reading.on_bus if gpu.address == sample.pci_address), None)
     reasons = past.reasons.get(uuid, ())
-    view = View(sample, reading.read_at, before[uuid], bus, past.earlier.get(uuid), reasons, book)
+    set_here = past.set_here.get(uuid)
+    view = View(sample, reading.read_at, before[uuid], bus, past.earlier.get(uuid), reasons, book, set_here)
     for rule in book.rules.values():
         if rule.fact and (rule.id, uuid) not in found:
             found |= _judged(rule, view, uuid, words)
@@ -218,9 +222,9 @@ def _judged(rule: Rule, view: View, uuid: str, words: str) -> Findings:
 def _errors(sample: GpuSample, uuid: str, words: str, book: Book) -> Findings:
     """What its errors name. A call that says which fault it is leaves nothing unreadable besides."""
     by_rule: dict[str, list[str]] = {}
-    for field, error in sample.errors.items():
-        if error not in book.absent or field in _VITAL:
-            by_rule.setdefault(book.errors.get(error, "gpu_unreadable"), []).append(f"{field}: {error}")
+    for name, error in sample.errors.items():
+        if error not in book.absent or name in _VITAL:
+            by_rule.setdefault(book.errors.get(error, "gpu_unreadable"), []).append(f"{name}: {error}")
     found: Findings = {(rule_id, uuid): None for rule_id in {*book.errors.values(), "gpu_unreadable"}}
     for rule_id, fields in by_rule.items():
         found[rule_id, uuid] = _condition(book.rules[rule_id], uuid, words, uuid, ", ".join(fields))

@@ -1,13 +1,14 @@
 """Conditions of GPUs, reading by reading: told when enough readings in a row show a fault, over when enough do not."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kaalia.health.gpu_facts import Earlier
 from kaalia.health.gpu_findings import Findings, Key, Past, of_reading
 from kaalia.health.gpu_rules import Book
 from kaalia.model.gpu_health import GpuReading, KnownGpu
 from kaalia.model.health import HOST, Condition
+from kaalia.model.power import PowerMark
 
 
 class Judge:
@@ -36,13 +37,15 @@ class Judge:
             if sample.uuid is not None and not reading.uncounted:
                 self._earlier[sample.uuid] = Earlier(reading.read_at, sample.facts)
 
-    def judge(self, reading: GpuReading, known: Iterable[KnownGpu]) -> list[Condition]:
-        """What is wrong after this reading. `known`: by `known_after`."""
+    def judge(
+        self, reading: GpuReading, known: Iterable[KnownGpu], set_here: Mapping[str, PowerMark] | None = None
+    ) -> list[Condition]:
+        """What is wrong after this reading. `known`: by `known_after`; `set_here`: by the owner's power policy."""
         present = tuple(known)
         if reading.boot_id != self._boot_id:
             self._begin_anew()
         self._note_reasons(reading)
-        found = of_reading(reading, present, Past(self._earlier, self._reasons), self.book)
+        found = of_reading(reading, present, Past(self._earlier, self._reasons, set_here or {}), self.book)
         self.remember(reading)
         self._fold(found)
         self._forget(reading, {gpu.uuid for gpu in present})

@@ -1,11 +1,19 @@
-"""Readings of GPUs, as `capability` stores them: a GPU that is well but for what a test says."""
+"""Readings of GPUs that are well but for what a test says, as `capability` stores them; a machine judged by them."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
-from kaalia.model.gpu_health import BusGpu, GpuReading, GpuSample, NvmlState
+from kaalia.health.gpu_findings import known_after
+from kaalia.health.gpu_judge import Judge
+from kaalia.health.gpu_rules import book
+from kaalia.model.gpu_health import BusGpu, GpuReading, GpuSample, KnownGpu, NvmlState
+from kaalia.model.health import Condition
+from kaalia.model.power import PowerMark
 from tests.support.clock import START
 
+BOOK = book()
 UUID = "GPU-6a1b"
 OTHER = "GPU-0000"
 WELL: Mapping[str, float] = {
@@ -74,3 +82,31 @@ def reading(
     on_bus: tuple[BusGpu, ...] = (),
 ) -> GpuReading:
     return GpuReading(at, boot_id, state, reason, error, uncounted, gpus, on_bus)
+
+
+class Watched:
+    """A machine that is read each minute."""
+
+    def __init__(self, *standing: Condition) -> None:
+        self.judge = Judge(BOOK, standing)
+        self.known: tuple[KnownGpu, ...] = ()
+        self.minutes = 0
+        self.found: list[Condition] = []
+        self.set_here: dict[str, PowerMark] = {}
+
+    def look(self, made: GpuReading) -> set[str]:
+        """Of a machine whose power policy holds `set_here`."""
+        made = replace(made, read_at=START + timedelta(minutes=self.minutes))
+        self.minutes += 1
+        self.known = known_after(made, self.known, BOOK)
+        self.found = self.judge.judge(made, self.known, self.set_here)
+        return {one.problem.code for one in self.found}
+
+    def see(self, *gpus: GpuSample, times: int = 1, **more: Any) -> set[str]:
+        for _ in range(times):
+            codes = self.look(reading(*gpus, **more))
+        return codes
+
+    def told(self, code: str) -> Condition:
+        (found,) = [one for one in self.found if one.problem.code == code]
+        return found
