@@ -24,6 +24,7 @@ from kaalia.store import (
     conditions,
     contracts,
     disk,
+    energy,
     enrolment,
     gpu_health,
     gpu_use,
@@ -62,6 +63,9 @@ def crowd(tx: Transaction, at: datetime, gpus: int = 8, count: int = 50, *, all_
     for number in range(FIRST, FIRST + count):
         _contract(tx, number, report.gpus[number - FIRST] if number - FIRST < gpus else None, at, runs=all_run)
     gpu_health.put(tx, _counted(report))
+    for minute in range(2):
+        counters = {gpu.uuid: 1_000_000 + minute * 4_000_000 for gpu in report.gpus}
+        energy.count(tx, counters, at + timedelta(minutes=minute))
     _outages(tx, at)
     _things(tx, at, [FIRST + index for index in range(count)])
     _faults(tx, at, report)
@@ -126,7 +130,7 @@ def _counted(report: MachineReport) -> GpuReading:
             "nvlinks_count",
             "nvlinks_up",
         ),
-        *("nvlink_crc", "nvlink_replays", "nvlink_recoveries", "memory_c"),
+        *("nvlink_crc", "nvlink_replays", "nvlink_recoveries", "energy_mj", "memory_c"),
     )
     facts = {name: float(number) for number, name in enumerate(names)}
     gpus = tuple(GpuSample(gpu.index, gpu.uuid, gpu.name, gpu.pci_address, facts) for gpu in report.gpus)

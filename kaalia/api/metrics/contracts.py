@@ -37,6 +37,7 @@ TRAFFIC = counter(
     *("contract", "direction"),
     is_tenants=True,
 )
+ENERGY = counter("kaalia_contract_energy_joules_total", "Energy that its GPUs used since it began.", "contract")
 PROBLEM = _gauge(
     "kaalia_contract_problem",
     "1 while the machine cannot do what was agreed, else absent; `kaalia contracts` says why.",
@@ -58,7 +59,7 @@ VOLUME = gauge("kaalia_volume_bytes", "Size of a rented volume.", "volume")
 VOLUME_USED = gauge("kaalia_volume_used_bytes", "What is in it, by the newest count.", "volume")
 
 METRICS = (
-    *(CONTRACT, STATE, GPUS, PRICE, ENDS, STARTED, CORES, MEMORY, DISK, DISK_USED, TRAFFIC, PROBLEM),
+    *(CONTRACT, STATE, GPUS, PRICE, ENDS, STARTED, CORES, MEMORY, DISK, DISK_USED, TRAFFIC, ENERGY, PROBLEM),
     *(CPU, MEMORY_USED, OOM_KILLS),
     *(VOLUME, VOLUME_USED),
 )
@@ -76,6 +77,8 @@ def samples(reading: Reading, usages: Mapping[str, ContainerUsage]) -> Iterator[
     for contract_id, tally in reading.tallies.items():
         yield Sample(TRAFFIC, (str(contract_id), "up"), tally.total.up)
         yield Sample(TRAFFIC, (str(contract_id), "down"), tally.total.down)
+    for contract_id, joules in reading.energies.items():
+        yield Sample(ENERGY, (str(contract_id),), joules)
     yield from _disk(reading)
     for contract_id, status in reading.workloads.items():
         if (used := usages.get(status.container_id or "")) is not None:

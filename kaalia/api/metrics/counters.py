@@ -38,9 +38,13 @@ FACTS: dict[str, Metric] = {
     "nvlink_crc": _metric(counter, "nvlink_crc_errors_total", "Damaged packets of its NVLinks."),
     "nvlink_replays": _metric(counter, "nvlink_replays_total", "Packets of its NVLinks that had to be sent again."),
     "nvlink_recoveries": _metric(counter, "nvlink_recoveries_total", "How often its NVLinks had to be set up anew."),
+    "energy_mj": counter("kaalia_gpu_energy_joules_total", "Energy that it used since the driver was loaded.", "gpu"),
     "memory_c": _metric(gauge, "memory_temperature_celsius", "Temperature of its memory."),
 }
 """By the fact's name in a reading."""
+
+_UNITS = {"energy_mj": 0.001}
+"""Of a fact that is told in another unit."""
 
 METRICS = (STATE, *FACTS.values())
 
@@ -54,4 +58,4 @@ def samples(reading: Reading) -> Iterator[Sample]:
     for gpu in found.gpus:
         for fact, metric in FACTS.items():
             if gpu.uuid is not None and (value := gpu.facts.get(fact)) is not None:
-                yield Sample(metric, (gpu.uuid,), value)
+                yield Sample(metric, (gpu.uuid,), value * _UNITS.get(fact, 1))

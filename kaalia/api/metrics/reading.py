@@ -22,6 +22,7 @@ from kaalia.store import (
     conditions,
     contracts,
     disk,
+    energy,
     enrolment,
     gpu_health,
     gpu_use,
@@ -49,7 +50,7 @@ from kaalia.wire.local import DiskLedger
 class Reading:
     """`claims` with the moment since which their owners have them. `conditions`: symptoms of others among them.
 
-    `outages`: of the last 30 days.
+    `outages`: of the last 30 days. `energies`: joules, by contract.
     """
 
     now: datetime
@@ -66,6 +67,7 @@ class Reading:
     claims: tuple[tuple[Claim, datetime], ...]
     amounts: tuple[Amount, ...]
     tallies: Mapping[int, Tally]
+    energies: Mapping[int, float]
     disk: DiskLedger | None
     conditions: tuple[OpenCondition, ...]
     conditions_ended: int
@@ -97,6 +99,7 @@ def read(tx: Transaction, now: datetime) -> Reading:
         claims=claims.with_times(tx),
         amounts=amounts.all_amounts(tx),
         tallies=traffic.all_tallies(tx),
+        energies=energy.totals(tx),
         disk=disk.get_ledger(tx),
         conditions=conditions.all_open(tx),
         conditions_ended=conditions.ended(tx),

@@ -74,6 +74,8 @@ async def test_a_crowded_machine_tells_all_that_is_defined(local: Local) -> None
     assert values(found, "kaalia_contract_cpu_cores", contract="60") == [6]
     assert values(found, "kaalia_gpu_pcie_replays_total", gpu=GPUS[4].uuid) == [9]
     assert values(found, "kaalia_driver_state", state="ok") == [1]
+    assert values(found, "kaalia_contract_energy_joules_total", contract="53") == [4000]
+    assert values(found, "kaalia_gpu_energy_joules_total", gpu=GPUS[4].uuid) == [0.015]
     assert values(found, "kaalia_outages", cause="net") == [1]
     assert values(found, "kaalia_outage_seconds", cause="net") == [600]
     assert values(found, "kaalia_outage_seconds", cause="docker") == [120]
