@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from kaalia.contracts.local import is_local
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.reliability import WINDOW
@@ -93,8 +94,8 @@ def read(tx: Transaction, now: datetime) -> Reading:
         snapshot=enrolment.get_snapshot(tx),
         listing=machine.get_listing(tx),
         cordon=maintenance.get_cordon(tx),
-        contracts=contracts.all_contracts(tx),
-        workloads=workloads.all_workloads(tx),
+        contracts=tuple(one for one in contracts.all_contracts(tx) if not is_local(one.contract.contract_id)),
+        workloads={number: row for number, row in workloads.all_workloads(tx).items() if not is_local(number)},
         volumes=volumes.all_volumes(tx),
         claims=claims.with_times(tx),
         amounts=amounts.all_amounts(tx),

@@ -23,11 +23,11 @@ from kaalia.client import LocalClient, LocalError
 from kaalia.errors import Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.pulse import PULSE, Pulse
-from kaalia.store import conditions, machine
+from kaalia.store import conditions, local_contracts, machine
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from tests.api.conftest import Local, serving
-from tests.support.builders import build_report
+from tests.support.builders import build_contract, build_report
 from tests.support.clock import START, FakeClock
 from tests.support.crowd import FIRST, build_crowded_report, container_id, crowd
 
@@ -268,3 +268,13 @@ def fetch(path: Path, url: str) -> tuple[int, str, str]:
     found = reply.status, reply.headers["Content-Type"], reply.read().decode()
     connection.close()
     return found
+
+
+async def test_the_machines_own_tests_are_no_contracts_of_renters(local: Local, store: Database) -> None:
+    wanted = [build_contract().spec]
+
+    (number,) = await store.transaction(
+        lambda tx: local_contracts.make(tx, "canary", wanted, START, timedelta(minutes=10))
+    )
+
+    assert not [one for one in await scraped(local) if one.labels.get("contract") == str(number)]
