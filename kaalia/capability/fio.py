@@ -1,11 +1,13 @@
 """Bandwidth and latency of the disk that tenants share, by fio in one file below Docker's data root.
 
 At most 1 GiB is written once. Beside tenants it is an eighth of it, for a second each, in the idle class of the disk's
-scheduler. The page cache is passed by (direct); a file system that cannot do that is not measured.
+scheduler. The daemon's sandbox may not write there, so fio runs outside of it. The page cache is passed by (direct);
+a file system that cannot do that is not measured.
 """
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.errors import HostError
+from kaalia.host import outside
 from kaalia.host.process import run
 from kaalia.model.machine import Disk
 from kaalia.model.measurement import Measurement
@@ -22,6 +25,8 @@ FILE = ".kaalia-bench"
 TIMEOUT_S = 120.0
 SIZE_BYTES, GENTLE_BYTES = GIB, 128 * MIB
 SECONDS, GENTLE_SECONDS = 4, 1
+REMOVE_S = 30.0
+_LIMITS = ("TasksMax=64", "MemoryMax=512M", "NoNewPrivileges=yes", "PrivateNetwork=yes")
 FREE_SHARE = 10
 """The file is at most this part of the free space."""
 
@@ -50,15 +55,17 @@ async def disk(where: Disk | None, now: datetime, *, gentle: bool) -> tuple[Meas
         return _untold("Docker's data root is not known", now, gentle=gentle)
     if where.free_bytes < size * FREE_SHARE:
         return _untold(f"less than {size * FREE_SHARE // GIB} GiB are free on {where.path}", now, gentle=gentle)
-    path = Path(where.path) / FILE
+    if await asyncio.to_thread(shutil.which, "fio", path=outside.ENVIRONMENT["PATH"]) is None:
+        return _untold("fio is not installed: apt install fio", now, gentle=gentle)
+    path, first = Path(where.path) / FILE, await outside.prefix(*_LIMITS)
     try:
-        result = await run(argv(path, size, gentle=gentle), TIMEOUT_S, max_output_bytes=4 * MIB)
+        command = (*first, *argv(path, size, gentle=gentle))
+        result = await run(command, TIMEOUT_S, max_output_bytes=4 * MIB, env=outside.ENVIRONMENT)
     except HostError as error:
-        remedy = "; apt install fio" if error.code == "command_missing" else ""
-        return _untold(error.problem.message + remedy, now, gentle=gentle)
+        return _untold(error.problem.message, now, gentle=gentle)
     finally:
-        with suppress(OSError):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+        with suppress(HostError):
+            await run((*first, "rm", "--force", "--", str(path)), REMOVE_S, env=outside.ENVIRONMENT)
     if result.exit_code != 0:
         return _untold(f"fio failed: {(result.stderr or result.stdout).strip()[:200]}", now, gentle=gentle)
     try:

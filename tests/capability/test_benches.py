@@ -11,6 +11,7 @@ import pytest
 
 from kaalia.capability import fio, links
 from kaalia.capability.benches import BenchService, cpu
+from kaalia.host import outside
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import Disk
 from kaalia.model.measurement import Bench, Measurement
@@ -176,7 +177,7 @@ def test_what_fio_says_is_understood() -> None:
 
 async def test_a_full_disk_and_a_lack_of_fio_are_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(path=str(tmp_path), total_bytes=100 * GIB, free_bytes=50 * GIB)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(outside.ENVIRONMENT, "PATH", str(tmp_path))
 
     full = await fio.disk(replace(disk, free_bytes=GIB), START, gentle=False)
     without = await fio.disk(disk, START, gentle=False)
