@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts import maintenance
+from kaalia.contracts import maintenance, reliability
 from kaalia.contracts.maintenance import CATEGORIES, Window, open_windows
 from kaalia.errors import ContractError
 from kaalia.marketplace import machines
@@ -54,7 +54,7 @@ async def schedule(tx: AsyncConnection, machine: MachineRecord, window: Window, 
             if error.code != "maintenance_conflict":
                 raise
             raise ApiError(409, error.code, error.problem.message, remedy=error.problem.remedy) from error
-        await machines.put_windows(tx, machine.id, (*known, window))
+        await machines.put_windows(tx, machine.id, (*_past(machine, now), *known, window))
     live = (contracts.c.machine_id == machine.id, contracts.c.ended_at.is_(None), contracts.c.removed_at.is_(None))
     renters = sa.select(sa.func.count(sa.distinct(contracts.c.user_id))).where(*live)
     return int((await tx.execute(renters.where(contracts.c.user_id != machine.user_id))).scalar_one())
@@ -63,8 +63,13 @@ async def schedule(tx: AsyncConnection, machine: MachineRecord, window: Window, 
 async def cancel(tx: AsyncConnection, machine: MachineRecord, now: datetime) -> int:
     """Forget all windows; how many there were. None is no error: clients repeat requests."""
     count = len(open_windows(machine.windows, now))
-    await machines.put_windows(tx, machine.id, ())
+    await machines.put_windows(tx, machine.id, _past(machine, now))
     return count
+
+
+def _past(machine: MachineRecord, now: datetime) -> tuple[Window, ...]:
+    """Those that are over, as long as a silence in them may count: a machine may not have come back since."""
+    return tuple(one for one in machine.windows if now - reliability.WINDOW < one.end_at <= now)
 
 
 def _start(value: Any) -> datetime:

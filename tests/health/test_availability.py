@@ -9,6 +9,7 @@ from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.maintenance import Window
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem
+from kaalia.health import book
 from kaalia.health.availability import LOOK_S, AvailabilityService, catalogue
 from kaalia.model.availability import Cause, Outage
 from kaalia.model.health import Condition, Severity
@@ -270,6 +271,11 @@ async def test_the_ledger_says_whether_the_machine_was_rented(machine_: Machine)
     await machine_.starts()
 
     assert [one.is_rented for one in await machine_.outages()] == [True]
+
+
+@pytest.mark.parametrize("code", catalogue())
+def test_the_catalogue_names_conditions_that_there_are(code: str) -> None:
+    assert book.find(code) is not None
 
 
 def test_the_catalogue_names_causes() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaalia.contracts import reliability as rules
-from kaalia.marketplace import away, liveness, machines
+from kaalia.contracts.maintenance import Window
+from kaalia.marketplace import away, liveness, machines, maintenances
 from kaalia.marketplace.db import availability_tables, tables
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.availability import Cause, Outage, Record
@@ -156,6 +157,28 @@ async def test_no_word_of_the_hosts_betters_its_figure(tmp_path: Path) -> None:
 
     assert figures[0] == figures[1]
     assert record.silences[0].cause is not None
+
+
+async def test_a_window_that_is_over_counts_until_the_machine_is_back(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        machine_id = await add_machine(market.context)
+        await _schedule(market, machine_id, timedelta(days=2))
+        await heard(market, machine_id, 2 * 86400 + 300)
+        market.clock.advance(3600)  # the window has passed, and the machine is still away
+        await _schedule(market, machine_id, timedelta(days=9))
+        record = await heard(market, machine_id, 60)
+
+    assert [round(one.planned_s) for one in record.silences][-1] == 3300
+
+
+async def _schedule(market: Market, machine_id: int, ahead: timedelta) -> None:
+    """An hour of maintenance."""
+    now = market.clock.now()
+    window = Window(now + ahead, now + ahead + timedelta(hours=1), now)
+    async with market.context.engine.begin() as tx:
+        machine = await machines.get(tx, machine_id)
+        assert machine is not None
+        await maintenances.schedule(tx, machine, window, now)
 
 
 async def test_what_the_marketplace_missed_costs_no_machine(tmp_path: Path) -> None:
