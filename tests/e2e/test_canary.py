@@ -73,6 +73,22 @@ def test_the_owner_asks_for_a_run_and_sees_each_step(stack: Stack) -> None:
     assert "Canary: passed" in doctor.stdout
 
 
+def test_a_machine_that_fails_twice_is_offered_no_more_until_it_passes(stack: Stack) -> None:
+    program = stack.folder / "kits" / "current" / "sbin" / "canary"
+    stack.list_machine()
+    wait_until("the machine to be offered", stack.rentable_offer, 30)
+    away = program.rename(program.with_name("away"))
+
+    first, second = (stack.kaalia("canary", "--now", "--socket", str(stack.socket)) for _ in range(2))
+
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "scripts/build-kit" in " ".join(second.stdout.split())
+    wait_until("the offers to go", lambda: stack.rentable_offer() is None, 30)
+    away.rename(program)
+    assert stack.kaalia("canary", "--now", "--socket", str(stack.socket)).returncode == 0
+    wait_until("the machine to be offered again", stack.rentable_offer, 30)
+
+
 def test_what_a_crash_leaves_is_removed_and_a_renter_comes_first(stack: Stack) -> None:
     wait_until("nothing to be left", lambda: not own_containers(stack), 30)
     before = last(stack)

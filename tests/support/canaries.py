@@ -23,12 +23,11 @@ def compile_program(folder: Path) -> Path:
 
 
 def kit_with_program(folder: Path) -> Path:
-    """The kit of this checkout; one that was built before there was a test program gets it here."""
-    if (KITS / "current" / "sbin" / "canary").exists():
-        return KITS
+    """A copy of this checkout's kit; one that was built before there was a test program gets it here."""
     kit = folder / "kits" / "0123456789abcdef"
     shutil.copytree(KITS.resolve() / "current", kit, symlinks=True)
-    compile_program(kit / "sbin")
+    if not (kit / "sbin" / "canary").exists():
+        compile_program(kit / "sbin")
     (kit.parent / "current").symlink_to(kit.name)
     return kit.parent
 
