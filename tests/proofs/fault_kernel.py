@@ -77,8 +77,9 @@ def reboot(world: World, row: "Maker") -> "list[Row]":
         world.wait(f"{code} to be over", gone, 30, began)
     took = time.monotonic() - began
     world.report.say(f"{SOURCE}: {len(rows)} faults are over {took:.1f} s after a restart in another boot")
-    world.report.check("the tenant keeps its process through it", world.tenant.look() == identity, identity)
-    return [row(fault, code, appeared_s, took) for fault, code, appeared_s in rows]
+    is_untouched = world.tenant.look() == identity
+    world.report.check("the tenant keeps its process through it", is_untouched, identity)
+    return [row(fault, code, appeared_s, took, is_untouched) for fault, code, appeared_s in rows]
 
 
 def floods(world: World) -> None:

@@ -42,7 +42,9 @@ class Row:
     fault: Fault
     code: str
     appeared_s: float
-    cleared_s: float | None
+    cleared_s: float
+    is_untouched: bool
+    """The tenant has the process that it had before, by Docker's own word."""
 
 
 def prove(seed: int, rounds: int, say: Say) -> Report:
@@ -76,11 +78,12 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
 
 def table(rows: Iterable[Row]) -> Iterable[str]:
     """As in docs/measured.md."""
-    yield "| Source | Fault | Condition | Appears, s | Clears, s |"
-    yield "|---|---|---|---|---|"
+    yield "| Source | Fault | Condition | Appears, s | Clears, s | Tenant |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
-        cleared = "-" if row.cleared_s is None else f"{row.cleared_s:.2f}"
-        yield f"| {row.fault.source} | {row.fault.name} | `{row.code}` | {row.appeared_s:.2f} | {cleared} |"
+        tenant = "untouched" if row.is_untouched else "touched"
+        times = f"{row.appeared_s:.2f} | {row.cleared_s:.2f}"
+        yield f"| {row.fault.source} | {row.fault.name} | `{row.code}` | {times} | {tenant} |"
 
 
 def _groups(rounds: int) -> Iterable[tuple[Fault, ...]]:
@@ -123,7 +126,7 @@ def _one(world: World, fault: Fault) -> Row | None:
     seen = world.tenant.look()
     report.check(f"the tenant keeps its process through {fault.name}", seen == world.tenant.identity, seen)
     report.say(f"{fault.source}: {fault.name}: {fault.code} after {appeared_s:.2f} s, over after {cleared_s:.2f} s")
-    return Row(fault, fault.code, appeared_s, cleared_s)
+    return Row(fault, fault.code, appeared_s, cleared_s, seen == world.tenant.identity)
 
 
 def _settled(world: World) -> bool:
@@ -150,4 +153,4 @@ def _judge(world: World, lines: Path) -> None:
     report.check("memory stays where it was", grown <= GROWTH_MB, grown)
 
 
-Maker = Callable[[Fault, str, float, float | None], Row]
+Maker = Callable[[Fault, str, float, float, bool], Row]
