@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kaalia.client import LocalClient
-from tests.e2e.rented import destroy, problems, process, rent, running_stack
+from tests.e2e.rented import SLEEP, destroy, problems, process, rent, running_stack
 from tests.support.docker_engine import PrivateDocker
 from tests.support.kmsg import FakeKernelLog
 from tests.support.stack import Stack
@@ -67,3 +67,26 @@ def test_what_is_broken_leaves_the_offers_and_comes_back(stack: Stack, kernel: F
 
 def _words(stack: Stack, instance: int) -> str:
     return str((stack.instance(instance) or {}).get("status_msg"))
+
+
+def test_a_machine_of_two_models_rents_out_each_apart(docker_host: PrivateDocker, tmp_path: Path) -> None:
+    with running_stack(docker_host, tmp_path, "2xRTX_3090+1xRTX_4090") as mixed:
+        mixed.list_machine()
+        names = {gpu.uuid: gpu.name for gpu in LocalClient(mixed.socket).report().gpus}
+        offers = mixed.renter_api.call("POST", "/api/v0/bundles/", {"rentable": {"eq": True}})[1]["offers"]
+        told = sorted((one["gpu_name"].removesuffix(" (simulated)"), one["num_gpus"]) for one in offers)
+        whole = next(one["id"] for one in offers if one["num_gpus"] == 2)
+        other = next(one["id"] for one in offers if "4090" in one["gpu_name"])
+        instances = [mixed.rent(offer, **SLEEP) for offer in (other, whole)]
+        for instance in instances:
+            mixed.wait_status(instance, "running")
+        given = [[names[uuid] for uuid in gpus_of(mixed, instance)] for instance in instances]
+
+    assert told == [("RTX 3090", 1), ("RTX 3090", 1), ("RTX 3090", 2), ("RTX 4090", 1)]
+    assert given == [["NVIDIA GeForce RTX 4090"], ["NVIDIA GeForce RTX 3090"] * 2]
+
+
+def gpus_of(stack: Stack, instance: int) -> list[str]:
+    """By Docker's own word."""
+    requests = stack.engine.inspect(f"C.{instance}")["HostConfig"]["DeviceRequests"]
+    return [uuid for request in requests for uuid in request["DeviceIDs"]]
