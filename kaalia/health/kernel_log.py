@@ -9,7 +9,7 @@ from kaalia.clock import MachineClock
 from kaalia.errors import HostError, Problem
 from kaalia.health.kernel_faults import conditions as standing
 from kaalia.health.kernel_faults import several
-from kaalia.health.kernel_lines import catalogue
+from kaalia.health.kernel_lines import Catalogue, catalogue
 from kaalia.host.kmsg import Batch, KernelLog, KernelRecord
 from kaalia.model.gpu_health import KnownGpu
 from kaalia.model.health import Condition, Severity
@@ -53,11 +53,13 @@ class KernelLogService:
         self._open_log = open_log
         self._settle_s = settle_s
         self._bell = changes.subscribe(Topic.MACHINE)
-        self._book = catalogue()
+        self._book: Catalogue
+        """Files of the package, read beside the loop."""
         self._told: list[Condition] | None = None
         self._unwritten = 0
 
     async def run(self) -> None:
+        self._book = await asyncio.to_thread(catalogue)
         await run_forever(self.name, self._follow)
 
     async def _follow(self) -> None:
