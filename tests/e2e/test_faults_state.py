@@ -42,6 +42,11 @@ def tenant(stack: Stack) -> int:
     return instance_id
 
 
+def faults(stack: Stack) -> set[str]:
+    """Without what is said of the disk of this stack, which is small so that it can be filled."""
+    return problems(stack) - {"state_disk_low"}
+
+
 def fill(folder: Path) -> Path:
     """Take every byte that is left."""
     filler = folder / "filler"
@@ -61,7 +66,7 @@ def test_a_full_state_directory_holds_up_what_is_new_and_nothing_else(stack: Sta
     try:
         late = rent(stack)
         wait_until("the log to name it", lambda: "[state_disk_full]" in stack.log_text("daemon"), 30)
-        wait_until("the host to be told", lambda: problems(stack) == {"state_disk_full"}, 30)
+        wait_until("the host to be told", lambda: faults(stack) == {"state_disk_full"}, 30)
         row = stack.instance(tenant)
         was_created = stack.engine.has_container(f"C.{late}")
     finally:
@@ -73,7 +78,7 @@ def test_a_full_state_directory_holds_up_what_is_new_and_nothing_else(stack: Sta
     assert not was_created
     stack.wait_status(late, "running", 60)
     assert process(stack, tenant) == before
-    wait_until("all to be well", lambda: problems(stack) == set(), 30)
+    wait_until("all to be well", lambda: faults(stack) == set(), 30)
     destroy(stack, late)
 
 
@@ -86,7 +91,7 @@ def test_a_daemon_that_starts_on_a_full_disk_finds_its_tenants_and_goes_on_by_it
         stack.start_daemon()
         wait_until("the log to name it", lambda: "[state_disk_full]" in stack.log_text("daemon")[told:], 20)
         wait_until("safe mode", lambda: (found := status(stack)) and found.safe_mode, 20)
-        assert problems(stack) == {"state_disk_full"}
+        assert faults(stack) == {"state_disk_full"}
         assert process(stack, tenant) == before
     finally:
         filler.unlink()
@@ -114,7 +119,7 @@ def test_a_state_that_cannot_be_read_means_safe_mode(stack: Stack, tenant: int, 
     shown = stack.kaalia("status", "--config", str(stack.config_file))
     row = stack.instance(late)
 
-    assert problems(stack) == {code}
+    assert faults(stack) == {code}
     assert shown.returncode == 1
     assert "in safe mode" in shown.stdout
     assert f"[{code}]" in shown.stdout
