@@ -15,9 +15,10 @@ from datetime import datetime, timedelta
 from kaalia.contracts.contract import OWN_KINDS, ContractKind
 from kaalia.contracts.slicing import model_of
 from kaalia.errors import Problem
-from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult, Versions
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import MachineReport
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import LaunchMode, PortRequest, Protocol, WorkloadSpec
 from kaalia.units import MIB
 

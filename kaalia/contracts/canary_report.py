@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from kaalia.contracts.canary import Target
 from kaalia.model import reach
-from kaalia.model.canary import Outcome, Step, StepResult
+from kaalia.model.canary import Step, StepResult
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.units import MIB
 

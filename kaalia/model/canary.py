@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from kaalia.model.selftest import Outcome
+
 
 class Step(StrEnum):
     LAUNCH = "launch"
@@ -11,13 +13,6 @@ class Step(StrEnum):
     NETWORK = "network"
     PORTS = "ports"
     QUOTA = "quota"
-
-
-class Outcome(StrEnum):
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """There is nothing to prove on this machine, or nobody could say; `words` tells why."""
 
 
 @dataclass(frozen=True, slots=True)

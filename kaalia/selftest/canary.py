@@ -25,10 +25,11 @@ from kaalia.contracts.lease import LeaseTime
 from kaalia.contracts.ports import address_in
 from kaalia.errors import KaaliaError
 from kaalia.host import gpu_nodes
-from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import Outcome as SeenOutside
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import Protocol, WorkloadStatus
 from kaalia.selftest.asking import answers, control
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork

@@ -4,7 +4,8 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult, Versions
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
+from kaalia.model.selftest import Outcome
 from kaalia.store import canary
 from tests.cli.conftest import Daemon, Run
 from tests.support.clock import START

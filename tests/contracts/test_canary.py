@@ -9,8 +9,9 @@ import pytest
 from kaalia.contracts import canary
 from kaalia.contracts.canary import Room, Target
 from kaalia.contracts.contract import ContractKind
-from kaalia.model.canary import CanaryRun, CanaryState, Cause, Outcome, Step, StepResult, Versions
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
 from kaalia.model.health import Severity
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import PortRequest, Protocol
 from tests.support.builders import build_gpus, build_report
 from tests.support.clock import START

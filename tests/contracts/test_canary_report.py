@@ -8,7 +8,7 @@ import pytest
 from kaalia.contracts import canary_report as words
 from kaalia.contracts.canary import Target
 from kaalia.contracts.canary_report import Given
-from kaalia.model.canary import Outcome
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.units import MIB
 

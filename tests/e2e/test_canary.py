@@ -9,7 +9,8 @@ import pytest
 
 from kaalia.client import LocalClient
 from kaalia.errors import UnreachableError
-from kaalia.model.canary import CanaryRun, Outcome, Step
+from kaalia.model.canary import CanaryRun, Step
+from kaalia.model.selftest import Outcome
 from tests.e2e.rented import destroy, problems, rent, running_stack
 from tests.support.canaries import kit_with_program
 from tests.support.docker_engine import PrivateDocker

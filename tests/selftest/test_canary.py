@@ -8,9 +8,10 @@ import pytest
 
 from kaalia.contracts.local import LOCAL_FIRST, is_local
 from kaalia.errors import Problem, WorkloadError
-from kaalia.model.canary import CanaryState, Cause, Outcome, Step
+from kaalia.model.canary import CanaryState, Cause, Step
 from kaalia.model.health import Condition, Severity
 from kaalia.model.reach import Outcome as Seen
+from kaalia.model.selftest import Outcome
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.store import conditions, journal, outbox, traffic
 from kaalia.sync import push
