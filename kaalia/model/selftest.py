@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How a GPU was at a moment under load. `at_s`: since the step began; `throughput` in the unit of the step's figure.
+    """How a GPU was at a moment under load. `at_s`: since the step began; `throughput` in the unit of the figure.
 
     What the driver does not tell is None.
     """
@@ -105,7 +105,7 @@ class SelfTestOrder:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestProgress:
-    """Where a run is. `share`: of this step, 0 to 1, None: it does not tell. `done`: how many steps of `steps` ended."""
+    """Where a run is. `share`: of this step, 0 to 1, None: it does not tell. `done`: of `steps`, how many ended."""
 
     step: StepName
     share: float | None
