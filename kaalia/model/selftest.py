@@ -91,16 +91,22 @@ class RequirementVerdict:
     required: str
     source: str
     remedy: str = ""
+    is_advice: bool = False
+    """It is told, and fails no test."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTestOrder:
-    """`only`: these steps, empty: all. `burn_s` None: as long as a full or a quick test takes by itself."""
+    """`only`: these steps, empty: all. `burn_s` None: as long as a full or a quick test takes by itself.
+
+    `task_id`: of the marketplace that asked for it, empty: the owner did. Such a one waits until nobody rents.
+    """
 
     ordered_at: datetime
     is_quick: bool = False
     only: tuple[StepName, ...] = ()
     burn_s: float | None = None
+    task_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
