@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from kaalia.model.verification import VerificationView
+
 OFFLINE_AFTER = timedelta(seconds=180)
 """When a marketplace counts a machine as offline."""
 
@@ -23,6 +25,8 @@ class Standing:
 
     verification: str
     reports: tuple[RenterReport, ...] = ()
+    view: VerificationView | None = None
+    """Why it is so, and what it takes. None: an older marketplace."""
 
 
 @dataclass(frozen=True, slots=True)
