@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaalia.clock import Clock
-from kaalia.contracts import cordon, fitness
+from kaalia.contracts import cordon, fitness, impact
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.local import is_local
 from kaalia.errors import KaaliaError, MarketplaceError, UnreachableError
@@ -155,6 +155,7 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
     outages = availability.untold(tx, OUTAGES_MAX)
     rows_due = workloads.all_workloads(tx).values() if is_full_due and not has_more else None
     full = None if rows_due is None else tuple(row for row in rows_due if not is_local(row.contract_id))
+    found = conditions.all_open(tx)
     post = StatusPost(
         stream_id=stream_id,
         epoch=known.epoch if known else 0,
@@ -164,10 +165,12 @@ def collect(tx: Transaction, stream_id: str, now: datetime, is_full_due: bool) -
         workloads=full,
         volumes=None if full is None else volumes.all_statuses(tx),
         cordon=_cordon(tx, now),
-        faults=fitness.faults(conditions.all_open(tx)),
+        faults=fitness.faults(found),
         relay_key=relays.get_key(tx),
         outages=tuple(one.outage for one in outages),
         availability="" if record is None else digest(record),
+        conditions=impact.told(found),
+        selftests=tuple(row.body for row in rows if row.kind == MessageKind.SELFTEST),
     )
     return Batch(post, rows[-1].seq if rows else 0, has_more, outages)
 
@@ -188,7 +191,8 @@ def _cordon(tx: Transaction, now: datetime) -> Cordon | None:
 def _messages(rows: tuple[Message, ...]) -> tuple[StatusMessage, ...]:
     """Rows as messages; of several reports only the last is worth sending."""
     last_report = max((row.seq for row in rows if row.kind == MessageKind.REPORT), default=0)
-    wanted = (row for row in rows if row.kind != MessageKind.REPORT or row.seq == last_report)
+    apart = (MessageKind.SELFTEST, MessageKind.REPORT)
+    wanted = (row for row in rows if row.kind not in apart or row.seq == last_report)
     return tuple(message for row in wanted if (message := _message(row)) is not None)
 
 

@@ -5,6 +5,7 @@ A value that nobody measured is null, but what follows from a GPU's model by the
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -84,6 +85,20 @@ def encode(report: MachineReport) -> dict[str, Any]:
         **_benchmarks(report.benchmarks),
         **dict.fromkeys(_FROM_OUTSIDE),
     }
+
+
+COPIES = "device_bandwidth_gbps"
+"""The figure of a self-test that `dlperf` is reckoned from: what the slowest GPU copies within itself."""
+
+
+def measured_dlperf(report: MachineReport, figures: Mapping[str, float]) -> float | None:
+    """Of all GPUs, by what a self-test measured; None: it measured nothing, or the model is not known."""
+    copied = figures.get(COPIES)
+    if copied is None or not report.gpus:
+        return None
+    found = [gpu_figures.measured_dlperf(gpu, gpu_name(gpu.name), copied) for gpu in report.gpus]
+    each = _least_derived(found)
+    return None if each is None else round(each * len(report.gpus), 1)
 
 
 def fault(report: MachineReport) -> str | None:

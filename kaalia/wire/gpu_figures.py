@@ -21,6 +21,8 @@ _DATA = tomllib.loads((resources.files("kaalia.wire") / "gpu_models.toml").read_
 _MODELS: Mapping[str, Mapping[str, Any]] = _DATA["model"]
 _NVLINK: Mapping[str, float] = _DATA["nvlink"]
 _DLPERF_PER_GBPS = float(_DATA["dlperf"]["points_per_gbps"])
+_COPIES_REACH = float(_DATA["dlperf"]["copies_reach"])
+_BELIEVED = float(_DATA["dlperf"]["believed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +70,12 @@ def dlperf(gpu: Gpu, name: str) -> Derived | None:
         return None
     points = bandwidth.value * _DLPERF_PER_GBPS
     return Derived(round(points, 1), "estimate by memory bandwidth, not measured")
+
+
+def measured_dlperf(gpu: Gpu, name: str, copied_gbps: float) -> Derived | None:
+    """By what a self-test copied within the GPU a second; None for a model that nobody knows."""
+    known = dlperf(gpu, name)
+    if known is None:
+        return None
+    points = copied_gbps / _COPIES_REACH * _DLPERF_PER_GBPS
+    return Derived(round(min(points, known.value * _BELIEVED), 1), "measured: memory bandwidth in the self-test")

@@ -82,6 +82,9 @@ class Verb(StrEnum):
     """End all copies between `TaskRequest.holder` and clouds; the result's text is how many."""
     SNAPSHOT = "snapshot"
     """Push what the container holds as an image: lasts, and tells how it goes by results that are not final."""
+    SELF_TEST = "self_test"
+    """Test the whole machine once nobody rents it. The result says that it is ordered; what comes of it is told by
+    `StatusPost.selftests`, with this task's id."""
     UNKNOWN = "unknown"
     """Whatever a newer marketplace asks for: refused in the result, so that the rest of its snapshot still holds."""
 
@@ -169,6 +172,8 @@ class MessageKind(StrEnum):
     """Body: Entry, a line of the machine's journal."""
     COPY = "copy"
     """Body: CopyStatus, how a copy from or to this machine is doing."""
+    SELFTEST = "selftest"
+    """Body: SelfTestNotice. Of the outbox alone: it travels in `StatusPost.selftests`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,12 @@ class StatusPost:
     """Of its ledger, those that are news: they name causes, and change no cost."""
     availability: str | None = None
     """`wire.availability.digest` of the record that it has, empty without one. None: it knows of none."""
+    conditions: tuple[Fault, ...] | None = None
+    """What is wrong with the machine that a verification may be lost by (`contracts.impact`); in every post. None: an
+    older daemon, of which `faults` is all that is known."""
+    selftests: tuple[str, ...] = ()
+    """Finished self-tests, each the JSON text of a `wire.selftest.SelfTestNotice`: those of which no post has arrived
+    yet. One that comes again is known by its `run_id`."""
 
 
 @dataclass(frozen=True, slots=True)
