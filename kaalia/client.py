@@ -32,6 +32,7 @@ from kaalia.wire.local import (
     SpeedWish,
 )
 from kaalia.wire.notification import NotifyDocument
+from kaalia.wire.verification import VerificationDocument
 
 T = TypeVar("T")
 
@@ -130,6 +131,9 @@ class LocalClient:
 
     def reliability(self) -> ReliabilityDocument:
         return self._get("/v1/reliability", _RELIABILITY)
+
+    def verification(self) -> VerificationDocument:
+        return self._get("/v1/verification", TypeAdapter(VerificationDocument))
 
     def speed(self) -> SpeedDocument:
         return self._get("/v1/speed", _SPEED)

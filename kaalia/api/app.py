@@ -23,6 +23,7 @@ from kaalia.api.routes import (
     reporting,
     speed,
     status,
+    verification,
 )
 
 SHUTDOWN_S = 0.5
@@ -41,6 +42,7 @@ ROUTES = (
     web.get(r"/v1/contracts/{contract_id:\d{1,18}}", contracts.show),
     web.get("/v1/ledger", ledger.show),
     web.get("/v1/canary", canary.show),
+    web.get("/v1/verification", verification.show),
     web.post("/v1/canary/run", canary.run),
     web.get("/v1/drain", drain.show),
     web.put("/v1/drain", drain.place),

@@ -23,6 +23,7 @@ from kaalia.cli.commands import (
     report,
     speedtest,
     status,
+    verification,
 )
 
 PROGRAMS = {
@@ -48,7 +49,21 @@ def _build() -> typer.Typer:
     app.callback(
         epilog="Start here: kaalia status. Exit codes: 0 well, 1 refused or unhealthy, 2 wrong usage or could not run."
     )(_root)
-    questions = (status, doctor, canary, report, reliability, contracts, drain, ledger, disk, ports, speedtest, metrics)
+    questions = (
+        status,
+        doctor,
+        canary,
+        report,
+        reliability,
+        contracts,
+        drain,
+        ledger,
+        disk,
+        ports,
+        speedtest,
+        metrics,
+        verification,
+    )
     for command in (*questions, daemon):
         command.add_to(app)
     for name, summary in PROGRAMS.items():

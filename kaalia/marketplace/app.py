@@ -20,6 +20,7 @@ from kaalia.marketplace.limits import RateLimit
 from kaalia.marketplace.routes import (
     accounts,
     authority,
+    benchmarks,
     billing,
     clouds,
     copies,
@@ -61,6 +62,7 @@ ROUTES: tuple[Route, ...] = (
     *daemon.ROUTES,
     *relays.ROUTES,
     *authority.ROUTES,
+    *benchmarks.ROUTES,
 )
 
 BODY_MAX_BYTES = 1024 * 1024

@@ -53,6 +53,8 @@ class Settings:
     certificate_life: timedelta = CERTIFICATE_LIFE
     may_probe: tuple[Network, ...] = ()
     """Networks whose addresses may be probed for any machine, inner ones too."""
+    verifies_simulated: bool = False
+    """Machines with a simulated driver may be verified too: to try this marketplace out."""
 
     @property
     def trusted_proxies(self) -> tuple[Network, ...]:

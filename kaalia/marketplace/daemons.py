@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import fitness, reliability
+from kaalia.contracts import verification as verification_rules
 from kaalia.contracts.contract import Contract, Desired
 from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import open_windows
@@ -29,6 +30,7 @@ from kaalia.marketplace import (
     reports,
     snapshot_notes,
     traffic,
+    verification,
     volumes,
 )
 from kaalia.marketplace.context import Context
@@ -145,6 +147,8 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         if post.cordon != machine.cordon:
             await machines.put_cordon(tx, machine_id, post.cordon)
         has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
+        conditions = None if post.conditions is None else _told(post.conditions)
+        is_judged = await verification.heed(context, tx, machine_id, conditions, post.selftests)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
         await tx.execute(
@@ -154,7 +158,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         )
     for message in fresh:
         log.info("machine %d: message %d applied: %s", machine_id, message.seq, _in_words(message))
-    if any(status.state is WorkloadState.ENDED for status in (*told, *full)) or any(are_gone):
+    if any(status.state is WorkloadState.ENDED for status in (*told, *full)) or any(are_gone) or is_judged:
         context.machine_bells.ring(machine_id)
     if has_new_key:
         await relays.ring(context, machine_id)
@@ -273,7 +277,11 @@ async def _snapshot(context: Context, tx: AsyncConnection, machine: MachineRecor
         volumes=await volumes.of_machine(tx, machine.id),
         maintenances=open_windows(machine.windows, now),
         relays=await relays.links(tx, machine.id),
-        standing=Standing(machine.verification, await reports.told(tx, machine.id)),
+        standing=Standing(
+            machine.verification,
+            await reports.told(tx, machine.id),
+            None if machine.verified is None else verification_rules.view(machine.verified),
+        ),
     )
 
 
@@ -315,7 +323,7 @@ async def _apply_report(tx: AsyncConnection, machine_id: int, messages: Iterable
 
 async def _apply_faults(tx: AsyncConnection, machine: MachineRecord, told: tuple[Fault, ...]) -> bool:
     """A state, not a message: each post has all there are. True: they are others than before."""
-    found = tuple(replace(one, message=one.message[: fitness.MESSAGE_MAX_CHARS]) for one in told[:FAULTS_MAX])
+    found = _told(told)
     if found == machine.faults:
         return False
     await machines.put_faults(tx, machine.id, found)
@@ -325,6 +333,11 @@ async def _apply_faults(tx: AsyncConnection, machine: MachineRecord, told: tuple
     for key in before.keys() - now.keys():
         log.info("machine %d: %s is no longer kept back for %s", machine.id, *key[:2])
     return now.keys() != before.keys()
+
+
+def _told(told: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """Within bounds."""
+    return tuple(replace(one, message=one.message[: fitness.MESSAGE_MAX_CHARS]) for one in told[:FAULTS_MAX])
 
 
 async def _apply_statuses(

@@ -15,6 +15,7 @@ from kaalia.errors import KaaliaError
 from kaalia.marketplace import auth
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import deleted_machines, enrol_tokens, machines
+from kaalia.marketplace.db.verification_tables import verifications
 from kaalia.wire import signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import EnrolReply, EnrolRequest
@@ -82,6 +83,7 @@ async def _take_back(tx: AsyncConnection, known: sa.Row[Any], now: datetime) -> 
         await tx.execute(sa.delete(deleted_machines).where(deleted_machines.c.machine_id == known.id))
         values = {"enrolled_at": now.timestamp(), "verification": "unverified"}
         await tx.execute(sa.update(machines).where(machines.c.id == known.id).values(values))
+        await tx.execute(sa.delete(verifications).where(verifications.c.machine_id == known.id))
     return int(known.id)
 
 

@@ -183,6 +183,12 @@ def why_closed(machine: MachineRecord, end_at: datetime | None, now: datetime) -
             f"cannot use machine {machine.id}: {fitness.words(fault)}",
             "Search again and rent another offer",
         )
+    if machine.verified is not None and machine.verified.barred:
+        return Problem(
+            "machine_barred",
+            f"cannot use machine {machine.id}: the operator of this marketplace has taken it off the market",
+            "Search again and rent another offer",
+        )
     if machine.cordon is not None and machine.is_cordoned(now):
         return Problem(
             "machine_draining",

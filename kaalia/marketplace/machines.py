@@ -19,8 +19,10 @@ from kaalia.contracts.slicing import all_known, by_model
 from kaalia.marketplace.db.availability_tables import availability
 from kaalia.marketplace.db.fitness_tables import machine_faults
 from kaalia.marketplace.db.tables import closures, deleted_machines, machines
+from kaalia.marketplace.db.verification_tables import verifications
 from kaalia.model.availability import Record
 from kaalia.model.machine import Gpu, MachineReport
+from kaalia.model.verification import Verification
 
 _REPORT = TypeAdapter(MachineReport)
 _LISTING = TypeAdapter(Listing)
@@ -28,6 +30,7 @@ _WINDOWS = TypeAdapter(tuple[Window, ...])
 _CORDON = TypeAdapter(Cordon)
 _FAULTS = TypeAdapter(tuple[Fault, ...])
 _RECORD = TypeAdapter(Record)
+_VERIFICATION = TypeAdapter(Verification)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class MachineRecord:
     """What keeps parts of it from being rented anew, as its daemon tells it."""
     availability: Record | None = None
     """None: never heard of."""
+    verified: Verification | None = None
+    """How it came to its `verification`. None: nothing was heard of it since there are such records."""
 
     def is_cordoned(self, now: datetime) -> bool:
         return cordon.is_up(self.cordon, now)
@@ -139,6 +144,16 @@ async def put_availability(tx: AsyncConnection, machine_id: int, record: Record)
         await tx.execute(sa.insert(availability).values({**values, "machine_id": machine_id}))
 
 
+async def put_verification(tx: AsyncConnection, machine_id: int, record: Verification) -> None:
+    """Tell the daemon with `bump`."""
+    values = {"record": _VERIFICATION.dump_json(record).decode()}
+    changed = await tx.execute(sa.update(verifications).where(verifications.c.machine_id == machine_id).values(values))
+    if changed.rowcount == 0:
+        await tx.execute(sa.insert(verifications).values({**values, "machine_id": machine_id}))
+    state = {"verification": str(record.state)}
+    await tx.execute(sa.update(machines).where(machines.c.id == machine_id).values(state))
+
+
 async def _put_closures(tx: AsyncConnection, machine_id: int, values: dict[str, str | None]) -> None:
     changed = await tx.execute(sa.update(closures).where(closures.c.machine_id == machine_id).values(values))
     if changed.rowcount == 0:
@@ -150,7 +165,8 @@ def _query() -> sa.Select[Any]:
     joined = joined.outerjoin(closures, closures.c.machine_id == machines.c.id)
     joined = joined.outerjoin(machine_faults, machine_faults.c.machine_id == machines.c.id)
     joined = joined.outerjoin(availability, availability.c.machine_id == machines.c.id)
-    told = (machine_faults.c.faults, availability.c.record)
+    joined = joined.outerjoin(verifications, verifications.c.machine_id == machines.c.id)
+    told = (machine_faults.c.faults, availability.c.record, verifications.c.record.label("verified"))
     columns = (deleted_machines.c.deleted_at, closures.c.windows, closures.c.cordon, *told)
     return sa.select(machines, *columns).select_from(joined)
 
@@ -164,6 +180,11 @@ def _report(document: str) -> MachineReport:
 @lru_cache(maxsize=4096)
 def _record(document: str) -> Record:
     return _RECORD.validate_json(document)
+
+
+@lru_cache(maxsize=4096)
+def _verified(document: str) -> Verification:
+    return _VERIFICATION.validate_json(document)
 
 
 def _availability(row: sa.Row[Any]) -> Record | None:
@@ -196,4 +217,5 @@ def _from_row(row: sa.Row[Any]) -> MachineRecord:
         cordon=None if row.cordon is None else _CORDON.validate_json(row.cordon),
         faults=() if row.faults is None else _FAULTS.validate_json(row.faults),
         availability=_availability(row),
+        verified=None if row.verified is None else _verified(row.verified),
     )

@@ -1,4 +1,4 @@
-"""One page of instance rows: filter, order, cut, and the token of the next page, which always comes to an end."""
+"""One page of rows: filter, order, cut, and the token of the next page, which always comes to an end."""
 
 import base64
 import binascii
@@ -26,22 +26,28 @@ def page(
     if not 1 <= limit <= PAGE_MAX:
         raise _invalid(f"cannot use limit={limit}: it must be 1 to {PAGE_MAX}", f"Send {PAGE_MAX} or leave it out")
     query.check(filters)
-    found = query.sort([row for row in rows if _matches(row, filters)], [*order, ["id", "asc"]])
-    start = 0 if not token else _start(found, token)
-    shown = found[start : start + limit]
-    following = start + len(shown)
+    found = query.sort([row for row in rows if matches(row, filters)], [*order, ["id", "asc"]])
+    shown, following = cut(found, limit, token)
     labels = Counter(row["label"] for row in rows if row["label"] is not None)
     return {
         "success": True,
         "instances": shown,
-        "next_token": _token(shown[-1]["id"], following) if shown and following < len(found) else None,
+        "next_token": following,
         "total_instances": len(rows),
         "instances_found": len(found),
         "label_counts": dict(sorted(labels.items())),
     }
 
 
-def _matches(row: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
+def cut(found: Sequence[dict[str, Any]], limit: int, token: str | None) -> tuple[Sequence[dict[str, Any]], str | None]:
+    """One page of rows that have ids, and the token of the next. Raises ApiError 400 for a token that is none."""
+    start = 0 if not token else _start(found, token)
+    shown = found[start : start + limit]
+    following = start + len(shown)
+    return shown, _token(shown[-1]["id"], following) if shown and following < len(found) else None
+
+
+def matches(row: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
     """Simulated GPUs are found under their plain name, and under the marked one that rows show."""
     if row["gpu_name"] is not None and SIMULATED.strip() not in str(filters.get("gpu_name")):
         row = {**row, "gpu_name": plain_gpu_name(row["gpu_name"])}

@@ -62,6 +62,13 @@ async def counts(tx: AsyncConnection, machine_ids: Collection[int]) -> dict[int,
     return {row.machine_id: int(row.total) for row in rows}
 
 
+async def reporters(tx: AsyncConnection, machine_id: int, since: datetime) -> int:
+    """How many different renters have reported it since then."""
+    query = sa.select(sa.func.count(sa.distinct(machine_reports.c.user_id)))
+    mine = (machine_reports.c.machine_id == machine_id, machine_reports.c.created_at > since.timestamp())
+    return int(await tx.scalar(query.where(*mine)) or 0)
+
+
 async def _has_rented(tx: AsyncConnection, user_id: int, machine: MachineRecord) -> bool:
     """An owner's own rentals do not count: nobody reports himself."""
     query = sa.select(contracts.c.id).where(contracts.c.machine_id == machine.id, contracts.c.user_id == user_id)

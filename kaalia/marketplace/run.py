@@ -93,6 +93,7 @@ async def open_context(
     may_probe: Sequence[Network] = (),
     speed: SpeedSource | None = None,
     certificate_life: timedelta = CERTIFICATE_LIFE,
+    verifies_simulated: bool = False,
 ) -> AsyncIterator[Context]:
     """All that handlers need. Closes the database at the end."""
     async with open_database(data_dir) as engine:
@@ -106,6 +107,7 @@ async def open_context(
                 proxies=tuple(proxies),
                 may_probe=tuple(may_probe),
                 certificate_life=certificate_life,
+                verifies_simulated=verifies_simulated,
             ),
             signing_key=await asyncio.to_thread(keys.open_key, data_dir),
             epoch=epoch,
@@ -129,6 +131,7 @@ async def serve(
     stop: asyncio.Event | None = None,
     speed: SpeedSource | None = None,
     certificate_life: timedelta = CERTIFICATE_LIFE,
+    verifies_simulated: bool = False,
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`. `on_ready` gets the URL once connections are answered.
 
@@ -154,7 +157,15 @@ async def serve(
         bound = Address(address.host, listener.getsockname()[1]).url(scheme)
         url = public_url or bound
         opened = open_context(
-            data_dir, url, clock or SystemClock(), behind_tls_proxy, proxies, may_probe, speed, certificate_life
+            data_dir,
+            url,
+            clock or SystemClock(),
+            behind_tls_proxy,
+            proxies,
+            may_probe,
+            speed,
+            certificate_life,
+            verifies_simulated,
         )
         async with opened as context:
             runner = web.AppRunner(

@@ -11,10 +11,12 @@ from typing import Any
 from kaalia.contracts import query
 from kaalia.contracts.offer import bid_floor
 from kaalia.contracts.vacancy import NO_MODEL, Vacancy
+from kaalia.contracts.verification import codes
 from kaalia.marketplace import listings, liveness
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.listings import AskRecord, Free
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.machine import MachineReport
 from kaalia.wire import facts
 from kaalia.wire import offer as wire_offer
 from kaalia.wire.error import ApiError
@@ -86,9 +88,10 @@ def _offers(
     if machine.listing is None or machine.report is None:
         return
     report = machine.report
-    hardware = {model: facts.encode(replace(report, gpus=gpus)) for model, gpus in machine.models.items()}
+    hardware = {model: _hardware(machine, replace(report, gpus=gpus)) for model, gpus in machine.models.items()}
     hardware = hardware or {NO_MODEL: facts.encode(report)}
     reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
+    trouble = codes(machine.verified) if machine.verified else ()
     for record in records:
         group = free.groups.get(record.model)
         if group is None or record.num_gpus > group.total:
@@ -109,7 +112,16 @@ def _offers(
             start_at=record.created_at,
             end_at=listings.end_of_contract(machine, now),
             bid_to_win=group.bid_to_win(record.num_gpus, bid_floor(machine.listing)),
+            trouble=trouble,
         )
+
+
+def _hardware(machine: MachineRecord, report: MachineReport) -> dict[str, Any]:
+    """`dlperf` as it was measured by the test that proved the machine, where there was one; else reckoned."""
+    row = facts.encode(report)
+    proof = machine.verified.proof if machine.verified else None
+    measured = None if proof is None else facts.measured_dlperf(report, proof.figures)
+    return row if measured is None else {**row, "dlperf": measured}
 
 
 def _disk_share(record: AskRecord, free: Free) -> int:

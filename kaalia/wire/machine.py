@@ -12,8 +12,10 @@ from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
+from kaalia.model.verification import Cause, Verification
 from kaalia.units import GB
 from kaalia.wire import facts, maintenance
+from kaalia.wire.offer import TROUBLED
 
 _MARKS = {
     ContractKind.ON_DEMAND: "D",
@@ -68,6 +70,8 @@ class Machine:
     """Set while its owner drains it."""
     faults: tuple[Fault, ...] = ()
     """What keeps parts of it from being rented anew."""
+    verified: Verification | None = None
+    """How it came to its verification. None: nothing is known."""
 
 
 def encode(machine: Machine) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def encode(machine: Machine) -> dict[str, Any]:
         "reliability2": machine.reliability,
         "timeout": machine.silence_s,
         "error_description": _trouble(machine),
+        "vericode": TROUBLED if machine.faults or _causes(machine) else 0,
         "start_date": machine.enrolled_at.timestamp(),
         "machine_maintenance": maintenance.rows(machine.machine_id, machine.windows) or None,
     }
@@ -164,7 +169,14 @@ def _trouble(machine: Machine) -> str | None:
         return f"offline: not heard of for {machine.silence_s:.0f} s"
     told = [cordon.in_short(machine.cordon)] if machine.cordon else []
     told += [f"not rented out: {one.scope} [{one.code}] {one.message}".rstrip() for one in machine.faults]
+    shown = {one.code for one in machine.faults}
+    told += [f"not verified: [{one.code}] {one.words}" for one in _causes(machine) if one.code not in shown]
     return "; ".join(told) or None
+
+
+def _causes(machine: Machine) -> list[Cause]:
+    """What costs it its verification now."""
+    return [one for one in machine.verified.causes if one.gone_at is None] if machine.verified else []
 
 
 def _number(value: Decimal | None) -> float | None:

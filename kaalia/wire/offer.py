@@ -43,6 +43,12 @@ class Offer:
     start_at: datetime
     end_at: datetime | None
     bid_to_win: Decimal | None = None
+    trouble: tuple[str, ...] = ()
+    """Codes of what costs the machine its verification."""
+
+
+TROUBLED = 8
+"""`vericode`, as the public marketplace gives it: the machine has a message of something that is wrong. 0: none."""
 
 
 def encode(offer: Offer, now: datetime, allocated_storage_gb: Decimal, kind: str = "on-demand") -> dict[str, Any]:
@@ -118,7 +124,8 @@ def _identity(offer: Offer) -> dict[str, Any]:
         "datacenter": False,
         "vms_enabled": False,
         "hostname": None,
-        "vericode": 0,
+        "vericode": TROUBLED if offer.trouble else 0,
+        "error_description": ", ".join(offer.trouble) or None,
         **dict.fromkeys(_UNKNOWN),
     }
 

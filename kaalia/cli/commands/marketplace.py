@@ -17,6 +17,7 @@ import typer
 from kaalia import log
 from kaalia.cli import output
 from kaalia.cli.commands.marketplace_relay import relay
+from kaalia.cli.commands.marketplace_verification import verification
 from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError, HostError
@@ -40,6 +41,7 @@ marketplace = typer.Typer(
 user = typer.Typer(no_args_is_help=True, help="Add users.")
 marketplace.add_typer(user, name="user")
 marketplace.add_typer(relay, name="relay")
+marketplace.add_typer(verification, name="verification")
 
 
 @marketplace.command()
@@ -76,6 +78,9 @@ def serve(
     certificate_days: Annotated[
         float, typer.Option(metavar="DAYS", min=0.0001, max=825, help="For how long a certificate of Jupyter holds.")
     ] = CERTIFICATE_LIFE.days,
+    verify_simulated: Annotated[
+        bool, typer.Option("--verify-simulated", help="Verify machines with a simulated driver too, to try it out.")
+    ] = False,
 ) -> None:
     """Serve until SIGTERM. Anywhere but on loopback it wants TLS, its own or a proxy's."""
     if (tls_cert is None) != (tls_key is None):
@@ -102,6 +107,7 @@ def serve(
                 may_probe=networks("--may-probe", may_probe),
                 speed=source,
                 certificate_life=timedelta(days=certificate_days),
+                verifies_simulated=verify_simulated,
             )
 
     asyncio.run(serving())

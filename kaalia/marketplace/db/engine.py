@@ -14,6 +14,7 @@ from kaalia.marketplace.db import (
     relay_tables,
     schedule_tables,
     snapshot_tables,
+    verification_tables,
 )
 
 DATABASE_FILE = "marketplace.db"
@@ -44,6 +45,7 @@ async def open_engine(url: str) -> AsyncEngine:
             copy_tables,
             fitness_tables,
             schedule_tables,
+            verification_tables,
         ):  # one metadata: naming the modules is what makes it whole
             await tx.run_sync(tables.metadata.create_all)
     return engine

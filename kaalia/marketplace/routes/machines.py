@@ -130,6 +130,7 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             windows=open_windows(machine.windows, now),
             cordon=machine.cordon if machine.is_cordoned(now) else None,
             faults=machine.faults,
+            verified=machine.verified,
         )
     )
 
