@@ -28,6 +28,13 @@ _CUDA_SHORT = re.compile(r"(?:^|[-_.])cu([0-9]{2})([0-9])(?![0-9.])", re.ASCII)
 _REFERENCE = re.compile(
     rf"(?P<name>(?:{_DOMAIN}/)?{_PART}(?:/{_PART})*)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", re.ASCII
 )
+_ALARMING = re.compile(r"error|fail|exception|traceback|oci runtime|denied", re.IGNORECASE)
+"""What clients take for the end of a start, wherever it stands in the words that they are told."""
+
+
+def shown(reference: str) -> str:
+    """The image in words about a workload that is well: one whose name sounds like a fault has none there."""
+    return "the image" if _ALARMING.search(reference) else reference
 
 
 def is_tag(text: str) -> bool:

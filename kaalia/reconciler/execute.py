@@ -6,6 +6,7 @@ intent still open: the next look at reality, or `fail`, closes it.
 
 from dataclasses import replace
 
+from kaalia.contracts import image
 from kaalia.errors import Problem, WorkloadError
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState, WorkloadStatus
@@ -84,7 +85,7 @@ def trying_again(
 ) -> WorkloadStatus:
     """What is told of a launch or start that did not work and waits for another try."""
     if isinstance(action, Renew):
-        words = f"loading {action.contract.spec.image}: next attempt in {wait_s:.0f} s"
+        words = f"loading {image.shown(action.contract.spec.image)}: next attempt in {wait_s:.0f} s"
         return status.renewing(action.contract, row, action.before, action.gpu_uuids, tools.clock.now(), words)
     state = WorkloadState.PULLING if isinstance(action, Launch) else WorkloadState.STARTING
     waiting = status.preparing(action.contract, row, action.gpu_uuids, state, tools.clock.now(), sight)

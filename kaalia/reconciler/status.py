@@ -6,6 +6,7 @@ While all goes well no word here may be one that clients take for a fault: error
 from dataclasses import replace
 from datetime import datetime
 
+from kaalia.contracts import image
 from kaalia.contracts.contract import Contract
 from kaalia.errors import Problem
 from kaalia.model.workload import NotMade, WorkloadState, WorkloadStatus
@@ -52,11 +53,12 @@ def preparing(
         base = replace(base, started_at=before.started_at)
     if state is WorkloadState.CREATING:
         base = replace(base, image=contract.spec.image)
+    name = image.shown(contract.spec.image)
     words = {
-        WorkloadState.PULLING: f"loading {contract.spec.image}",
-        WorkloadState.CREATING: f"creating {contract.spec.image}/{contract.spec.launch_mode}",
+        WorkloadState.PULLING: f"loading {name}",
+        WorkloadState.CREATING: f"creating {name}/{contract.spec.launch_mode}",
     }
-    text = words.get(state, f"starting {contract.spec.image}/{contract.spec.launch_mode}")
+    text = words.get(state, f"starting {name}/{contract.spec.launch_mode}")
     return replace(base, state=state, status_msg=text, gpu_uuids=gpu_uuids, exit_code=None, finished_at=None)
 
 
@@ -70,7 +72,7 @@ def renewing(
 ) -> WorkloadStatus:
     """On the way to a newer generation: RUNNING while the older one runs, else PULLING. Its facts stay till it goes."""
     older = replace(contract, generation=observed.generation)
-    words = line or f"loading {contract.spec.image}"
+    words = line or f"loading {image.shown(contract.spec.image)}"
     if observed.state in ALIVE:
         known = seen(older, row, observed, now) if observed.state is ObservedState.RUNNING or row is None else row
         return replace(known, status_msg=words, as_of=now)
@@ -99,7 +101,7 @@ def seen(contract: Contract, row: WorkloadStatus | None, observed: Observed, now
 
 
 def running_words(contract: Contract, warning: str = "") -> str:
-    text = f"success, running {contract.spec.image}/{contract.spec.launch_mode}"
+    text = f"success, running {image.shown(contract.spec.image)}/{contract.spec.launch_mode}"
     return f"{text}{WARNING}{warning}" if warning else text
 
 

@@ -4,7 +4,6 @@ A login is used for the one registry it was given for, in one request, and kept 
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +20,6 @@ INACTIVITY_S = 120.0
 """A pull that brings no byte for this long has stalled: layers that extract slowly still report."""
 
 _PROGRESS_EVERY_S = 0.25
-_ALARMING = re.compile(r"error|fail|exception|traceback|oci runtime|denied", re.IGNORECASE)
-"""Words that clients take for the end of a start; an image may well be called so."""
 
 
 def normalise(reference: str) -> str:
@@ -66,7 +63,7 @@ class PullProgress:
                 layer.current, layer.is_complete = layer.total, True
 
     def line(self) -> str:
-        name = "the image" if _ALARMING.search(self.reference) else self.reference
+        name = references.shown(self.reference)
         current = sum(layer.current for layer in self._layers.values())
         total = sum(max(layer.total, layer.current) for layer in self._layers.values())
         complete = sum(layer.is_complete for layer in self._layers.values())
