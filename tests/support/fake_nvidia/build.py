@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,16 @@ class Hook:
     def make_nodes(self) -> None:
         """The next containers have device nodes for their GPUs, until `behave`."""
         self._write({"nodes": True})
+
+    def bring(self, gpu_uuids: Sequence[str], mounts: Mapping[str, str], fail: str = "") -> None:
+        """Containers with one of these GPUs get files of the machine, by their paths inside, or fail with a message.
+
+        Orders for other GPUs stay.
+        """
+        control = json.loads(self.control.read_text()) if self.control.exists() else {}
+        own = {"mounts": dict(mounts), **({"fail": fail} if fail else {})}
+        control["of"] = {**control.get("of", {}), **dict.fromkeys(gpu_uuids, own)}
+        self._write(control)
 
     def _write(self, control: dict[str, object]) -> None:
         part = self.control.with_suffix(".part")

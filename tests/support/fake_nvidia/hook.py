@@ -2,15 +2,18 @@
 
 runc calls it as `nvidia-container-runtime-hook prestart`, with dockerd's environment, the container's state as JSON on
 stdin, and the container's environment in <bundle>/config.json. It appends one JSON line to hook.log beside itself.
-hook.control beside it, if present, holds {"fail": "<message>"}, {"sleep_s": <seconds>} or {"nodes": true}: device nodes
-for the GPUs, which nobody can open here, and the right to them, given as NVIDIA's library gives it.
+hook.control beside it, if present, holds {"fail": "<message>"}, {"sleep_s": <seconds>}, {"nodes": true}: device nodes
+for the GPUs, which nobody can open here, and the right to them, given as NVIDIA's library gives it; or {"mounts":
+{"<path in the container>": "<file of the machine>"}}, as NVIDIA's library brings the driver's. What stands in {"of":
+{"<UUID of a GPU>": {...}}} is for containers with that GPU only.
 """
 
 # pathlib would double the time this adds to every container start
-# ruff: noqa: PTH100, PTH101, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH101, PTH103, PTH110, PTH118, PTH120, PTH123
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from typing import Any
@@ -45,9 +48,15 @@ def obey(control: str, state: dict[str, Any], config: dict[str, Any], env: dict[
             orders = json.load(file)
     except FileNotFoundError:
         return 0
+    visible = (env.get("NVIDIA_VISIBLE_DEVICES") or "").split(",")
+    for uuid, own in orders.get("of", {}).items():
+        if uuid in visible:
+            orders = {**orders, **own}
     time.sleep(orders.get("sleep_s", 0))
     if orders.get("nodes"):
-        make_nodes(state, config, len((env.get("NVIDIA_VISIBLE_DEVICES") or "").split(",")))
+        make_nodes(state, config, len(visible))
+    for target, source in orders.get("mounts", {}).items():
+        bring(state, config, source, target)
     if "fail" in orders:
         print(orders["fail"], file=sys.stderr)
         return 1
@@ -64,6 +73,17 @@ def make_nodes(state: dict[str, Any], config: dict[str, Any], count: int) -> Non
         place = next(line.split(":", 2)[2].strip() for line in file if line.split(":")[1] == "devices")
     with open(f"/sys/fs/cgroup/devices{place}/devices.allow", "w", encoding="ascii") as file:
         file.write(f"c {MAJOR}:* rw")
+
+
+def bring(state: dict[str, Any], config: dict[str, Any], source: str, target: str) -> None:
+    """One file, by a mount in the container's own namespace, whose root is still the machine's."""
+    inside = config["root"]["path"] + target
+    path = f"/proc/{state['pid']}/root{inside}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+    entering = ["nsenter", f"--mount=/proc/{state['pid']}/ns/mnt"]
+    subprocess.run([*entering, "mount", "--bind", source, inside], check=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""A machine that seems to have more memory and processors than it has, for all programs of a sandbox: the files of the
+kernel that tell it are covered. Only inside scripts/sandbox, whose mounts are its own.
+
+with roomy(folder): ...                 here, and for what is started here
+files(folder)                           for a container, by their paths in it
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+MEMORY_MIB = 65536
+CORES = 16
+_ONLINE = "/sys/devices/system/cpu/online"
+_MEMORY, _PROCESSORS = "/proc/meminfo", "/proc/cpuinfo"
+
+
+def files(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> dict[str, str]:
+    """Made in `folder`: which file to show in the place of which."""
+    folder.mkdir(parents=True, exist_ok=True)
+    memory = Path(_MEMORY).read_text()
+    for field in ("MemTotal", "MemFree", "MemAvailable"):
+        memory = re.sub(rf"^({field}:\s+)\d+", rf"\g<1>{memory_mib * 1024}", memory, flags=re.MULTILINE)
+    first = Path(_PROCESSORS).read_text().split("\n\n")[0]
+    fields = "\n".join(
+        line for line in first.splitlines() if not re.match(r"(processor|physical id|core id)\s*:", line)
+    )
+    blocks = [f"processor\t: {one}\nphysical id\t: 0\ncore id\t\t: {one}\n{fields}\n\n" for one in range(cores)]
+    shown = {_MEMORY: memory, _PROCESSORS: "".join(blocks), _ONLINE: f"0-{cores - 1}\n"}
+    paths = {}
+    for path, text in shown.items():
+        made = folder / Path(path).name
+        made.write_text(text)
+        paths[path] = str(made)
+    return paths
+
+
+@contextmanager
+def roomy(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> Iterator[None]:
+    with ExitStack() as cleanup:
+        for path, shown in files(folder, memory_mib, cores).items():
+            subprocess.run(["mount", "--bind", shown, path], check=True)
+            cleanup.callback(subprocess.run, ["umount", path], check=True)
+        yield
