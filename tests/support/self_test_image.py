@@ -1,0 +1,58 @@
+"""The self-test image as scripts/build-self-test-image makes it, variants of it, and what containers see of a GPU."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from scripts.self_test_image import settings
+from tests.support.engine_api import EngineApi
+from tests.support.fake_nvidia import build
+
+SELF_TEST_IMAGE = "kaalia/self-test:latest"
+BUILDER = Path(__file__).parents[2] / "scripts" / "self_test_image.py"
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+PROFILE = "/usr/share/gpus.txt"
+_CHANGES = (f"ENV KAALIA_FAKE_NVML={PROFILE}",)
+
+
+def build_tar(folder: Path) -> Path:
+    """With short steps. Takes some seconds."""
+    made = folder / "self-test.tar"
+    subprocess.run([sys.executable, BUILDER, "--into", made, "--quick"], check=True, capture_output=True)
+    return made
+
+
+def import_self_test(
+    engine: EngineApi, tar: Path, name: str = SELF_TEST_IMAGE, files: Mapping[str, str] | None = None
+) -> str:
+    """`files`: by path, instead of the image's own."""
+    buffer = io.BytesIO(tar.read_bytes())
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        for path, text in (files or {}).items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(text.encode()), 0o755
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    engine.import_image(name, buffer.getvalue(), _CHANGES)
+    return name
+
+
+def work_file(step: str) -> str:
+    """Where the image has a step's program."""
+    return f"verification/kaalia/selftest/work/{step}.py"
+
+
+def settings_file(deadline_s: float) -> dict[str, str]:
+    """The image's settings with short steps that have so much time; for `import_self_test`."""
+    told = settings(is_quick=True)
+    told["deadline_s"] = dict.fromkeys(told["deadline_s"], deadline_s)
+    return {"verification/settings.json": json.dumps(told)}
+
+
+def driver_files(driver: Path, profile: Path) -> dict[str, str]:
+    """What containers get of the simulated driver, by their paths in them."""
+    libraries = {f"{LIBRARIES}/{name}": str(driver / name) for name in (build.LIBRARY, "libcuda.so.1")}
+    return {**libraries, PROFILE: str(profile)}
