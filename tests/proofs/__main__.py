@@ -23,6 +23,7 @@ from tests.proofs import (
     restart,
     state,
     traffic,
+    vastai_selftest,
 )
 
 PROOFS = {
@@ -43,6 +44,7 @@ PROOFS = {
     "relay": relay.prove,
     "state": state.prove,
     "traffic": traffic.prove,
+    "vastai-selftest": vastai_selftest.prove,
 }
 
 

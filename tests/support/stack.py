@@ -171,17 +171,27 @@ class Stack:
 
     def remove_workloads(self) -> None:
         """Take away what still runs for this machine, as the renters would have done."""
-        for number in self._live_instances():
+        for number in self.live_instances():
             self.host_api.call("DELETE", f"/api/v0/instances/{number}/", {})
             self.renter_api.call("DELETE", f"/api/v0/instances/{number}/", {})
-        wait_until("the containers to go", lambda: not self._live_instances(), 60, 0.2)
+        wait_until("the containers to go", lambda: not self.live_instances(), 60, 0.2)
 
-    def _live_instances(self) -> list[int]:
+    def live_instances(self) -> list[int]:
+        """Contracts of this machine whose containers the engine has."""
+        return [
+            int(container["Labels"]["io.kaalia.contract"]) for container in self._labelled("/containers/json?all=1&")
+        ]
+
+    def contract_networks(self) -> list[str]:
+        """Networks that the engine has for a contract of this machine."""
+        return [network["Name"] for network in self._labelled("/networks?")]
+
+    def _labelled(self, path: str) -> list[dict[str, Any]]:
         identity = signature.load_private_pem((self.folder / "state" / "identity.pem").read_bytes())
         mine = machine_filter(machine_name(self.machine_id, signature.key_id(identity)))
         filters = quote(json.dumps({"label": [mine, "io.kaalia.contract"]}))
-        found = self.engine.request("GET", f"/containers/json?all=1&filters={filters}")
-        return [int(container["Labels"]["io.kaalia.contract"]) for container in found]
+        found: list[dict[str, Any]] = self.engine.request("GET", f"{path}filters={filters}")
+        return found
 
     def local_state(self, instance_id: int) -> str | None:
         """The state of a contract's workload in the daemon's own words, over its socket; None while it does not say."""

@@ -1,0 +1,180 @@
+"""What goes wrong in a self-test by the public client, each with the code that it must tell, machine by machine.
+
+A queue is what one machine goes through, one after the other; the queues run side by side, since the client's own waits
+are long: two minutes of silence, ten of a test, fifteen of a start.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.images import DEMO_IMAGE
+from tests.support.rest import Rest
+from tests.support.self_test_image import SELF_TEST_IMAGE
+from tests.support.self_tests import Host, result
+from tests.support.waiting import wait_until
+
+Found = dict[str, Any]
+LONG_S = 1200.0
+PASSES = "passes"
+
+
+@dataclass(frozen=True)
+class World:
+    """`absent`, `slow`: names of images of registries that have no such image, or take an hour to give it."""
+
+    absent: str
+    slow: str
+    stuck: str
+    endless: str
+    dying: str
+    failing: dict[str, str] = field(default_factory=dict)
+    """By step: an image whose step fails."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`code`: the client's failure_code, or PASSES. `has_instance`: the client had rented, so its bundle has logs."""
+
+    name: str
+    code: str
+    run: Callable[[Host, World], Found]
+    has_instance: bool = True
+    root_state: str = ""
+
+
+def _image(choose: Callable[[World], str], **shown: Any) -> Callable[[Host, World], Found]:
+    def run(host: Host, world: World) -> Found:
+        host.show(**shown)
+        return host.test(choose(world), timeout_s=LONG_S)
+
+    return run
+
+
+def _seen(**shown: Any) -> Callable[[Host, World], Found]:
+    """The true image, on a machine that is not well."""
+    return _image(lambda _: SELF_TEST_IMAGE, **shown)
+
+
+def _unmeasured(host: Host, _: World) -> Found:
+    return host.test()
+
+
+def _measured(host: Host, world: World) -> Found:
+    host.measure()
+    return _seen()(host, world)
+
+
+def _rented(host: Host, _: World) -> Found:
+    stack = host.stack
+    instance = stack.rent(stack.rentable_offer(2) or 0, image=DEMO_IMAGE, disk=1, runtype="args", args=["sleep", "999"])
+    stack.wait_status(instance, "running")
+    try:
+        return host.test()
+    finally:
+        stack.destroy(instance)
+
+
+def _unlisted(host: Host, _: World) -> Found:
+    host.stack.host.run("unlist", "machine", str(host.stack.machine_id))
+    try:
+        return host.test()
+    finally:
+        host.stack.list_machine()
+
+
+def _unknown(host: Host, _: World) -> Found:
+    found: Found = host.stack.host.json("self-test", "machine", "987654", "--no-support-bundle")
+    return found
+
+
+def _stranger(host: Host, _: World) -> Found:
+    return result(host.start(key="0" * 64), 60)
+
+
+def _interrupted(host: Host, _: World) -> Found:
+    host.show()
+    running = host.start()
+    wait_until("an instance", lambda: instances(host), 60, 0.2)
+    time.sleep(1)  # the client has the answer, and waits
+    running.send_signal(signal.SIGINT)
+    return result(running, 120)
+
+
+def _offline(host: Host, _: World) -> Found:
+    host.show()
+    running = host.start()
+    wait_until("an instance", lambda: instances(host), 60, 0.1)
+    host.stack.kill_daemon()
+    try:
+        return result(running, LONG_S)
+    finally:
+        host.stack.start_daemon()
+
+
+def instances(host: Host) -> list[int]:
+    """What the owner has rented of this machine."""
+    rows = Rest(host.stack.url, host.stack.host_key).get("/api/v0/instances/")["instances"]
+    return [int(row["id"]) for row in rows if row["machine_id"] == host.stack.machine_id]
+
+
+def step_fails(step: str) -> str:
+    """A work program whose step fails."""
+    words = {"end": "failed", "code": "wrong", "words": "cannot trust GPU 0: 3 words of it are wrong", "remedy": ""}
+    return f"print({json.dumps(json.dumps(words))})  # {step}\n"
+
+
+STUCK = "import time\ntime.sleep(3600)\n"
+ENDLESS = (
+    "import json, time\nfor turn in range(3600):\n"
+    '    print(json.dumps({"progress": 0.5, "words": f"turn {turn}"}), flush=True)\n    time.sleep(1)\n'
+)
+DYING = "import os, signal, time\ntime.sleep(45)\nos.kill(os.getppid(), signal.SIGKILL)\n"
+"""The client has met the door by then."""
+
+HOOK_WORDS = "nvidia-container-cli: initialization error: nvml error: driver not loaded"
+STEPS = {
+    "compute": "resnet_failed",
+    "memory": "ecc_failed",
+    "collective": "nccl_failed",
+    "burn": "stress_gpu_burn_failed",
+}
+
+FIRST = (
+    Case("nothing measured yet", "preflight_requirements_failed", _unmeasured, has_instance=False),
+    Case("all is well", PASSES, _measured),
+    Case("rented by somebody", "no_rentable_offer", _rented, has_instance=False, root_state="currently_rented"),
+    Case("not listed", "no_offer", _unlisted, has_instance=False, root_state="zero_active_offers"),
+    Case("no such machine", "no_offer", _unknown, has_instance=False, root_state="offline_or_not_listed"),
+    Case("a key that nobody has", "api_permission_failed", _stranger, has_instance=False),
+    Case("a name that is none", "instance_create_failed", _image(lambda _: "Not A Name"), has_instance=False),
+    Case("no such image", "docker_pull_failed", _image(lambda world: world.absent)),
+    Case("NVIDIA's hook fails", "daemon_startup_failed", _seen(fail=HOOK_WORDS)),
+    Case("Ctrl-C", "interrupted", _interrupted),
+    Case("all is well again", PASSES, _seen()),
+)
+SECOND = (
+    Case("no driver in the container", "nvml_failed", _seen(has_driver=False)),
+    Case("too little memory", "legacy_progress_error", _seen(is_roomy=False)),
+    *(
+        Case(f"{step} fails", code, _image(lambda world, step=step: world.failing[step]))  # type: ignore[misc]
+        for step, code in STEPS.items()
+    ),
+)
+QUEUES: tuple[tuple[Case, ...], ...] = (
+    FIRST,
+    SECOND,
+    (
+        Case("nobody at port 5000", "progress_endpoint_unreachable", _image(lambda _: DEMO_IMAGE)),
+        Case("the test dies in the middle", "progress_endpoint_lost", _image(lambda world: world.dying)),
+    ),
+    (
+        Case("the test says nothing more", "progress_empty_timeout", _image(lambda world: world.stuck)),
+        Case("the machine goes away", "instance_offline_before_test", _offline),
+    ),
+    (Case("the test never ends", "runtime_test_timeout", _image(lambda world: world.endless)),),
+    (Case("the image never arrives", "instance_start_timeout", _image(lambda world: world.slow)),),
+)
