@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 MEMORY_MIB = 65536
+FREE_MIB = 4608
+"""What is filled to be tried is truly filled, and this machine has less than it seems."""
 CORES = 16
 _ONLINE = "/sys/devices/system/cpu/online"
 _MEMORY, _PROCESSORS = "/proc/meminfo", "/proc/cpuinfo"
@@ -21,8 +23,8 @@ def files(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> dic
     """Made in `folder`: which file to show in the place of which."""
     folder.mkdir(parents=True, exist_ok=True)
     memory = Path(_MEMORY).read_text()
-    for field in ("MemTotal", "MemFree", "MemAvailable"):
-        memory = re.sub(rf"^({field}:\s+)\d+", rf"\g<1>{memory_mib * 1024}", memory, flags=re.MULTILINE)
+    for field, mib in {"MemTotal": memory_mib, "MemFree": FREE_MIB, "MemAvailable": FREE_MIB}.items():
+        memory = re.sub(rf"^({field}:\s+)\d+", rf"\g<1>{mib * 1024}", memory, flags=re.MULTILINE)
     first = Path(_PROCESSORS).read_text().split("\n\n")[0]
     fields = "\n".join(
         line for line in first.splitlines() if not re.match(r"(processor|physical id|core id)\s*:", line)
