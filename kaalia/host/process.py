@@ -152,7 +152,8 @@ class Child:
 
 
 class Program:
-    """A long-lived child that speaks for itself: each line of its stderr goes to `on_line`, its stdout nowhere.
+    """A long-lived child that speaks for itself: each line of its stderr goes to `on_line`, its stdout nowhere; with
+    `by_output` each line of its stdout does, and its stderr is kept as evidence.
 
     What it starts in sessions of its own is left alone.
     """
@@ -168,17 +169,31 @@ class Program:
         on_line: Callable[[str], None],
         env: Mapping[str, str] | None = None,
         connection: int | None = None,
+        *,
+        by_output: bool = False,
     ) -> Self:
         """Start it. `connection`: a descriptor that becomes its standard input and output, beside the caller's own.
 
         Raises HostError `command_missing` or `command_refused`.
         """
-        transport, told = await _spawn(argv, env, _Told(on_line), with_stdin=False, connection=connection)
+        transport, told = await _spawn(
+            argv, env, _Told(on_line, _STDOUT if by_output else _STDERR), with_stdin=False, connection=connection
+        )
         return cls(transport, told)
 
     @property
     def pid(self) -> int:
         return self._transport.get_pid()
+
+    @property
+    def alive(self) -> bool:
+        """False once the process is really gone; a killed one stuck in the kernel is still alive."""
+        return not self._told.exited.done()
+
+    @property
+    def evidence(self) -> str:
+        """The end of its stderr, with `by_output`."""
+        return self._told.text(_STDERR)[-EVIDENCE_CHARACTERS:]
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal."""
@@ -277,15 +292,18 @@ class _Lines(_Output):
 
 
 class _Told(_Output):
-    """Hands on stderr line by line; a line that does not end is handed on in parts. Progress returns to the start."""
+    """Hands on a stream line by line; a line that does not end is handed on in parts. Progress returns to the start."""
 
-    def __init__(self, on_line: Callable[[str], None], limit_bytes: int = 4096) -> None:
+    def __init__(self, on_line: Callable[[str], None], stream: int = _STDERR, limit_bytes: int = 4096) -> None:
         super().__init__(limit_bytes)
         self._on_line = on_line
+        self._stream = stream
         self._buffer = bytearray()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd != _STDERR:
+        if fd != self._stream:
+            if fd == _STDERR:
+                super().pipe_data_received(fd, data)
             return
         self._buffer += data.replace(b"\r", b"\n")
         *lines, rest = self._buffer.split(b"\n")

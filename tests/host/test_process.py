@@ -297,3 +297,13 @@ def test_a_loop_that_ends_in_the_middle_of_a_spawn_ends() -> None:
     )
 
     assert (done.stdout, "never retrieved" in done.stderr) == ("ended []\n", False)
+
+
+async def test_a_program_is_heard_by_its_output_and_its_errors_are_evidence() -> None:
+    lines: list[str] = []
+    program = await Program.start(["sh", "-c", "echo one; echo why >&2; echo two"], lines.append, by_output=True)
+
+    assert await program.ended() == 0
+    await program.said(30)
+    assert (lines, program.evidence, program.alive) == (["one", "two"], "why\n", False)
+    await program.stop()
