@@ -62,6 +62,21 @@ async def side_by_side(*works: Coroutine[Any, Any, None]) -> None:
         raise errors.exceptions[0] from errors
 
 
+async def guarded(work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, None]) -> T:
+    """`work`, broken off with the error of `guard` as soon as that raises one. Both are gone when this returns."""
+    tasks = asyncio.create_task(work), asyncio.create_task(guard)
+    working, guarding = tasks
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            guarding.result()
+        return await working
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def run_services(services: list[Service], stop: asyncio.Event) -> None:
     """Run all services until `stop` is set or one of them ends with an error; then cancel the rest."""
     tasks = [asyncio.create_task(service.run(), name=service.name) for service in services]

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from kaalia.service import Tasks
+import pytest
+
+from kaalia.service import Tasks, guarded
 
 
 async def test_a_task_that_follows_another_at_once_is_not_forgotten_with_it() -> None:
@@ -38,3 +40,38 @@ async def test_cancelling_reaches_the_task_that_runs() -> None:
     await asyncio.sleep(0)
 
     assert not tasks.busy("key")
+
+
+async def test_guarded_work_ends_with_its_answer_and_the_guard_with_it() -> None:
+    ended = asyncio.Event()
+
+    async def guard() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert await guarded(work(), guard()) == 7
+    assert ended.is_set()
+
+
+async def test_an_error_of_the_guard_breaks_the_work_off_before_it_is_raised() -> None:
+    ended = asyncio.Event()
+
+    async def guard() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("somebody came")
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(LookupError, match="somebody came"):
+        await guarded(work(), guard())
+    assert ended.is_set()
