@@ -147,6 +147,11 @@ def specs(image: str, key: str, room: Room, target: Target, *, quota: bool) -> l
     return found
 
 
+def life(lasts: timedelta) -> tuple[tuple[str, str], ...]:
+    """Variables of a container that shall live for so long: by itself it ends after a quarter of an hour."""
+    return (("KAALIA_LIFE_S", str(int(lasts.total_seconds()))),) if lasts > LASTS else ()
+
+
 def conditions(state: CanaryState, need: Cause | None) -> list[Condition]:
     """What is wrong. What failed once, on a machine that is proven, is a warning: it is tried again a minute later."""
     failed = [one for one in state.last.steps if one.outcome is Outcome.FAILED] if state.last else []

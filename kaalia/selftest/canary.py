@@ -7,31 +7,23 @@
 It takes GPUs that nobody has and stops nobody. What a crash leaves is ended by the next start.
 """
 
-import asyncio
 import logging
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kaalia import __version__
 from kaalia.clock import Clock
 from kaalia.contracts import canary as rules
-from kaalia.contracts import canary_report as words
 from kaalia.contracts import fitness
-from kaalia.contracts.canary import Room, Target
-from kaalia.contracts.canary_report import Given, Report
+from kaalia.contracts.canary import Room
 from kaalia.contracts.lease import LeaseTime
-from kaalia.contracts.ports import address_in
 from kaalia.errors import KaaliaError
-from kaalia.host import gpu_nodes
 from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
-from kaalia.model.reach import Outcome as SeenOutside
 from kaalia.model.selftest import Outcome
-from kaalia.model.workload import Protocol, WorkloadStatus
-from kaalia.selftest.asking import answers, control
+from kaalia.selftest.container import Containers, Means
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork
 from kaalia.service import run_forever
 from kaalia.store import canary, claims, conditions, contracts, machine, speed
@@ -41,16 +33,10 @@ from kaalia.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 
-LAUNCH_S = 120.0
-"""Docker may just have started, and the machine may be starting everybody's workloads."""
-REPORT_S = 120.0
-READ_EVERY_S = (0.1, 0.2, 0.3, 0.5, 1.0)
 WAIT_S = 30.0
 """While something is in the way of a run that is due, it is looked at again this often."""
 TENANTS_S = 300.0
 GONE_S = 5.0
-LOG_LINES = 500
-KEY_BYTES = 16
 _NO_VERDICT = frozenset({GAVE_WAY, "engine_unavailable", "state_disk_full", "state_unavailable"})
 """Ends of a run that say nothing of what it is to prove."""
 
@@ -74,8 +60,7 @@ class Sight:
 
 
 class CanaryService:
-    """`image`: makes sure of the test image, and gives its name. `logs`: the last lines that a contract's container
-    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. `minors`: for tests."""
+    """Proves the machine when it is due, and tells what is wrong."""
 
     name = "canary"
 
@@ -86,22 +71,14 @@ class CanaryService:
         clock: Clock,
         lease_time: Callable[[], LeaseTime],
         wanted: Wanted,
-        image: Callable[[], Awaitable[str]],
-        logs: Callable[[int, int], Awaitable[str]],
-        target: Callable[[], Awaitable[Target]],
-        outside: Callable[[int], Awaitable[SeenOutside | None]],
-        minors: Callable[[], dict[str, int]] = gpu_nodes.minors,
+        means: Means,
     ) -> None:
         self._database = database
         self._clock = clock
         self._lease_time = lease_time
         self._wanted = wanted
-        self._image = image
-        self._logs = logs
-        self._target = target
-        self._outside = outside
-        self._minors = minors
         self._work = LocalWork(database, changes, clock, lease_time, canary.SOURCE)
+        self._containers = Containers(database, clock, self._work, means)
         self._bell = changes.subscribe(Topic.CANARY, Topic.MACHINE)
         self._told: list[Condition] | None = None
 
@@ -192,74 +169,8 @@ class CanaryService:
 
     async def _steps(self, report: MachineReport, room: Room) -> tuple[StepResult, ...]:
         """Raises KaaliaError when the container does not come up, `test_gave_way` when somebody else comes."""
-        image, target = await self._image(), await self._target()
-        key = secrets.token_hex(KEY_BYTES)
-        quota = report.engine is not None and report.engine.enforces_disk_size
-        specs = rules.specs(image, key, room, target, quota=quota)
-        began_s = self._clock.monotonic_s()
-        numbers = await self._work.begin(specs, rules.LASTS)
-        try:
-            rows = [await self._work.running(number, LAUNCH_S) for number in numbers]
-            took_s = self._clock.monotonic_s() - began_s
-            # While it has them: what is ended gives its network back.
-            minors = await asyncio.to_thread(self._minors)
-            given = [
-                await self._given(
-                    row, report, room, target, quota_bytes=rules.QUOTA_BYTES if quota else 0, minors=minors
-                )
-                for row in rows
-            ]
-            first = rows[0]
-            places = {one.protocol: one.host_port for one in first.ports}
-            answered = await answers(_own_address(report), places, key)
-            outside = await self._outside(places[Protocol.TCP]) if Protocol.TCP in places else None
-            reports = [await self._report(row.contract_id) for row in rows]
-        finally:
-            await self._work.end(numbers)
-        launched = StepResult(Step.LAUNCH, Outcome.PASSED, f"running after {took_s:.2f} s")
-        gpus = [words.gpu(told, one) for told, one in zip(reports, given, strict=True)]
-        still = await control(target) if reports[0].connect_problem or reports[0].name_problem else ""
-        return (
-            launched,
-            _joined(gpus),
-            words.network(reports[0], given[0], still),
-            words.ports(answered, places, outside),
-            words.quota(reports[0], given[0]),
-        )
-
-    async def _report(self, contract_id: int) -> Report:
-        """What it says, whole; or as far as it came in time. Raises as `LocalWork.still`."""
-        deadline_s = self._clock.monotonic_s() + REPORT_S
-        turn = 0
-        while True:
-            told = words.read(await self._logs(contract_id, LOG_LINES))
-            if told.is_done or self._clock.monotonic_s() >= deadline_s:
-                return told
-            await self._work.still(contract_id)
-            await asyncio.sleep(READ_EVERY_S[min(turn, len(READ_EVERY_S) - 1)])
-            turn += 1
-
-    async def _given(
-        self,
-        row: WorkloadStatus,
-        report: MachineReport,
-        room: Room,
-        target: Target,
-        *,
-        quota_bytes: int,
-        minors: dict[str, int],
-    ) -> Given:
-        subnet = await self._database.read(lambda tx: _subnet(tx, row.contract_id))
-        known = {minors[uuid] for uuid in row.gpu_uuids if uuid in minors}
-        return Given(
-            gpu_count=len(row.gpu_uuids),
-            minors=frozenset(known) if len(known) == len(row.gpu_uuids) else None,
-            is_simulated=report.driver is not None and report.driver.simulated,
-            quota_bytes=quota_bytes,
-            target=target,
-            address=address_in(subnet) if subnet else "",
-            note=room.note,
-        )
+        async with self._containers.running(report, room) as found:
+            return await self._containers.proven(found, report, room)
 
     async def _change(self, how: Callable[[CanaryState], CanaryState]) -> CanaryState:
         return await self._database.transaction(lambda tx: canary.change(tx, how))
@@ -284,20 +195,3 @@ def _after(state: CanaryState, found: CanaryRun) -> CanaryState:
     if found.has_passed:
         return replace(state, last=found, passed=found, failures=0, waits_for="", gave_way_at=None)
     return replace(state, last=found, failures=state.failures + 1, waits_for="", gave_way_at=None)
-
-
-def _joined(gpus: list[StepResult]) -> StepResult:
-    """Of all models: one that failed, if one did."""
-    failed = [one for one in gpus if one.outcome is Outcome.FAILED]
-    best = [one for one in gpus if one.outcome is Outcome.PASSED]
-    chosen = failed or best or gpus[:1]
-    return StepResult(Step.GPU, chosen[0].outcome, "; ".join(one.words for one in chosen))
-
-
-def _own_address(report: MachineReport) -> str:
-    return next((one for one in report.network.local_ips if ":" not in one), "127.0.0.1")
-
-
-def _subnet(tx: Transaction, contract_id: int) -> str:
-    found = (one.key for one in claims.all_claims(tx) if one.contract_id == contract_id)
-    return next((key for key in found if "/" in key), "")

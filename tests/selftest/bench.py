@@ -8,12 +8,15 @@ from datetime import timedelta
 
 from kaalia.contracts.canary import Target
 from kaalia.contracts.lease import LeaseTime, certain
-from kaalia.errors import WorkloadError
+from kaalia.errors import HostError, WorkloadError
 from kaalia.model.canary import CanaryState
 from kaalia.model.health import Condition
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import Outcome
+from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.selftest.canary import CanaryService, Wanted
+from kaalia.selftest.container import Means
+from kaalia.selftest.login import Key
 from kaalia.store import canary, conditions, contracts, machine
 from kaalia.store.changes import Topic
 from tests.reconciler.rig import Rig
@@ -48,6 +51,8 @@ class Bench:
     outside: Outcome | None = None
     image_fails_with: WorkloadError | None = None
     lease_time: LeaseTime | None = None
+    login_fails_with: HostError | None = None
+    logins: int = 0
     services: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start(self) -> None:
@@ -68,12 +73,11 @@ class Bench:
             self.clock,
             lambda: self.lease_time or certain(self.clock.now()),
             Wanted(self.every, self.boot_id),
-            self._image,
-            self.runtime.logs,
-            self._target,
-            self._outside,
-            minors=dict,
+            self.means(),
         )
+
+    def means(self) -> Means:
+        return Means(self._image, self.runtime.logs, self._target, self._outside, minors=dict, log_in=self._log_in)
 
     async def _image(self) -> str:
         if self.image_fails_with is not None:
@@ -85,6 +89,14 @@ class Bench:
 
     async def _outside(self, _port: int) -> Outcome | None:
         return self.outside
+
+    async def _log_in(self, row: WorkloadStatus, _address: str, key: Key) -> None:
+        assert row.state is WorkloadState.RUNNING
+        status = await asyncio.to_thread(key.path.stat)
+        assert status.st_mode & 0o777 == 0o600
+        self.logins += 1
+        if self.login_fails_with is not None:
+            raise self.login_fails_with
 
     async def put_report(self, report: MachineReport) -> None:
         self.report = report
