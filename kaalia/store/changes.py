@@ -22,6 +22,8 @@ class Topic(StrEnum):
     """A measurement was ordered, or its result is new."""
     CANARY = "canary"
     """A run of the machine's own test was ordered."""
+    SELFTEST = "selftest"
+    """A test of the whole machine was ordered, or its end is asked for."""
     ADDRESS = "address"
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
     GPUS = "gpus"
@@ -54,6 +56,12 @@ class Changes:
         for topic in topics:
             self._bells[topic].append(bell)
         return bell
+
+    def unsubscribe(self, bell: asyncio.Event) -> None:
+        """Of one who waited for one thing."""
+        for bells in self._bells.values():
+            if bell in bells:
+                bells.remove(bell)
 
 
 async def wait(bell: asyncio.Event, timeout_s: float | None) -> bool:

@@ -41,10 +41,16 @@ class Tenants:
 
 def tenants(tx: Transaction, now: datetime) -> Tenants:
     """The owner's own jobs are not counted: they are his, and his is the order too."""
-    own = {one.contract.contract_id for one in contracts.all_contracts(tx) if one.contract.kind in OWN_KINDS}
-    awake = {number for number, one in workloads.all_workloads(tx).items() if one.state in _AWAKE and number not in own}
+    awake = awake_tenants(tx)
     rates = [rules.rate(tally, now) for number, tally in traffic.all_tallies(tx).items() if number in awake]
     return Tenants(len(awake), sum((one.up + one.down) * 8 / 1e6 for one in rates if one is not None))
+
+
+def awake_tenants(tx: Transaction) -> frozenset[int]:
+    """The contracts whose workloads run, or are about to."""
+    own = {one.contract.contract_id for one in contracts.all_contracts(tx) if one.contract.kind in OWN_KINDS}
+    rows = workloads.all_workloads(tx).items()
+    return frozenset(number for number, one in rows if one.state in _AWAKE and number not in own)
 
 
 def put_result(tx: Transaction, found: MeasuredSpeed) -> None:
