@@ -3,6 +3,7 @@
 import asyncio
 import platform
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.selftest import outside
 from kaalia.selftest.asking import target
 from kaalia.selftest.canary import CanaryService, Wanted
+from kaalia.selftest.container import Means
+from kaalia.selftest.service import SelfTestService, Test
 from kaalia.service import Service, Tasks, run_forever
 from kaalia.store import enrolment
 from kaalia.store.changes import Changes, Topic
@@ -172,9 +175,10 @@ class TenantsService:
             runtime.roots,
             self._access(key),
         )
-        canary = self._canary(runtime, boot_id)
+        canary, selftest = self._canary(runtime, boot_id), self._selftest(runtime)
         kits = KitWatch(self._database, self._kits(), self._engine.mount_sources, runtime.kit_changed, self._clock)
-        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer, canary]
+        beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer]
+        beside_it += [canary, selftest]
         if sandboxes is not None:
             beside_it.append(SandboxService(sandboxes, ledger, pool, net.routed_networks))
         with about(machine_id=member.machine_id):
@@ -206,21 +210,34 @@ class TenantsService:
         return DiskVolumes(machine, data_root, self._engine.mount_sources, limits, fixed)
 
     def _canary(self, runtime: ContainerRuntime, boot_id: str) -> CanaryService:
-        async def place() -> Target:
-            member = await self._database.read(enrolment.get)
-            return await target(member.url, self._config.network.allow) if member else Target(why_not="not enrolled")
-
         return CanaryService(
             self._database,
             self._changes,
             self._clock,
             self._lease_time,
             Wanted(policy.canary_every(self._config.canary), boot_id),
-            CanaryImage(self._engine, self._config.kits_path).ready,
-            runtime.logs,
-            place,
-            self._outside,
+            self._means(runtime),
         )
+
+    def _selftest(self, runtime: ContainerRuntime) -> SelfTestService:
+        def test() -> Test:
+            # Most machines are tested once, and all would keep it in memory.
+            from kaalia.selftest.trial import Trials  # noqa: PLC0415
+
+            probes, measures = self._config.probe.url != "off", self._config.speed.peer != "off"
+            here = Trials(self._database, self._changes, self._clock, self._lease_time)
+            return replace(here, settings=replace(here.settings, probes_ports=probes, measures_speed=measures)).test
+
+        means = self._means(runtime)
+        return SelfTestService(self._database, self._changes, self._clock, self._lease_time, means, test)
+
+    def _means(self, runtime: ContainerRuntime) -> Means:
+        async def place() -> Target:
+            member = await self._database.read(enrolment.get)
+            return await target(member.url, self._config.network.allow) if member else Target(why_not="not enrolled")
+
+        image = CanaryImage(self._engine, self._config.kits_path)
+        return Means(image.ready, runtime.logs, place, self._outside)
 
     async def _outside(self, port: int) -> Outcome | None:
         """What the prober sees of a TCP port, where one is configured."""

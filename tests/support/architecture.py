@@ -105,6 +105,7 @@ LATE = frozenset(
     {
         ("kaalia.daemon.notifications", "kaalia.notify.service.NotificationService"),
         ("kaalia.api.metrics.scrape", "kaalia.api.metrics.text"),
+        ("kaalia.daemon.tenants", "kaalia.selftest.trial.Trials"),
         ("kaalia.daemon.power", "kaalia.power.service.PowerService"),
     }
 )
@@ -142,9 +143,6 @@ CLOCKS = frozenset({"datetime", "date", "time", "dt"})
 PROCESS_CALLS = frozenset(
     {"create_subprocess_exec", "create_subprocess_shell", "system", "popen", "posix_spawn", "fork"}
 )
-
-PROCESS_STARTERS = frozenset({"kaalia.host.process", "kaalia.selftest.work.cpu"})
-"""The second is a program of its own, which imports nothing of the daemon: it forks for each core."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ def doors(module: Module) -> Iterator[str]:
         places = DOORS.get(library)
         if places and name not in TYPES and not _is_within(module.name, places):
             yield f"{library} is imported only in {', '.join(places)}"
-    if module.name not in PROCESS_STARTERS:
+    if module.name != "kaalia.host.process":
         for call in _calls(module.tree):
             if call in PROCESS_CALLS:
                 yield f"{call}() is called only in kaalia.host.process"

@@ -1,0 +1,20 @@
+"""The steps of the self-test, each with its bounds. A new one is a file and a line here; its name is in model/selftest.
+
+Bounds are for what hangs: a step takes much less. The burn's own time is added to its bound.
+"""
+
+from kaalia.model.selftest import StepName
+from kaalia.selftest.step import Need, Step
+from kaalia.selftest.steps import launch, network, ports, system
+
+_CONTAINER = frozenset({Need.CONTAINER})
+
+STEPS: dict[StepName, Step] = {
+    one.name: one
+    for one in (
+        Step(StepName.SYSTEM, system.run, 30, 30),
+        Step(StepName.LAUNCH, launch.run, 240, 150, _CONTAINER),
+        Step(StepName.PORTS, ports.run, 180, 60, _CONTAINER),
+        Step(StepName.NETWORK, network.run, 240, 60, _CONTAINER),
+    )
+}

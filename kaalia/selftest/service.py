@@ -1,0 +1,77 @@
+"""Waits for an order of a self-test, and sees it to its end. What a crash left is ended by the next start.
+
+Most machines are tested once: what runs a test is imported with the first order.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from kaalia.clock import Clock
+from kaalia.contracts.lease import LeaseTime
+from kaalia.errors import Problem
+from kaalia.model.selftest import RunResult, SelfTestRun
+from kaalia.selftest.container import Containers, Means
+from kaalia.selftest.local_work import LocalWork
+from kaalia.service import run_forever
+from kaalia.store import selftest
+from kaalia.store.changes import Changes, Topic, wait
+from kaalia.store.database import Database, Transaction
+
+GONE_S = 5.0
+INTERRUPTED = Problem(
+    "selftest_interrupted",
+    "cannot tell how the self-test went: the daemon ended before it did, or its state could not be written",
+    remedy="run it again: kaalia self-test machine",
+)
+
+Test = Callable[[SelfTestRun, LocalWork, Containers], Awaitable[object]]
+"""Sees one run to its end."""
+
+
+class SelfTestService:
+    """One loop; one run at a time. `test`: makes what runs them, when the first is ordered."""
+
+    name = "selftest"
+
+    def __init__(
+        self,
+        database: Database,
+        changes: Changes,
+        clock: Clock,
+        lease_time: Callable[[], LeaseTime],
+        means: Means,
+        test: Callable[[], Test],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._work = LocalWork(database, changes, clock, lease_time, selftest.PURPOSE)
+        self._containers = Containers(database, clock, self._work, means)
+        self._bell = changes.subscribe(Topic.SELFTEST)
+        self._make = test
+        self._test: Test | None = None
+        self._begun = 0
+
+    async def run(self) -> None:
+        await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
+        await run_forever(self.name, self._turn)
+
+    async def _turn(self) -> None:
+        if not await self._work.sweep():
+            await self._work.news(GONE_S)
+            return
+        run = await self._database.read(selftest.open_run)
+        if run is None:
+            await wait(self._bell, None)
+            return
+        if run.run_id == self._begun:  # its end could not be written then, as on a full disk
+            await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
+            return
+        self._begun = run.run_id
+        self._test = self._test or self._make()
+        await self._test(run, self._work, self._containers)
+
+    def _end_interrupted(self, tx: Transaction) -> None:
+        """Whoever ordered it has seen the daemon go."""
+        while (run := selftest.open_run(tx)) is not None:
+            now = self._clock.now()
+            selftest.put(tx, replace(run, ended_at=now, result=RunResult.NOT_RUN, problem=INTERRUPTED))

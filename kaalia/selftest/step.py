@@ -1,0 +1,128 @@
+"""What a step of the self-test is: a coroutine that says what it saw, and what it may use for that."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from kaalia.clock import Clock
+from kaalia.contracts import selftest as rules
+from kaalia.contracts.canary import Room
+from kaalia.errors import KaaliaError
+from kaalia.model import canary
+from kaalia.model.machine import Gpu, MachineReport
+from kaalia.model.selftest import Outcome, Sample, SelfTestOrder, StepName, StepResult
+from kaalia.selftest.container import Containers, Running
+from kaalia.selftest.programs import Ears, Programs
+from kaalia.store.changes import Changes
+from kaalia.store.database import Database
+
+
+class Need(StrEnum):
+    """What has to be there for a step."""
+
+    GPUS = "gpus"
+    """GPUs that nobody else has, booked for this run."""
+    CONTAINER = "container"
+    """The machine's own test container, which runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says. False: nobody tries the ports; the speed is measured with no peer."""
+
+    probes_ports: bool = True
+    measures_speed: bool = True
+
+
+@dataclass(slots=True)
+class Here:
+    """Of one run. `gpus`: those that are booked, in the order of the report. `running` None: no container runs.
+
+    `why_none`: why there is none, though steps want it.
+    """
+
+    order: SelfTestOrder
+    report: MachineReport
+    room: Room
+    settings: Settings
+    clock: Clock
+    database: Database
+    changes: Changes
+    containers: Containers
+    programs: Programs
+    tell: Callable[[float | None, str], None]
+    gpus: tuple[Gpu, ...] = ()
+    running: Running | None = None
+    why_none: KaaliaError | None = None
+    samples: list[Sample] = field(default_factory=list)
+    _proven: tuple[canary.StepResult, ...] = ()
+    _proving: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def burn_s(self) -> float:
+        return rules.burn_s(self.order)
+
+    @property
+    def ears(self) -> Ears:
+        """For work programs: what they say of themselves goes where it belongs."""
+        return Ears(self.tell, self.samples.append)
+
+    async def proven(self) -> dict[canary.Step, canary.StepResult]:
+        """What the container says of its GPUs, network, ports and disk: asked once. Raises as `Containers.proven`."""
+        async with self._proving:
+            if not self._proven and self.running is not None:
+                self._proven = await self.containers.proven(self.running, self.report, self.room)
+        return {one.step: one for one in self._proven}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`limit_s` for a full test, `quick_s` for a quick one: then it has failed. The burn adds its own."""
+
+    name: StepName
+    work: Callable[[Here], Awaitable[StepResult]]
+    limit_s: float
+    quick_s: float
+    needs: frozenset[Need] = frozenset()
+
+    def limit(self, order: SelfTestOrder) -> float:
+        own_s = self.quick_s if order.is_quick else self.limit_s
+        return own_s + rules.burn_s(order) if self.name is StepName.BURN else own_s
+
+
+def program(name: StepName, limit_s: float, quick_s: float, *, gpus: bool = True) -> Step:
+    """A step that is a work program of its name, and nothing else."""
+
+    async def work(here: Here) -> StepResult:
+        # The program has less time than the step, so that its own end is told and not the step's.
+        limit = limit_s if not here.order.is_quick else quick_s
+        extra_s = here.burn_s if name is StepName.BURN else 0.0
+        end, figures = await here.programs.run(name, arguments(here), limit + extra_s - 5.0, here.ears)
+        return StepResult(name, end.outcome, end.words, end.code, end.remedy, figures=figures)
+
+    return Step(name, work, limit_s, quick_s, frozenset({Need.GPUS} if gpus else ()))
+
+
+def arguments(here: Here) -> dict[str, object]:
+    """What each work program is told; see work/protocol.py."""
+    return {
+        "gpus": [gpu.uuid for gpu in here.gpus],
+        "quick": here.order.is_quick,
+        "minutes": here.burn_s / 60,
+    }
+
+
+def skipped(name: StepName, why: str) -> StepResult:
+    return StepResult(name, Outcome.SKIPPED, why)
+
+
+def failed(name: StepName, code: str, words: str, remedy: str) -> StepResult:
+    return StepResult(name, Outcome.FAILED, words, code, remedy)
+
+
+def failed_by(step: StepName, error: KaaliaError, remedy: str) -> StepResult:
+    """`remedy`: where the error knows none."""
+    why = error.problem
+    words = f"{why.message} ({why.evidence})" if why.evidence else why.message
+    return failed(step, why.code, words, why.remedy or remedy)
