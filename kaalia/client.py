@@ -32,6 +32,7 @@ from kaalia.wire.local import (
     SpeedWish,
 )
 from kaalia.wire.notification import NotifyDocument
+from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
 from kaalia.wire.verification import VerificationDocument
 
 T = TypeVar("T")
@@ -148,6 +149,20 @@ class LocalClient:
     def order_canary(self) -> CanaryDocument:
         """Ask for a run; what was known before it."""
         return self._get("/v1/canary/run", _CANARY, "POST")
+
+    def self_test(self, run_id: int | None = None, *, samples: bool = False) -> SelfTestDocument:
+        """The newest run, or this one. Raises LocalError `no_such_selftest`."""
+        number = "" if run_id is None else f"&run={run_id}"
+        return self._get(f"/v1/self-test?samples={int(samples)}{number}", TypeAdapter(SelfTestDocument))
+
+    def order_self_test(self, wish: SelfTestWish) -> SelfTestDocument:
+        """Ask for a run; the run that it becomes. Raises LocalError `selftest_under_way`, `selftest_not_enrolled`."""
+        body = TypeAdapter(SelfTestWish).dump_json(wish)
+        return self._get("/v1/self-test", TypeAdapter(SelfTestDocument), "POST", body)
+
+    def cancel_self_test(self) -> SelfTestDocument:
+        """Have the one that is open broken off."""
+        return self._get("/v1/self-test", TypeAdapter(SelfTestDocument), "DELETE")
 
     def drain(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN)

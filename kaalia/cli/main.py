@@ -32,6 +32,7 @@ PROGRAMS = {
     "nvml": "Ask the NVIDIA driver, and show what it says; hosts know it as test_nvml.py.",
     "send-report": "Have the machine read and reported now; hosts know it as send_mach_info.py.",
     "power": "Show power limits and clocks, and what the policy would do; --restore puts them back.",
+    "self-test": "Prove this machine: GPUs, memory, links, CPU, disk, network and ports; nothing is rented for it.",
     "support-bundle": "Write what helps to find a fault into a file, without secrets; nothing is sent.",
     "probe": "Be a prober: try the ports of machines that ask for it, and measure their speed.",
     "relay": "Be a relay: let renters in to machines without open ports.",

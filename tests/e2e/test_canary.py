@@ -74,6 +74,16 @@ def test_the_owner_asks_for_a_run_and_sees_each_step(stack: Stack) -> None:
     assert "Canary: passed" in doctor.stdout
 
 
+def test_the_owner_tests_the_whole_machine(stack: Stack) -> None:
+    done = stack.kaalia("self-test", "machine", "--quick", "--json", "--socket", str(stack.socket))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = {one["step"]: one for one in json.loads(done.stdout)["steps"]}
+    assert {"system", "launch", "ports", "network"} <= steps.keys()
+    assert "ssh logs in" in steps["launch"]["words"]
+    wait_until("nothing of it to be left", lambda: not own_containers(stack), 30)
+
+
 def test_a_machine_that_fails_twice_is_offered_no_more_until_it_passes(stack: Stack) -> None:
     program = stack.folder / "kits" / "current" / "sbin" / "canary"
     stack.list_machine()

@@ -1,0 +1,192 @@
+"""`kaalia self-test machine`: prove the whole machine, without listing or renting it, and show what each step saw.
+
+A program of its own: the daemon does the work, this one orders, follows and shows it. Broken off, it takes the order
+back and waits until everything is given back.
+"""
+
+import os
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from kaalia.cli import output
+from kaalia.client import LocalClient
+from kaalia.contracts.selftest import BURN_MAX_S, steps_named
+from kaalia.errors import ConfigError, HostError
+from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
+from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
+
+POLL_S = 0.3
+END_S = 30.0
+"""After an end was asked for: containers are removed, children killed."""
+EXIT_CODES = {RunResult.PASSED: output.OK, RunResult.FAILED: output.REFUSED, RunResult.NOT_RUN: output.COULD_NOT_RUN}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(epilog="Exit codes of a test: 0 passed, 1 failed, 2 it could not be run, or was broken off.")
+def _root() -> None:
+    """Prove this machine by itself: no listing, no marketplace and no renting is needed."""
+
+
+@app.command(
+    epilog="Examples: kaalia self-test machine --quick; kaalia self-test machine --only memory --only burn --burn 30; "
+    "kaalia self-test machine --json --report test.json"
+)
+def machine(
+    quick: Annotated[bool, typer.Option("--quick", help="As short as still proves something.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="STEP", help="This step, and no others; may be repeated.")
+    ] = None,
+    burn: Annotated[float | None, typer.Option("--burn", metavar="MINUTES", help="How long the burn takes.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was found, as JSON.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Test nothing, show the newest result.")] = False,
+    config: output.ConfigFile = None,
+    socket: output.SocketFile = None,
+    as_json: output.AsJson = False,
+) -> None:
+    """Test GPUs, memory, links, CPU, disk, network and ports; a renter who comes wins, and the test says so."""
+    wish = _wish(only or [], burn, is_quick=quick)
+    _check_place(report)
+    client = output.connect(config, socket, dict(os.environ))
+    document = client.self_test() if last else _tested(client, wish, quiet=as_json)
+    if document.run is None:
+        raise HostError(
+            "selftest_never_run", "cannot show a result: this machine was never tested", remedy="leave out --last"
+        )
+    if report is not None:
+        _write(report, client.self_test(document.run.run_id, samples=True))
+    if as_json:
+        output.print_json(document.run)
+    else:
+        _print(document.run, output.console())
+    result = document.run.result
+    raise typer.Exit(output.COULD_NOT_RUN if result is None else EXIT_CODES[result])
+
+
+@app.command(epilog="Example: kaalia self-test cancel")
+def cancel(config: output.ConfigFile = None, socket: output.SocketFile = None) -> None:
+    """Break off the test that is under way; everything that it holds is given back."""
+    client = output.connect(config, socket, dict(os.environ))
+    document = client.self_test()
+    if document.run is None or document.run.result is not None:
+        typer.echo("no self-test is under way")
+        return
+    _broken_off(client, document.run.run_id)
+    typer.echo(f"self-test {document.run.run_id} was broken off")
+
+
+def _wish(only: list[str], burn_minutes: float | None, *, is_quick: bool) -> SelfTestWish:
+    """Raises KaaliaError for a step or a length that there is not."""
+    if burn_minutes is not None and not 0 < burn_minutes <= BURN_MAX_S / 60:
+        raise ConfigError(
+            "selftest_burn_invalid",
+            f"cannot burn for {burn_minutes:g} minutes: it is more than 0 and at most {BURN_MAX_S / 60:g}",
+            remedy="kaalia self-test machine --burn 10",
+        )
+    return SelfTestWish(is_quick, steps_named(only), None if burn_minutes is None else burn_minutes * 60)
+
+
+def _check_place(report: Path | None) -> None:
+    """Before a test of minutes, not after it."""
+    if report is not None and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            "selftest_place_invalid", f"cannot write {report}: its folder cannot be written", remedy="name another file"
+        )
+
+
+def _tested(client: LocalClient, wish: SelfTestWish, *, quiet: bool) -> SelfTestDocument:
+    """Order a run and follow it to its end. Whoever breaks this off breaks off the run."""
+    ordered = client.order_self_test(wish).run
+    assert ordered is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return _followed(client, ordered.run_id, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nbreaking off the self-test...", err=True)
+        return _broken_off(client, ordered.run_id)
+
+
+def _followed(client: LocalClient, run_id: int, *, quiet: bool) -> SelfTestDocument:
+    screen = output.console(stderr=True)
+    columns = (TextColumn("{task.description:<17}"), BarColumn(30), TextColumn("{task.fields[words]}"))
+    bar = Progress(*columns, console=screen)
+    with bar if screen.is_terminal and not quiet else nullcontext():
+        task = bar.add_task("waiting", total=1.0, words="")
+        while (document := client.self_test(run_id)).run is not None and document.run.result is None:
+            if (now := document.progress) is not None:
+                share = (now.done + (now.share or 0.0)) / max(1, now.steps)
+                words = f"{now.done}/{now.steps} {now.words}"
+                bar.update(task, description=str(now.step), completed=share, words=words)
+            time.sleep(POLL_S)
+        bar.update(task, completed=1.0, words="")
+    return document
+
+
+def _broken_off(client: LocalClient, run_id: int) -> SelfTestDocument:
+    """Ask for the end and see it. Raises HostError `selftest_goes_on`."""
+    client.cancel_self_test()
+    deadline_s = time.monotonic() + END_S
+    while (document := client.self_test(run_id)).run is not None and document.run.result is None:
+        if time.monotonic() >= deadline_s:
+            raise HostError("selftest_goes_on", "cannot see the end of the self-test", remedy="see the daemon's log")
+        time.sleep(POLL_S)
+    return document
+
+
+def _write(path: Path, document: SelfTestDocument) -> None:
+    path.write_bytes(to_json(document, indent=2) + b"\n")
+
+
+def _print(run: SelfTestRun, out: Console) -> None:
+    rows = [(str(one.step), str(one.outcome), f"{one.took_s:.1f} s", one.words) for one in run.steps]
+    if rows:
+        output.print_table(("Step", "Result", ">Took", "~Seen"), rows, out)
+    if run.verdicts:
+        out.print()
+        kept = [(one.words, str(one.outcome), one.actual, one.required) for one in run.verdicts]
+        output.print_table(("~Requirement", "Result", ">Actual", ">Required"), kept, out)
+    out.print()
+    _print_failures(run, out)
+    if run.problem is not None:
+        output.print_problem(run.problem, out)
+    out.print(_verdict(run))
+
+
+def _print_failures(run: SelfTestRun, out: Console) -> None:
+    for step in run.steps:
+        if step.outcome is Outcome.FAILED:
+            output.print_pairs([(f"{step.step} failed", f"{step.words} [{step.code}]"), ("remedy", step.remedy)], out)
+    for one in run.verdicts:
+        if one.outcome is Outcome.FAILED:
+            seen = f"{one.actual}, required {one.required} [{one.requirement}]"
+            output.print_pairs([(one.words, seen), ("source", one.source), ("remedy", one.remedy)], out)
+
+
+def _verdict(run: SelfTestRun) -> str:
+    took = ""
+    if run.began_at is not None and run.ended_at is not None:
+        took = f" after {output.span(run.ended_at - run.began_at + timedelta(seconds=0.5))}"
+    words = {
+        RunResult.PASSED: "Self-test passed",
+        RunResult.FAILED: "Self-test failed",
+        RunResult.NOT_RUN: "Self-test came to no verdict",
+        None: "Self-test is under way",
+    }
+    part = "" if not run.order.only else f" (only {', '.join(run.order.only)} of {len(StepName)} steps)"
+    return f"{words[run.result]}{took}{part}."
+
+
+if __name__ == "__main__":
+    # A refusal is no verdict on the machine.
+    sys.exit(output.COULD_NOT_RUN if output.run(app, sys.argv[1:], "kaalia self-test") else output.OK)
