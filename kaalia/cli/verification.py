@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from rich.console import Console
+from rich.markup import escape
 
 from kaalia.cli import output
 from kaalia.model.selftest import Outcome, RequirementVerdict
@@ -30,9 +31,9 @@ def print_view(view: VerificationView, now: datetime, out: Console) -> None:
         out.print("What is missing:")
         for lack in view.lacks:
             seen = f": {lack.actual}, required {lack.required}" if lack.required else ""
-            out.print(f"  {lack.words}{seen} [dim]\\[{lack.code}][/]", soft_wrap=True)
+            out.print(f"  {escape(f'{lack.words}{seen}')} [dim]{escape(f'[{lack.code}]')}[/]", soft_wrap=True)
             if lack.remedy:
-                out.print(f"    [dim]remedy:[/] {lack.remedy}", soft_wrap=True)
+                out.print(f"    [dim]remedy:[/] {escape(lack.remedy)}", soft_wrap=True)
 
 
 def print_verdicts(verdicts: tuple[RequirementVerdict, ...], out: Console) -> None:
