@@ -237,7 +237,7 @@ def _verification(facts: Facts) -> Iterator[Occurrence]:
             f"verification {facts.verification_at.timestamp():.0f}",
             message,
             facts.verification_at,
-            remedy="see what is wrong: kaalia doctor; then ask for a new verification",
+            remedy="see why, and what it takes: kaalia verification",
             severity=Severity.CRITICAL,
             lasts=True,
         )

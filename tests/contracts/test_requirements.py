@@ -47,7 +47,6 @@ BAD: dict[str, dict[str, Any]] = {
     "reliability": {"reliability": 0.90},
     "network.direct_ports": {"tcp_ports": 5},
     "network.direct_ports_udp": {"udp_ports": 5},
-    "network.direct_ports.recommended": {"tcp_ports": 199},
     "network.direct_ports.recommended_max": {"tcp_ports": 200},
     "network.download": {"down_mbps": 124.0},
     "network.upload": {"up_mbps": 124.0},
