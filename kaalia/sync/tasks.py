@@ -12,11 +12,12 @@ from kaalia.clock import Clock
 from kaalia.contracts import command
 from kaalia.errors import KaaliaError, MarketplaceError, Problem, UnreachableError
 from kaalia.model.copying import CloudLogin
+from kaalia.model.selftest import SelfTestOrder
 from kaalia.service import Tasks
-from kaalia.store import contracts
+from kaalia.store import contracts, selftest
 from kaalia.store import tasks as store
-from kaalia.store.changes import wait
-from kaalia.store.database import Database
+from kaalia.store.changes import Topic, wait
+from kaalia.store.database import Database, Transaction
 from kaalia.sync.backoff import Backoff
 from kaalia.sync.client import MarketplaceClient
 from kaalia.sync.log_filter import apply_filter, is_simple
@@ -45,12 +46,18 @@ COPYING = frozenset(
         *(Verb.CLOUD_COPY, Verb.CANCEL_SYNC),
     }
 )
-_DOING = {Verb.LOGS: "read the logs", Verb.EXECUTE: "execute a command among the files"} | dict.fromkeys(
-    COPYING, "copy the files"
-)
-_SMALLER = {Verb.LOGS: "ask again, for fewer lines", Verb.EXECUTE: "ask again, for a smaller folder"} | dict.fromkeys(
-    COPYING, "copy again"
-)
+_DOING = {
+    Verb.LOGS: "read the logs",
+    Verb.EXECUTE: "execute a command among the files",
+    Verb.SELF_TEST: "order the self-test",
+    **dict.fromkeys(COPYING, "copy the files"),
+}
+_SMALLER = {
+    Verb.LOGS: "ask again, for fewer lines",
+    Verb.EXECUTE: "ask again, for a smaller folder",
+    Verb.SELF_TEST: "ask again",
+    **dict.fromkeys(COPYING, "copy again"),
+}
 Copy = Callable[[TaskRequest, Callable[[], Awaitable[CloudLogin]]], Awaitable[str]]
 """A request of `COPYING`, and what fetches the login of a cloud for it, to its result's text."""
 
@@ -143,6 +150,8 @@ class TaskRunner:
         await self._database.transaction(lambda tx: store.finish(tx, request.task_id))
 
     async def _text(self, request: TaskRequest) -> str:
+        if request.verb is Verb.SELF_TEST:
+            return await self._ordered(request)
         if request.verb is Verb.EXECUTE and self._execute is not None:
             return await self._executed(self._execute, request)
         if request.verb in COPYING and self._copy is not None:
@@ -161,6 +170,17 @@ class TaskRunner:
         if request.filter:
             return await asyncio.to_thread(apply_filter, text, request.filter, self._clock.monotonic_s)
         return text
+
+    async def _ordered(self, request: TaskRequest) -> str:
+        """An order like the owner's: the test begins at once, or ends with why it cannot; a renter goes before it."""
+        now = self._clock.now()
+
+        def order(tx: Transaction) -> int:
+            if (known := selftest.open_run(tx)) is not None:
+                raise KaaliaError("selftest_under_way", f"cannot begin a self-test: number {known.run_id} is under way")
+            return selftest.order(tx, SelfTestOrder(now, task_id=request.task_id)).run_id
+
+        return f"ordered as number {await self._database.transaction(order, Topic.SELFTEST)}"
 
     async def _executed(self, execute: Execute, request: TaskRequest) -> str:
         text = request.command or ""

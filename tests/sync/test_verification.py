@@ -1,18 +1,23 @@
 """What a machine is judged by goes through the outbox and the heartbeat to its marketplace."""
 
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
+from kaalia.contracts.offer import Listing
 from kaalia.errors import Problem
 from kaalia.marketplace import machines
 from kaalia.model.health import Condition, Severity
 from kaalia.model.verification import State
-from kaalia.store import conditions, outbox
+from kaalia.store import conditions, outbox, selftest, standing, tasks
 from kaalia.sync.push import collect
 from kaalia.wire import document
-from kaalia.wire.protocol import MessageKind
+from kaalia.wire.protocol import MessageKind, Verb
 from tests.support.selftests import notice, sound_report, whole_run
 from tests.sync.support import Machine, open_pair
+from tests.sync.test_pull import pull_of
 from tests.sync.test_push import push_of, record
+from tests.sync.test_tasks import runner_of
 
 
 async def put(host: Machine, kind: str, body: str) -> None:
@@ -74,3 +79,45 @@ async def test_conditions_that_may_cost_the_verification_go_with_every_post(tmp_
     assert known is not None
     assert known.verified is not None
     assert [one.code for one in known.verified.causes] == ["gpu_xid_79"]
+
+
+async def test_a_test_that_the_marketplace_wants_is_ordered_on_the_machine_and_answers_it(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as (market, host):
+        async with market.context.engine.begin() as tx:
+            await machines.put_listing(tx, host.member.machine_id, Listing(Decimal("0.4")))
+        await put(host, MessageKind.REPORT, document.encode(sound_report()))
+        await push_of(host).once()
+        asked = (await record(market, host)).verified
+        await pull_of(host).once()
+        (task,) = await host.database.transaction(tasks.take_new)
+        result = await runner_of(host).answer(task)
+        again = await runner_of(host).answer(task)
+        run = await host.database.read(selftest.open_run)
+        assert run is not None
+        ended = replace(whole_run(market.clock.now(), run.run_id), order=run.order)
+        await put(host, MessageKind.SELFTEST, notice(ended))
+        await push_of(host).once()
+        known = await record(market, host)
+
+    assert asked is not None
+    assert asked.ordered is not None
+    assert (task.verb, task.task_id) == (Verb.SELF_TEST, asked.ordered.task_id)
+    assert (result.text, result.problem) == ("ordered as number 1", None)
+    assert again.problem is not None
+    assert again.problem.code == "selftest_under_way"
+    assert run.order.task_id == task.task_id
+    assert not run.order.is_quick
+    assert known.verified is not None
+    assert (known.verification, known.verified.ordered) == (State.VERIFIED, None)
+
+
+async def test_the_machine_knows_why_it_is_not_verified(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as (_, host):
+        await put(host, MessageKind.REPORT, document.encode(sound_report(mbps=10.0)))
+        await push_of(host).once()
+        await pull_of(host).once()
+        told = await host.database.read(standing.get)
+
+    assert told is not None
+    assert told.standing.view is not None
+    assert [lack.code for lack in told.standing.view.lacks] == ["network.download", "network.upload", "selftest"]
