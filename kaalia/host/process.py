@@ -2,7 +2,8 @@
 `Program` for one that only talks.
 
 Refuses: shells (an argument vector only), waits without an end, unbounded output. Whatever outlives its deadline is
-killed with its whole process group; what even SIGKILL cannot end (a call stuck in the kernel) is not awaited.
+killed with its whole process group; what even SIGKILL cannot end (a call stuck in the kernel) is not awaited, nor tried
+again while it is there.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Self, TypeVar, cast
 
 from kaalia.errors import HostError
+from kaalia.host import stuck
 from kaalia.units import MIB
 
 KILL_GRACE_S = 1.0
@@ -46,9 +48,16 @@ async def run(
 ) -> Result:
     """Run a command to its end. `env` is its whole environment; None: the daemon's own.
 
-    Raises HostError `command_missing`, `command_refused` (it cannot be started), `command_timeout`, and with `check`
-    `command_failed` for an exit code other than 0. Arguments appear in errors: secrets belong into `stdin` or `env`.
+    Raises HostError `command_missing`, `command_refused` (it cannot be started), `command_timeout`, `command_stuck`
+    (the same one cannot be ended), and with `check` `command_failed` for an exit code other than 0. Arguments appear in
+    errors: secrets belong into `stdin` or `env`.
     """
+    if (pid := stuck.pid_of(argv)) is not None:
+        raise HostError(
+            "command_stuck",
+            f"cannot run `{_shown(argv)}`: the same command is stuck in the kernel since an earlier try",
+            remedy=f"see what it waits for: cat /proc/{pid}/stack; dmesg; a disk or a driver does not answer",
+        )
     transport, output = await _spawn(argv, env, _Output(max_output_bytes), with_stdin=stdin is not None)
     try:
         _feed(transport, stdin)
@@ -63,6 +72,8 @@ async def run(
         ) from None
     finally:
         await _end(transport, output)
+        if not output.exited.done():
+            stuck.leave(argv, transport.get_pid(), output.exited)
     exit_code = cast(int, transport.get_returncode())
     result = Result(tuple(argv), exit_code, output.text(_STDOUT), output.text(_STDERR), output.truncated)
     if check and exit_code != 0:

@@ -21,7 +21,9 @@ TRANSIENT = frozenset(
     }
 )
 """Launches and starts that end with one of these are tried again."""
-MACHINE = frozenset({"command_failed", "command_timeout", "ports_failed", "volume_missing", "walls_failed"})
+MACHINE = frozenset(
+    {"command_failed", "command_stuck", "command_timeout", "ports_failed", "volume_missing", "walls_failed"}
+)
 """What mounting a volume ends with while its disk is not there, as in the first minutes of a boot, and what a firewall
 that does not take the tenant's walls and ports ends with.
 

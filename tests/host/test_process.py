@@ -139,6 +139,50 @@ async def test_a_grandchild_that_escapes_and_keeps_the_pipes_cannot_hold_us() ->
     assert caught.value.code == "command_timeout"
 
 
+_HOLD = """
+import ctypes, sys, time
+SEIZE, TRACE_EXIT = 0x4206, 0x40
+if ctypes.CDLL(None, use_errno=True).ptrace(SEIZE, int(sys.argv[1]), None, ctypes.c_void_p(TRACE_EXIT)):
+    sys.exit(f"errno {ctypes.get_errno()}")
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""Stops a process in the middle of its end, where no signal reaches it: as a call of the kernel that never returns."""
+
+
+async def test_a_command_that_cannot_be_ended_is_not_begun_again_while_it_is_there(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    argv = ["sh", "-c", f"echo $$ > {pid_file}; exec sleep 600"]
+    first = asyncio.ensure_future(run(argv, timeout_s=600))
+    while not pid_file.exists() or not pid_file.read_text().strip():
+        await asyncio.sleep(0.01)
+    pid = pid_file.read_text().strip()
+    hold = [sys.executable, "-I", "-c", _HOLD, pid]
+    with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert await asyncio.to_thread(holder.stdout.readline) == "held\n"
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        for _ in range(3):
+            with pytest.raises(HostError) as caught:
+                await run(argv, timeout_s=5)
+            assert caught.value.code == "command_stuck"
+            assert f"/proc/{pid}/stack" in caught.value.problem.remedy
+        assert (await run(["sh", "-c", "echo another"], 30)).stdout == "another\n"
+        holder.kill()
+    await gone(int(pid))
+
+    async with asyncio.timeout(60):
+        code = "command_stuck"
+        while code == "command_stuck":
+            with pytest.raises(HostError) as caught:
+                await run(argv, timeout_s=0.2)
+            code = caught.value.code
+            await asyncio.sleep(0.05)
+    assert code == "command_timeout", "it is begun again as soon as the earlier one is gone"
+
+
 @settings(max_examples=10, deadline=None)
 @given(size=st.integers(0, 300_000), limit=st.integers(0, 200_000))
 async def test_output_is_cut_at_the_limit(size: int, limit: int) -> None:
