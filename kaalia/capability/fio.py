@@ -26,7 +26,7 @@ TIMEOUT_S = 120.0
 SIZE_BYTES, GENTLE_BYTES = GIB, 128 * MIB
 SECONDS, GENTLE_SECONDS = 4, 1
 REMOVE_S = 30.0
-_LIMITS = ("TasksMax=64", "MemoryMax=512M", "NoNewPrivileges=yes", "PrivateNetwork=yes")
+_LIMITS = ("TasksMax=64", "MemoryMax=512M", "NoNewPrivileges=yes", "PrivateNetwork=yes", "RuntimeMaxSec=150")
 FREE_SHARE = 10
 """The file is at most this part of the free space."""
 

@@ -17,11 +17,17 @@ from kaalia.host.kernel import unreadable
 from kaalia.host.process import run
 
 TIMEOUT_S = 30.0
+ALL_S = 60.0
+"""For all drives: behind a controller that hangs there may be dozens, and others wait for what the rest tell."""
+AT_ONCE = 4
 _NOT_OPENED = 0b11
 """Bits of smartctl's exit code: wrong arguments, or the device could not be opened (smartctl(8), EXIT STATUS)."""
 _PENDING, _UNCORRECTABLE = 197, 198
 _DRIVES_MAX = 64
-_LIMITS = ("TasksMax=16", "MemoryMax=256M", "ProtectSystem=strict", "PrivateNetwork=yes", "NoNewPrivileges=yes")
+_LIMITS = (
+    *("TasksMax=16", "MemoryMax=256M", "ProtectSystem=strict", "PrivateNetwork=yes", "NoNewPrivileges=yes"),
+    "RuntimeMaxSec=60",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Drive:
     """That could not be read, or wait to be replaced."""
     temperature_c: int | None = None
     power_on_hours: int | None = None
+    silent: str = ""
+    """Why it could not be heard: it gave no answer in time, so that nothing else is known of it."""
 
 
 async def drives() -> tuple[Drive, ...] | None:
@@ -48,27 +56,40 @@ async def drives() -> tuple[Drive, ...] | None:
         scan = await run([*first, "--scan"], TIMEOUT_S, env=outside.ENVIRONMENT)
     except HostError as error:
         raise unreadable("the health of drives", error.problem.message) from error
-    found, refused = [], ""
-    for one in _document(scan.stdout).get("devices", [])[:_DRIVES_MAX]:
-        argv = [*first, "-i", "-H", "-A", "-n", "standby", "-d", str(one["type"]), str(one["name"])]
-        try:
-            told = await run(argv, TIMEOUT_S, env=outside.ENVIRONMENT)
-        except HostError as error:
-            refused = error.problem.message
-            continue
-        document = _document(told.stdout)
-        try:
-            drive = parse(str(one["name"]), document)
-        except (ValueError, TypeError, AttributeError) as error:
-            refused = f"cannot understand what smartctl says of {one['name']}: {error}"
-            continue
-        if drive is not None:
-            found.append(drive)
-        elif told.exit_code & _NOT_OPENED and "STANDBY" not in told.stdout:
-            refused = _why(document) or f"smartctl ended with {told.exit_code}"
+    gate, loop = asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
+    until_s = loop.time() + ALL_S
+
+    async def ask(name: str, kind: str) -> Drive | str | None:
+        async with gate:
+            return await _asked(first, name, kind, min(TIMEOUT_S, until_s - loop.time()))
+
+    listed = _document(scan.stdout).get("devices", [])[:_DRIVES_MAX]
+    told = await asyncio.gather(*(ask(str(one["name"]), str(one["type"])) for one in listed))
+    found = tuple(one for one in told if isinstance(one, Drive))
+    refused = [one for one in told if isinstance(one, str)]
     if refused and not found:
-        raise unreadable("the health of drives", refused)
-    return tuple(found)
+        raise unreadable("the health of drives", refused[-1])
+    return found
+
+
+async def _asked(first: tuple[str, ...], name: str, kind: str, timeout_s: float) -> Drive | str | None:
+    """What it tells; why it tells nothing; None: it sleeps, or has nothing to tell."""
+    if timeout_s <= 0:
+        return Drive(name, silent=f"other drives took more than {ALL_S:g} s to answer, or gave no answer")
+    try:
+        argv = (*first, "-i", "-H", "-A", "-n", "standby", "-d", kind, name)
+        told = await run(argv, timeout_s, env=outside.ENVIRONMENT)
+    except HostError as error:
+        is_silent = error.code in ("command_timeout", "command_stuck")
+        return Drive(name, silent=error.problem.message) if is_silent else error.problem.message
+    document = _document(told.stdout)
+    try:
+        drive = parse(name, document)
+    except (ValueError, TypeError, AttributeError) as error:
+        return f"cannot understand what smartctl says of {name}: {error}"
+    if drive is None and told.exit_code & _NOT_OPENED and "STANDBY" not in told.stdout:
+        return _why(document) or f"smartctl ended with {told.exit_code}"
+    return drive
 
 
 def parse(device: str, told: Mapping[str, Any]) -> Drive | None:

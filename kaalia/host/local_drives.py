@@ -37,7 +37,7 @@ def find(root: Path = ROOT, docker_device: str | None = None) -> tuple[Drive, ..
 def with_health(drive: Drive, told: Iterable[drives.Drive]) -> Drive | None:
     """With what the drive itself tells; None: it is not among them. Of NVMe the controller is asked, not nvme0n1."""
     names = {drive.name, re.sub(r"^(nvme\d+)n\d+$", r"\1", drive.name)}
-    health = next((one for one in told if one.device.removeprefix("/dev/") in names), None)
+    health = next((one for one in told if one.device.removeprefix("/dev/") in names and not one.silent), None)
     if health is None:
         return None
     return replace(

@@ -1,6 +1,7 @@
 """Drives by smartctl: asked one by one, a sleeping one left asleep, and a refusal told as one."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from kaalia.errors import HostError
+from kaalia.host import drives as module
 from kaalia.host import outside
 from kaalia.host.drives import Drive, drives, parse
 
@@ -73,6 +75,26 @@ async def test_an_answer_that_is_none_harms_no_other(smartctl: Answers, told: An
     smartctl({"/dev/sda": (2, told), "/dev/nvme0": (0, GOOD)})
 
     assert await drives() == (Drive("/dev/nvme0", "SSD", has_passed=True),)
+
+
+async def test_drives_that_hang_hold_up_nobody_and_are_told(
+    smartctl: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that hangs with a dozen drives behind it, and one that is well beside it."""
+    smartctl({"/dev/nvme0": (0, GOOD), **{f"/dev/sd{letter}": (0, GOOD) for letter in "abcdefghijkl"}})
+    program = tmp_path / "smartctl"
+    text = program.read_text()
+    hang = 'case "$*" in *--scan*) ;; */dev/sd*) exec sleep 600;; esac'
+    program.write_text(text.replace("#!/bin/sh\n", f"#!/bin/sh\n{hang}\n", 1))
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(module, "ALL_S", 1.2)
+
+    began_s = time.monotonic()
+    found = await drives() or ()
+
+    assert time.monotonic() - began_s < 30
+    assert Drive("/dev/nvme0", "SSD", has_passed=True) in found
+    assert len([one for one in found if one.silent]) == 12
 
 
 async def test_a_machine_without_such_drives_has_none(smartctl: Answers) -> None:

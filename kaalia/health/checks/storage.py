@@ -52,8 +52,11 @@ def state_room(facts: HostFacts, limits: Limits) -> Iterator[Finding]:
 def raid(facts: HostFacts, _: Limits) -> Iterator[Finding]:
     for one in _known(facts.raid):
         words = {"device": one.name}
-        if not one.is_active or (one.wanted and not one.present):
+        if not one.is_active:
             message = f"cannot use the RAID array {one.name}: it is not active"
+            yield Finding("raid_failed", message, "/proc/mdstat", one.name, words=words)
+        elif one.is_lost:
+            message = f"cannot use the RAID array {one.name}: it has {one.present} of {one.wanted} disks"
             yield Finding("raid_failed", message, "/proc/mdstat", one.name, words=words)
         elif one.present < one.wanted:
             work = f", {one.rebuilt_percent:g} % rebuilt" if one.rebuilt_percent is not None else ""
@@ -65,6 +68,10 @@ def raid(facts: HostFacts, _: Limits) -> Iterator[Finding]:
 def drives(facts: HostFacts, limits: Limits) -> Iterator[Finding]:
     for one in _known(facts.drives):
         name, words = f"{one.device} ({one.model})" if one.model else one.device, {"device": one.device}
+        if one.silent:
+            message = f"cannot tell whether the drive {name} is well: it does not answer"
+            yield Finding("drive_silent", message, one.silent, one.device, words=words)
+            continue
         if one.has_passed is False or one.warning:
             message = f"cannot count on the drive {name}: it says that it fails"
             evidence = f"SMART passed: {one.has_passed}; NVMe critical warning: {one.warning:#04x}"
@@ -100,5 +107,5 @@ CHECKS = (
     Check(("inodes_low",), inodes, ("rooms",)),
     Check(("state_disk_low",), state_room, ("rooms",)),
     Check(("raid_degraded", "raid_failed"), raid, ("raid",)),
-    Check(("drive_failing", "drive_worn", "drive_errors"), drives, ("drives",)),
+    Check(("drive_failing", "drive_worn", "drive_errors", "drive_silent"), drives, ("drives",)),
 )
