@@ -9,14 +9,23 @@ from kaalia.errors import HostError
 from kaalia.host.kernel import read_text, unreadable
 
 ROOT = Path("/")
-_HEAD = re.compile(r"(?P<name>md\S*) : (?P<state>active|inactive|broken)(?: \([a-z-]+\))*(?P<rest>.*)")
+_HEAD = re.compile(
+    r"(?P<name>md\S*) : (?P<state>active|inactive|broken)(?: \([a-z-]+\))*(?: (?P<level>raid\d+))?(?P<rest>.*)"
+)
 _DISKS = re.compile(r"\[(?P<wanted>\d+)/(?P<present>\d+)\] \[[U_]+\]")
+_CONTAINER = re.compile(r"\bsuper external:(?!/)")
+"""Of the firmware's RAID (Intel VROC, DDF): what its arrays are cut from. It never is active; md(4), mdadm(8)."""
+_SPARE = {"raid4": 1, "raid5": 1, "raid6": 2}
+"""How many disks it may lose, md(4). A mirror may lose all but one; of raid10 it depends on which."""
 _WORK = re.compile(r"(?:recovery|resync|reshape|check) ?= ?\s*(?P<percent>[0-9.]+)%")
 
 
 @dataclass(frozen=True, slots=True)
 class RaidArray:
-    """`wanted` and `present` are disks; both 0 where the kind has no spare copy (raid0, linear)."""
+    """`wanted` and `present` are disks; both 0 where the kind has no spare copy (raid0, linear).
+
+    `is_lost`: it lacks more disks than its kind can do without.
+    """
 
     name: str
     is_active: bool
@@ -24,6 +33,7 @@ class RaidArray:
     present: int = 0
     failed: tuple[str, ...] = ()
     rebuilt_percent: float | None = None
+    is_lost: bool = False
 
 
 def arrays(root: Path = ROOT) -> tuple[RaidArray, ...] | None:
@@ -43,12 +53,23 @@ def _arrays(lines: list[str]) -> Iterator[RaidArray]:
         match = _HEAD.match(lines[number])
         assert match is not None
         text = "\n".join(lines[number:following])
+        if _CONTAINER.search(text):
+            continue
         disks, work = _DISKS.search(text), _WORK.search(text)
+        wanted, present = (int(disks["wanted"]), int(disks["present"])) if disks else (0, 0)
         yield RaidArray(
             match["name"],
             match["state"] == "active",
-            int(disks["wanted"]) if disks else 0,
-            int(disks["present"]) if disks else 0,
+            wanted,
+            present,
             tuple(re.findall(r"(\S+)\[\d+\]\(F\)", match["rest"])),
             float(work["percent"]) if work else None,
+            _is_lost(match["level"], wanted, present),
         )
+
+
+def _is_lost(level: str | None, wanted: int, present: int) -> bool:
+    if not wanted:
+        return False
+    spare = _SPARE.get(level or "")
+    return not present or (spare is not None and wanted - present > spare)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from kaalia.host.raid import RaidArray, arrays
 from tests.support.sysfs import write_files
 
@@ -38,3 +40,39 @@ def test_a_machine_without_raid_has_none(tmp_path: Path) -> None:
     assert arrays(tmp_path) is None
     write_files(tmp_path, {"proc/mdstat": "Personalities :\nunused devices: <none>"})
     assert arrays(tmp_path) == ()
+
+
+FIRMWARE = """Personalities : [raid1]
+md126 : active raid1 nvme0n1[1] nvme1n1[0]
+      976759808 blocks super external:/md127/0 [2/2] [UU]
+
+md127 : inactive nvme1n1[1](S) nvme0n1[0](S)
+      10402 blocks super external:imsm
+
+unused devices: <none>"""
+
+
+def test_what_the_firmwares_arrays_are_cut_from_is_no_array(tmp_path: Path) -> None:
+    """Of Intel VROC and DDF: it is never active, and nothing is wrong with it."""
+    write_files(tmp_path, {"proc/mdstat": FIRMWARE})
+
+    assert arrays(tmp_path) == (RaidArray("md126", is_active=True, wanted=2, present=2),)
+
+
+@pytest.mark.parametrize(
+    ("level", "disks", "is_lost"),
+    [
+        ("raid5", "[4/3] [UUU_]", False),
+        ("raid5", "[4/2] [UU__]", True),
+        ("raid6", "[6/4] [UUUU__]", False),
+        ("raid6", "[6/3] [UUU___]", True),
+        ("raid1", "[3/1] [U__]", False),
+        ("raid10", "[4/2] [U_U_]", False),
+        ("raid1", "[2/0] [__]", True),
+    ],
+)
+def test_an_array_that_lacks_too_many_disks_is_lost(tmp_path: Path, level: str, disks: str, is_lost: bool) -> None:
+    write_files(tmp_path, {"proc/mdstat": f"md0 : active {level} sda1[0]\n      9 blocks super 1.2 {disks}\n"})
+
+    (found,) = arrays(tmp_path) or ()
+    assert found.is_lost is is_lost
