@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from kaalia.contracts.symptoms import causes
+from kaalia.health.availability import catalogue as outages
 from kaalia.health.kernel_faults import conditions, several
 from kaalia.health.kernel_lines import catalogue
 from kaalia.model.gpu_health import KnownGpu
@@ -114,10 +115,19 @@ def test_a_disk_is_the_scope_and_fills_the_remedy() -> None:
 
 
 def test_what_concerns_no_part_concerns_the_machine() -> None:
-    (found,) = judge(fault("nvidia_version_mismatch", subject=""), hours=1000)
+    (found,) = judge(fault("memory_uncorrected", subject=""), hours=1000)
 
     assert found.scope == HOST
     assert found.clears_when == "the machine is booted anew"
+
+
+def test_what_a_tenants_own_libraries_bring_about_is_a_warning_that_ends() -> None:
+    """The driver's own word for a machine whose libraries are wrong is `gpu_driver_mismatch`."""
+    (found,) = judge(fault("nvidia_version_mismatch", subject=""), hours=1)
+
+    assert (found.severity, found.blocks) == (Severity.WARN, None)
+    assert codes(fault("nvidia_version_mismatch", subject=""), hours=24) == []
+    assert "nvidia_version_mismatch" not in outages()
 
 
 def test_a_code_that_this_version_does_not_know_is_history() -> None:

@@ -43,6 +43,10 @@ LINES = [
     ("I/O error, dev nvme1n1, sector 12 op 0x0:(READ)", "disk_errors", "nvme1n1"),
     ("blk_update_request: I/O error, dev sdb, sector 2048", "disk_errors", "sdb"),
     ("critical medium error, dev sdc, sector 9 op 0x0:(READ)", "disk_errors", "sdc"),
+    ("blk_update_request: I/O error, dev sr0, sector 0 op 0x0:(READ)", None, None),
+    ("I/O error, dev fd0, sector 0 op 0x0:(READ)", None, None),
+    ("I/O error, dev loop7, sector 8 op 0x1:(WRITE)", None, None),
+    ("critical medium error, dev sr1, sector 9 op 0x0:(READ)", None, None),
     ("INFO: task nvidia-smi:977 blocked for more than 120 seconds.", "task_hung", ""),
     ("mce: CPU3: Package temperature above threshold, cpu clock throttled", "cpu_hot", ""),
     # What a tenant can bring about: his program's name, and what it says, stand later in the line.
