@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kaalia.model.health import HOST, OpenCondition
+from kaalia.model.health import HOST, OpenCondition, Severity
 
 
 def causes(found: Iterable[OpenCondition]) -> tuple[OpenCondition, ...]:
@@ -12,8 +12,10 @@ def causes(found: Iterable[OpenCondition]) -> tuple[OpenCondition, ...]:
 
 
 def _hides(cause: OpenCondition, symptom: OpenCondition) -> bool:
-    """By `hidden_by` of the symptom: codes, or how they begin where a * ends them."""
+    """By `hidden_by` of the symptom: codes, or how they begin where a * ends them. What is worse is never hidden."""
     if cause is symptom or cause.condition.scope not in (symptom.condition.scope, HOST):
+        return False
+    if cause.condition.severity is Severity.WARN and symptom.condition.severity is not Severity.WARN:
         return False
     code = cause.condition.problem.code
     return any(

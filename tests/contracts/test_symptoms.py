@@ -6,9 +6,15 @@ from kaalia.model.health import HOST, Condition, OpenCondition, Severity
 from tests.support.clock import START
 
 
-def one(code: str, scope: str = "GPU-a", *hidden_by: str, source: str = "gpu") -> OpenCondition:
+def one(
+    code: str,
+    scope: str = "GPU-a",
+    *hidden_by: str,
+    source: str = "gpu",
+    severity: Severity = Severity.CRITICAL,
+) -> OpenCondition:
     problem = Problem(code, f"cannot count on {scope}")
-    return OpenCondition(Condition(problem, Severity.CRITICAL, "never", scope, hidden_by=hidden_by), source, START)
+    return OpenCondition(Condition(problem, severity, "never", scope, hidden_by=hidden_by), source, START)
 
 
 def codes(*found: OpenCondition) -> list[str]:
@@ -43,3 +49,13 @@ def test_a_chain_leaves_its_beginning() -> None:
 
 def test_two_that_hide_each_other_are_both_told() -> None:
     assert codes(one("a", "GPU-a", "b"), one("b", "GPU-a", "a")) == ["a", "b"]
+
+
+def test_a_warning_hides_nothing_that_is_worse() -> None:
+    """A driver that wants a reset is told, although an earlier Xid only asked to be watched."""
+    watched = one("gpu_xid_63", source="kernel", severity=Severity.WARN)
+
+    assert codes(watched, one("gpu_reset_required", "GPU-a", "gpu_xid_*")) == ["gpu_xid_63", "gpu_reset_required"]
+    assert codes(watched, one("gpu_row_remap_pending", "GPU-a", "gpu_xid_63", severity=Severity.WARN)) == ["gpu_xid_63"]
+    lost = one("gpu_lost", "GPU-a", "gpu_probe_failed", severity=Severity.UNKNOWN)
+    assert codes(one("gpu_probe_failed", HOST, severity=Severity.WARN), lost) == ["gpu_probe_failed", "gpu_lost"]
