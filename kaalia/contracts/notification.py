@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from kaalia.contracts import maintenance
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing, end_of_offer
+from kaalia.contracts.symptoms import causes
 from kaalia.model.health import HOST, OWN_CHANNELS, OpenCondition, Severity
 from kaalia.model.standing import OFFLINE_AFTER, Gap, RenterReport
 
@@ -63,6 +64,8 @@ class Occurrence:
     severity: str = ""
     lasts: bool = False
     until: datetime | None = None
+    is_symptom: bool = False
+    """Of another condition that stands: its cause is told. It is not over for that, if it was told before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +127,11 @@ def occurrences(facts: Facts, watch: Watch, now: datetime) -> Iterator[Occurrenc
     """All that is worth telling now, told before or not."""
     yield from _offline(facts, now)
     yield from _verification(facts)
+    shown = {id(one) for one in causes(facts.conditions)}
     for one in facts.conditions:
         event = None if one.source == OWN_CHANNELS or now - one.since < watch.delay else event_of(one, watch)
         if event is not None and not (event is Event.MACHINE_OFFLINE and facts.heard_at is not None):
-            yield _of_condition(one, event)
+            yield _of_condition(one, event, is_symptom=id(one) not in shown)
     for report in facts.reports:
         if now - report.created_at > REPORTS_OF:
             continue
@@ -160,6 +164,8 @@ def decide(found: Iterable[Occurrence], before: Mapping[str, Noticed], now: date
     noticed: dict[str, Noticed] = {}
     present = {one.key: one for one in found}
     for key, one in present.items():
+        if one.is_symptom:
+            continue
         known = before.get(key)
         state, new = _step(one, known, now)
         if state is not None:
@@ -174,9 +180,14 @@ def decide(found: Iterable[Occurrence], before: Mapping[str, Noticed], now: date
     forget = (
         key
         for key, known in before.items()
-        if key not in present and known.over_at is not None and now - known.over_at > FORGET_AFTER
+        if key not in present and known.over_at is not None and now - known.over_at > _kept(known.occurrence)
     )
     return Decision(tuple(tell), noticed, tuple(forget))
+
+
+def _kept(over: Occurrence) -> timedelta:
+    """What lasts may be told anew after QUIET, known or not; what is told once is not to be told twice."""
+    return QUIET if over.lasts else FORGET_AFTER
 
 
 def next_try_s(failures: int) -> float:
@@ -243,7 +254,7 @@ def _verification(facts: Facts) -> Iterator[Occurrence]:
         )
 
 
-def _of_condition(one: OpenCondition, event: Event) -> Occurrence:
+def _of_condition(one: OpenCondition, event: Event, *, is_symptom: bool) -> Occurrence:
     found, problem = one.condition, one.condition.problem
     return Occurrence(
         event,
@@ -255,6 +266,7 @@ def _of_condition(one: OpenCondition, event: Event) -> Occurrence:
         scope=found.scope,
         severity=found.severity,
         lasts=True,
+        is_symptom=is_symptom,
     )
 
 

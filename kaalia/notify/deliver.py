@@ -10,6 +10,7 @@ import signal
 import smtplib
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,6 +27,9 @@ from kaalia.units import MIB
 
 TRY_S = 20.0
 """Of one try, from the connection's first byte to the answer's status."""
+ALL_S = 60.0
+"""After so long no other message is begun: whoever waits for this process ends it soon after, and would not hear what
+was sent already. The rest is sent by the next one."""
 MEMORY_BYTES = 1024 * MIB
 """Of addresses, most of which are never touched: an answer without an end is cut off before it fills the machine."""
 
@@ -41,8 +45,12 @@ def main() -> int:
     return 0
 
 
-def deliver(order: Order, clock: Clock, try_s: float = TRY_S) -> Iterator[Outcome]:
-    """One outcome for each parcel; the first failure is the last outcome. Uses SIGALRM: in the main thread only."""
+def deliver(order: Order, clock: Clock, try_s: float = TRY_S, all_s: float = ALL_S) -> Iterator[Outcome]:
+    """One outcome for each parcel that was tried, at least one; the first failure is the last outcome.
+
+    Uses SIGALRM: in the main thread only.
+    """
+    until_s = time.monotonic() + all_s
     if order.mail is not None:
         outcome = _guarded(order.mail, order.parcels, clock, try_s)
         yield from (outcome for _ in order.parcels)
@@ -50,7 +58,7 @@ def deliver(order: Order, clock: Clock, try_s: float = TRY_S) -> Iterator[Outcom
     for parcel in order.parcels:
         outcome = _guarded(order.webhook, (parcel,), clock, try_s) if order.webhook else _nothing()
         yield outcome
-        if outcome.verdict is Verdict.FAILED:
+        if outcome.verdict is Verdict.FAILED or time.monotonic() >= until_s:
             return
 
 

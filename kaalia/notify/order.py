@@ -50,6 +50,6 @@ class Outcome(BaseModel):
 
 
 class Report(BaseModel):
-    """The parcels' outcomes in their order; fewer when a failure ended it."""
+    """The parcels' outcomes in their order; fewer when a failure ended it, or its time."""
 
     outcomes: tuple[Outcome, ...]

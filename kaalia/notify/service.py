@@ -194,10 +194,12 @@ class NotificationService:
                 if outcome.verdict is not Verdict.FAILED:
                     notifications.settle(tx, [one.number], f"{outcome.verdict}: {outcome.text}", now)
             last = outcomes[-1]
+            if any(one.verdict is Verdict.SENT for one in outcomes):
+                notifications.works(tx, channel, last.text)
             if last.verdict is Verdict.FAILED:
                 notifications.fails(tx, channel, last.text, now)
-            else:
-                notifications.works(tx, channel, last.text)
+            elif last.verdict is Verdict.REFUSED:
+                notifications.refuses(tx, channel, last.text, now)
             return notifications.states(tx)[channel]
 
         state = await self._database.transaction(write)

@@ -119,6 +119,12 @@ def works(tx: Transaction, channel: str, outcome: str) -> None:
     _put_state(tx, channel, ChannelState(outcome=outcome))
 
 
+def refuses(tx: Transaction, channel: str, outcome: str, now: datetime) -> None:
+    """The channel answers, and takes nothing: it is not left alone, and who reads how it does is told."""
+    known = states(tx).get(channel, ChannelState())
+    _put_state(tx, channel, ChannelState(known.failures + 1, None, known.failing_since or now, outcome))
+
+
 def fails(tx: Transaction, channel: str, outcome: str, now: datetime) -> ChannelState:
     """The channel took nothing: it is left alone for a while; what waited for too long is given up."""
     known = states(tx).get(channel, ChannelState())

@@ -173,3 +173,38 @@ def test_began_and_over_alternate_and_began_comes_once_an_hour_at_most(turns: li
             if one.state is State.BEGAN:
                 assert code not in told_at or now - told_at[code] >= QUIET
                 told_at[code] = now
+
+
+def hidden(code: str, *by: str) -> OpenCondition:
+    condition = Condition(Problem(code, f"cannot {code}", "mend it"), Severity.CRITICAL, "mended", hidden_by=by)
+    return OpenCondition(condition, "gpu", START)
+
+
+def test_of_what_is_the_symptom_of_another_only_the_cause_is_told() -> None:
+    owner = Owner()
+    both = Facts(conditions=(hidden("gpu_lost", "gpu_xid_79"), wrong("gpu_xid_79")))
+
+    assert owner.told(both, START + HOUR) == ["issue_detected.began"]
+    assert set(owner.noticed) == {"condition gpu_xid_79 host"}
+    left = Facts(conditions=(hidden("gpu_lost", "gpu_xid_79"),))
+    assert owner.told(left, START + 2 * HOUR) == ["issue_detected.began", "issue_detected.over"]
+
+
+def test_what_turns_out_to_be_a_symptom_is_not_told_as_over() -> None:
+    owner = Owner()
+    lost = hidden("gpu_lost", "gpu_xid_79")
+
+    assert owner.told(Facts(conditions=(lost,)), START + HOUR) == ["issue_detected.began"]
+    assert owner.told(Facts(conditions=(lost, wrong("gpu_xid_79"))), START + 2 * HOUR) == ["issue_detected.began"]
+    assert owner.told(Facts(), START + 3 * HOUR) == ["issue_detected.over", "issue_detected.over"]
+
+
+def test_what_came_and_went_is_not_remembered_for_ever() -> None:
+    """A line that breaks off every hour for a month leaves no row for each time."""
+    owner = Owner()
+    for hour in range(0, 60, 2):
+        silent_at, back_at = START + hour * HOUR, START + (hour + 1) * HOUR
+        assert owner.told(Facts(heard_at=silent_at), back_at) == ["machine_offline.began"]
+        assert owner.told(Facts(heard_at=back_at, gap=Gap(silent_at, back_at)), back_at) == ["machine_offline.over"]
+
+    assert len(owner.noticed) <= 3

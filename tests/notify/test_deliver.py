@@ -12,9 +12,10 @@ import pytest
 
 from kaalia.config_notify import MailConfig, WebhookConfig
 from kaalia.contracts.notification import Event, Occurrence, State, Told
-from kaalia.notify.deliver import deliver
+from kaalia.notify.deliver import ALL_S, TRY_S, deliver
 from kaalia.notify.order import Order, Outcome, Parcel, Verdict
 from kaalia.notify.secret import Signer
+from kaalia.notify.service import DELIVER_TIMEOUT_S
 from kaalia.notify.service import deliver as deliver_by_process
 from kaalia.wire import notification as wire
 from tests.notify.test_secret import ED_SECRET, HMAC_SECRET
@@ -115,6 +116,21 @@ def test_the_first_failure_ends_a_batch_and_a_refusal_does_not(to: Receiver, tmp
 
     assert [one.verdict for one in outcomes] == [Verdict.SENT, Verdict.REFUSED, Verdict.FAILED]
     assert len(to.got) == 3
+
+
+def test_what_was_sent_to_a_slow_receiver_is_told_before_the_time_is_over(to: Receiver, tmp_path: Path) -> None:
+    """Else the process is ended, nobody knows what was sent, and all of it is sent again, for ever."""
+    order = Order(webhook=hook(to, tmp_path), parcels=tuple(parcel(number) for number in range(5)))
+
+    outcomes = list(deliver(order, FakeClock(), 5, all_s=0))
+
+    assert [one.verdict for one in outcomes] == [Verdict.SENT]
+    assert len(to.got) == 1
+
+
+def test_the_times_fit_into_each_other() -> None:
+    """The last message is begun just in time, and takes its own."""
+    assert ALL_S + TRY_S < DELIVER_TIMEOUT_S
 
 
 @pytest.mark.parametrize("answer", ["hang", "drip", "flood"])

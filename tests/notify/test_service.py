@@ -24,17 +24,22 @@ from tests.support.clock import START, FakeClock
 from tests.support.serving import running
 
 SENT = Outcome(verdict=Verdict.SENT, text="HTTP status 204")
+REFUSED = Outcome(verdict=Verdict.REFUSED, text="it answers with HTTP status 400")
 DEAD = Outcome(verdict=Verdict.FAILED, text="no answer within 20 s")
 
 
 class Post:
-    """Takes orders as the process that delivers does; `dead` channels fail, `gate` holds everything up."""
+    """Takes orders as the process that delivers does.
+
+    `dead` channels fail, `refusing` ones take no message, `gate` holds everything up.
+    """
 
     def __init__(self) -> None:
         self.taken: dict[str, list[wire.Notice]] = {}
         self.ids: list[str] = []
         self.tries: dict[str, int] = {}
         self.dead: set[str] = set()
+        self.refusing: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -45,6 +50,8 @@ class Post:
         await self.gate.wait()
         if channel.place in self.dead:
             return [DEAD]
+        if channel.place in self.refusing:
+            return [REFUSED] * len(order.parcels)
         self.taken.setdefault(channel.place, []).extend(wire.decode(one.document) for one in order.parcels)
         self.ids += [one.message_id for one in order.parcels]
         return [SENT] * len(order.parcels)
@@ -148,6 +155,30 @@ async def test_a_dead_channel_holds_up_no_other_and_is_left_alone(
     clock.advance(3601)
     await turn(one)
     assert post.told("a.example") == ["issue_detected.began"]
+    assert not [each for each in await store.read(conditions.all_open) if each.source == OWN_CHANNELS]
+
+
+async def test_a_channel_that_refuses_every_message_is_told(
+    store: Database, changes: Changes, clock: FakeClock
+) -> None:
+    """As a chat's webhook does, which wants messages of another form: without a word of it the owner waits in vain."""
+    post = Post()
+    post.refusing = {"a.example"}
+    one = service(store, changes, clock, post)
+    for number in range(FAILING_AFTER):
+        await find(store, f"gpu_fault_{number}", at=clock)
+        clock.advance(61)
+        await turn(one)
+
+    (told,) = [each for each in await store.read(conditions.all_open) if each.source == OWN_CHANNELS]
+    assert told.condition.scope == "webhooks.a"
+    assert told.condition.problem.evidence == REFUSED.text
+    assert (await store.read(notifications.counts)) == {}
+
+    post.refusing = set()
+    await find(store, "gpu_lost", at=clock)
+    clock.advance(61)
+    await turn(one)
     assert not [each for each in await store.read(conditions.all_open) if each.source == OWN_CHANNELS]
 
 
