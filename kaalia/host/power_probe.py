@@ -8,7 +8,7 @@ with one line: {"state": "ok" | "no_driver" | "failed", "reason"?, "gpus"?: [{"i
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pynvml
@@ -36,15 +36,31 @@ def answer(wishes: list[dict[str, Any]]) -> dict[str, Any]:
     except pynvml.NVMLError as error:
         return {"state": "failed", "reason": f"cannot initialise NVML: {_name(error)}"}
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        by_uuid = {pynvml.nvmlDeviceGetUUID(handle): handle for handle in handles}
+        handles = dict(_handles())
+        by_uuid = {uuid: handle for handle in handles.values() if (uuid := _uuid(handle))}
         refused = {wish["uuid"]: _apply(by_uuid.get(wish["uuid"]), wish) for wish in wishes}
-        gpus = [{"index": index, **_read(handle)} for index, handle in enumerate(handles)]
+        gpus = [{"index": index, **_read(handle)} for index, handle in handles.items()]
     except pynvml.NVMLError as error:
         return {"state": "failed", "reason": f"cannot read the GPUs: {_name(error)}"}
     finally:
         _release()
     return {"state": "ok", "gpus": gpus, "refused": {uuid: errors for uuid, errors in refused.items() if errors}}
+
+
+def _handles() -> Iterator[tuple[int, Any]]:
+    """By index; without those that the driver has lost, of which others may be well."""
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            yield index, pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError as error:
+            sys.stderr.write(f"cannot reach GPU {index}: {_name(error)}\n")
+
+
+def _uuid(handle: Any) -> str:
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(handle))
+    except pynvml.NVMLError:
+        return ""
 
 
 def _apply(handle: Any, wish: dict[str, Any]) -> list[str]:

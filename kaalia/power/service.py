@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SOURCE = "power"
 LOOK_S = 300.0
 """At the latest; the bells ring each minute."""
+AGAIN_S = 60.0
+"""What the driver refused is asked for once more after so long, however often the bells ring: each try is a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class PowerService:
         self._gpus: tuple[GpuPower, ...] = ()
         self._guarded: frozenset[str] = frozenset()
         self._refused: Mapping[str, tuple[str, ...]] = {}
+        self._refused_s: dict[PowerSetting, float] = {}
         self._is_sure = False
         self._set_at: datetime | None = None
 
@@ -128,19 +131,28 @@ class PowerService:
             self._gpus = tuple(_as_reported(gpu, report, with_limit=is_newer) for gpu in self._gpus)
         boot_id = await asyncio.to_thread(self._clock.boot_id)
         made = plan(self._policy, self._gpus, uses, marks, self._guarded, boot_id, is_sure=self._is_sure)
-        if made.settings:
+        asked = {one.uuid for one in made.settings}
+        others = {uuid: mark for uuid, mark in made.marks.items() if uuid not in asked}
+        if self._is_worth_a_try(made):
             await self._set(made)
-        elif made.marks:
-            await self._database.transaction(lambda tx: _write(tx, made.marks))
+        elif others:
+            await self._database.transaction(lambda tx: _write(tx, others))
         self._is_sure = True
         self._guarded = frozenset(want.uuid for want in made.wanted if want.is_guarded)
         return self._wrong(made)
+
+    def _is_worth_a_try(self, made: Plan) -> bool:
+        """There is something to be set that the driver did not just refuse."""
+        now_s = self._clock.monotonic_s()
+        self._refused_s = {one: at_s for one, at_s in self._refused_s.items() if now_s - at_s < AGAIN_S}
+        return any(one not in self._refused_s for one in made.settings)
 
     async def _set(self, made: Plan) -> None:
         """What was there before is durable before it is changed; what is put back is forgotten after it is back."""
         await self._database.transaction(lambda tx: _write(tx, _kept(made.marks)))
         reading = await self._probe.apply(made.settings)
         self._gpus, self._refused, self._set_at = reading.gpus, reading.refused, self._clock.now()
+        self._refused_s |= {one: self._clock.monotonic_s() for one in made.settings if one.uuid in reading.refused}
         back = {uuid: None for uuid, mark in made.marks.items() if mark is None and uuid not in reading.refused}
         if back:
             await self._database.transaction(lambda tx: _write(tx, back))
@@ -211,9 +223,9 @@ def _refusal(name: str, errors: tuple[str, ...]) -> Problem:
 
 
 def _guarded(name: str, want: Wanted) -> Problem:
-    limit = f"{want.power_w:g} W" if want.power_w is not None else "what it can be limited to"
+    held = f"limited to {want.power_w:g} W" if want.power_w is not None else "it cannot be limited"
     return Problem(
         "power_guarded",
-        f"cannot let {name} draw what it may: it is too hot, and limited to {limit}",
+        f"cannot let {name} draw what it may: it is too hot, and {held}",
         "clean fans and filters, and see that air reaches it",
     )

@@ -1,5 +1,6 @@
 """The policy on the simulated driver: set by use and heat, put back at its end, and never a tenant's concern."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from kaalia.config_power import PowerConfig
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.power import PowerPolicy
 from kaalia.daemon import power as root
-from kaalia.host.power import PowerProbe
+from kaalia.host.power import PowerProbe, PowerReading
+from kaalia.model.power import PowerSetting
 from kaalia.power.policy import read
 from kaalia.power.service import PowerService
 from kaalia.store import claims, conditions, contracts, machine
@@ -63,6 +65,17 @@ class Rig:
     async def wrong(self) -> list[tuple[str, str]]:
         found = await self.store.read(conditions.all_open)
         return [(one.condition.problem.code, one.condition.scope) for one in found if one.source == "power"]
+
+
+class CountingProbe(PowerProbe):
+    """`settings`: how often something was to be set."""
+
+    settings = 0
+
+    async def apply(self, settings: Iterable[PowerSetting] = ()) -> PowerReading:
+        wanted = tuple(settings)
+        self.settings += bool(wanted)
+        return await super().apply(wanted)
 
 
 @pytest.fixture
@@ -155,6 +168,40 @@ async def test_what_fails_is_told_and_ends_when_it_works(
     await subject.look()
     assert await rig.wrong() == []
     assert rig.value(0, "power_limit_mw") == "200000"
+
+
+async def test_a_gpu_that_is_lost_leaves_the_others_their_guard(rig: Rig) -> None:
+    subject = rig.service(policy(idle={}))
+    await rig.reported(60, 60)
+    await subject.look()
+    write(rig.profile, fault("nvmlDeviceGetHandleByIndex_v2", "error 15", gpu=0) + rig.profile.read_text())
+    await rig.reported(60, 95)
+    report = await rig.store.read(machine.get_report)
+    assert report is not None
+    left = replace(report, gpus=report.gpus[1:])
+    await rig.store.transaction(lambda tx: machine.put_report(tx, left))
+
+    await subject.look()  # another GPU than before: the driver is asked which there are
+    await subject.look()
+
+    assert rig.value(1, "power_limit_mw") == "150000"
+    assert await rig.wrong() == [("power_guarded", gpu_uuid(1))]
+
+
+async def test_what_is_refused_is_asked_for_once_a_minute_however_often_the_bell_rings(rig: Rig) -> None:
+    write(rig.profile, fault("nvmlDeviceSetPowerManagementLimit", "error 4") + rig.profile.read_text())
+    probe = CountingProbe(env=rig.env, deadline_s=20)
+    subject = PowerService(rig.store, rig.changes, rig.clock, policy(idle={"power_w": 200}), probe)
+    await rig.reported(40, 40)
+    for _ in range(3):
+        await subject.look()
+
+    assert probe.settings == 1
+    assert {code for code, _ in await rig.wrong()} == {"power_refused"}
+
+    await rig.reported(40, 40)
+    await subject.look()
+    assert probe.settings == 2
 
 
 async def test_a_driver_that_hangs_holds_nothing_up(rig: Rig) -> None:
