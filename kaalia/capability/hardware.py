@@ -4,6 +4,7 @@ import logging
 
 from kaalia.contracts import hardware as rules
 from kaalia.contracts.hardware import Change, Kind
+from kaalia.contracts.slicing import all_known
 from kaalia.model.machine import MachineReport
 from kaalia.store import conditions, hardware, machine
 from kaalia.store.claims import ClaimKind, all_claims
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 def note(tx: Transaction, report: MachineReport) -> None:
     """Compare the report with what was known, in the transaction that stores it."""
     book, listing, at = hardware.get(tx), machine.get_listing(tx), report.collected_at
+    if book is None and not (report.gpus or all_known(report)):
+        return  # what a driver that does not answer leaves out is no news when it comes
     owners = {claim.key: claim.contract_id for claim in all_claims(tx) if claim.kind is ClaimKind.GPU}
     seen = rules.inventory(report, book.known if book else None)
     newer = rules.advance(book, seen, at, listing.min_gpu if listing else 1, owners)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kaalia.clock import MachineClock
+from kaalia.contracts.slicing import all_known
 from kaalia.health.checks import docker, storage, system
 from kaalia.health.debounce import Debounce
 from kaalia.health.host_facts import Check, Finding, HostFacts, Moved, Silence, Unread
@@ -26,6 +27,9 @@ AFTER_S = 10.0
 CHECKS: tuple[Check, ...] = (*docker.CHECKS, *storage.CHECKS, *system.CHECKS)
 _KERNEL_SAYS = "filesystem_read_only"
 """The cause, where the kernel's log told it: the read-only mount is not told again."""
+
+_OF_GPUS = frozenset({"gpu_injection_missing", "other_manager"})
+"""Faults of machines with GPUs: while nobody can tell whether this is one, they stay as they were."""
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,8 @@ class HealthService:
         unseen = {name for check in CHECKS if _is_unread(check, facts) for name in check.ids}
         if facts.report is None:
             unseen |= {name for check in docker.CHECKS for name in check.ids}
+        if facts.report is None or not (facts.report.gpus or all_known(facts.report)):
+            unseen |= _OF_GPUS
         if not is_full:
             unseen |= self._patient
         if self._debounce is None:

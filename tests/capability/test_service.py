@@ -323,6 +323,18 @@ async def test_a_gpu_that_is_gone_is_an_event_until_it_is_back(
     assert told == [[], gone, gone, []]
 
 
+async def test_gpus_that_the_driver_did_not_tell_at_first_are_not_new_when_it_does(
+    store: Database, clock: FakeClock, simulated: MakeProbe, profile: Path
+) -> None:
+    whole = machine("2xRTX_4090")
+    subject = service(store, clock, simulated(fault("nvmlInitWithFlags", "error 999") + whole))
+    for text in (profile.read_text(), whole):
+        write(profile, text)
+        await subject.refresh()
+
+    assert [each for each in await store.read(conditions.all_open) if each.source == "hardware"] == []
+
+
 async def test_an_ordered_report_is_sent_although_it_is_no_news(
     store: Database, clock: FakeClock, simulated: MakeProbe, changes: Changes
 ) -> None:

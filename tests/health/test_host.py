@@ -16,7 +16,7 @@ from kaalia.health.host_reading import HostReader, Places
 from kaalia.health.host_rules import rules
 from kaalia.host.drives import Drive
 from kaalia.model.health import OpenCondition, Severity
-from kaalia.model.machine import Engine
+from kaalia.model.machine import Engine, Missing
 from kaalia.store import conditions, enrolment, machine
 from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database
@@ -162,6 +162,20 @@ async def test_docker_that_goes_is_told_when_the_report_says_so(host: Machine) -
         await _until_open(host.open, {"engine_unavailable"})
         await host.report()
         await _until_open(host.open, set())
+
+
+async def test_who_shares_the_gpus_stays_told_while_nobody_knows_them(host: Machine) -> None:
+    write_files(host.root, {"sys/fs/cgroup/system.slice/k3s.service/cgroup.procs": "1"})
+    await host.report()
+    assert (await host.look()).keys() == {"other_manager"}
+    hung = replace(build_report(gpus=0), engine=None, missing=(Missing("gpus", "the driver did not answer"),))
+    later = replace(hung, collected_at=host.clock.now() + timedelta(seconds=1))
+    await host.store.transaction(lambda tx: machine.put_report(tx, later))
+
+    assert (await host.look()).keys() == {"other_manager", "engine_unavailable"}
+    none = replace(build_report(gpus=0), collected_at=host.clock.now() + timedelta(seconds=2))
+    await host.store.transaction(lambda tx: machine.put_report(tx, none))
+    assert "other_manager" not in await host.look()
 
 
 async def test_the_kernels_own_word_hides_the_mount(host: Machine) -> None:
