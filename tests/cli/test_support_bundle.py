@@ -9,8 +9,12 @@ from urllib.parse import quote
 import pytest
 
 from kaalia.cli import output
+from kaalia.cli.bundle import parts as bundle
+from kaalia.cli.bundle.parts import Source
 from kaalia.cli.bundle.scrub import Scrubber
 from kaalia.cli.commands.support_bundle import app
+from kaalia.client import LocalClient
+from kaalia.config import Config
 from kaalia.errors import Problem
 from kaalia.model.health import Condition, Severity
 from kaalia.store import conditions, contracts
@@ -190,3 +194,18 @@ def test_short_and_common_words_stay_unless_their_name_says_that_they_are_secret
     scrubber = Scrubber([("MODE", "fast"), ("DB_PASSWORD", "abcd"), ("LONG", "a-longer-text")])
 
     assert scrubber.clean("fast abcd a-longer-text") == "fast [removed] [removed]"
+
+
+async def test_what_is_broken_leaves_the_rest_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def broken() -> str:
+        raise FileNotFoundError("os-release")
+
+    async def sound() -> str:
+        return "sound"
+
+    sources = [Source("versions.json", "", broken), Source("disks.txt", "", sound)]
+    monkeypatch.setattr(bundle, "_sources", lambda *_: sources)
+
+    found = await bundle.collect(Config(), "", LocalClient(tmp_path / "nobody"), START, 1)
+
+    assert [(one.text, bool(one.why)) for one in found] == [(None, True), ("sound", False)]

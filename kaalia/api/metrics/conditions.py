@@ -38,7 +38,7 @@ def samples(reading: Reading) -> Iterator[Sample]:
     told, found = causes(reading.conditions), dict[tuple[str, ...], list[float]]()
     for one in told:
         found.setdefault(_labels(one), []).append(one.since.timestamp())
-    for labels, since in sorted(found.items())[:CODES_MAX]:
+    for labels, since in sorted(found.items(), key=_order)[:CODES_MAX]:
         yield Sample(OPEN, labels, len(since))
         yield Sample(SINCE, labels, min(since))
     counts = Counter(one.condition.severity for one in told)
@@ -47,6 +47,12 @@ def samples(reading: Reading) -> Iterator[Sample]:
     yield Sample(ENDED, (), reading.conditions_ended)
     yield from _fitness(reading)
     yield from _faults(reading)
+
+
+def _order(one: tuple[tuple[str, ...], list[float]]) -> tuple[bool, tuple[str, ...]]:
+    """Of too many the warnings are left out."""
+    labels, _ = one
+    return labels[1] == Severity.WARN, labels
 
 
 def _labels(one: OpenCondition) -> tuple[str, ...]:

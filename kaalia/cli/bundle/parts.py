@@ -67,6 +67,8 @@ async def collect(config: Config, config_text: str, client: LocalClient, now: da
                 text = await source.read()
             except KaaliaError as error:
                 return Part(source.name, source.about, None, str(error))
+            except (OSError, ValueError) as error:  # where much is broken, the rest is wanted all the more
+                return Part(source.name, source.about, None, f"cannot be had: {error!r}")
         return Part(source.name, source.about, text)
 
     sources = _sources(config, config_text, client, now, lines)
@@ -193,10 +195,17 @@ def _versions(now: datetime) -> str:
             "python": sys.version,
             "kernel": platform.release(),
             "machine": platform.machine(),
-            "system": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
+            "system": _system(),
             "libraries": {name: _version(name) for name in names},
         }
     )
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        return ""
 
 
 def _version(name: str) -> str:

@@ -149,11 +149,13 @@ async def test_names_that_outsiders_choose_make_no_series(local: Local) -> None:
 
     await local.database.transaction(lambda tx: conditions.replace(tx, "audit", many("foreign_gpu_user"), START))
     codes = [Condition(Problem(f"gpu_xid_{n}", "cannot"), Severity.WARN, "soon") for n in range(2 * CODES_MAX)]
-    await local.database.transaction(lambda tx: conditions.replace(tx, "kernel", codes, START))
+    worst = Condition(Problem("state_disk_full", "cannot"), Severity.CRITICAL, "soon")
+    await local.database.transaction(lambda tx: conditions.replace(tx, "kernel", [*codes, worst], START))
 
     found = await scraped(local)
 
     assert values(found, "kaalia_condition", scope="other") == [300]
+    assert values(found, "kaalia_condition", condition="state_disk_full") == [1], "the worst come first"
     assert len(values(found, "kaalia_condition")) == CODES_MAX
     assert values(found, "kaalia_conditions", severity="warn") == [300 + 2 * CODES_MAX]
 
