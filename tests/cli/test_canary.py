@@ -53,11 +53,10 @@ def test_one_that_passed_is_well_and_doctor_tells_it(run: Run, rented: Daemon) -
     assert "Canary: passed 2 min ago, after the boot." in doctor.out
 
 
-def test_a_wish_that_has_to_wait_says_for_what(run: Run, rented: Daemon, monkeypatch: Any) -> None:
-    monkeypatch.setattr("kaalia.cli.commands.canary.PATIENCE_S", 0.1)
+def test_a_wish_that_has_to_wait_says_for_what(run: Run, rented: Daemon) -> None:
     known(rented, CanaryState(waits_for="all GPUs are rented"))
 
-    shown = run("canary", "--now", "--socket", str(rented.socket))
+    shown = run("canary", "--now", "--wait", "0.1", "--socket", str(rented.socket))
 
     assert shown.code == 1
     assert "all GPUs are rented" in shown.err

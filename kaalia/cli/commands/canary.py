@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.errors import HostError
 from kaalia.model.canary import CanaryRun, CanaryState, Cause
@@ -17,7 +18,7 @@ from kaalia.wire.canary import CanaryDocument
 WAIT_S = 300.0
 """Longer than any run; one that has to wait says so much sooner."""
 PATIENCE_S = 5.0
-POLL_S = 0.2
+"""So long another one may be about to make room."""
 _CAUSES = {
     Cause.INSTALL: "after the installation",
     Cause.BOOT: "after the boot",
@@ -34,13 +35,16 @@ def add_to(app: typer.Typer) -> None:
 
 def canary(
     now: Annotated[bool, typer.Option("--now", help="Run it, as soon as a GPU is free, and show how it went.")] = False,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=3600, help="With --now: for its end.")
+    ] = WAIT_S,
     config: output.ConfigFile = None,
     socket: output.SocketFile = None,
     as_json: output.AsJson = False,
 ) -> None:
     """Show whether a container of the machine's own had its GPUs, network, ports and disk. Exit code 1: it had not."""
     client = output.connect(config, socket, dict(os.environ))
-    document = _run(client) if now else client.canary()
+    document = _run(client, wait) if now else client.canary()
     if as_json:
         output.print_json(document)
     else:
@@ -49,21 +53,24 @@ def canary(
     raise typer.Exit(output.REFUSED if last is not None and not last.has_passed else output.OK)
 
 
-def _run(client: LocalClient) -> CanaryDocument:
-    """Order a run and wait for its end. Raises HostError when it has to wait itself."""
-    before = client.order_canary().state
-    begun_s = time.monotonic()
-    while (document := client.canary()).state.last == before.last or document.state.asked_at is not None:
-        state, waited_s = document.state, time.monotonic() - begun_s
-        is_held_up = state.running_since is None and bool(state.waits_for) and waited_s >= PATIENCE_S
-        if is_held_up or waited_s >= WAIT_S:
-            why = state.waits_for or "it has not ended"
-            raise HostError(
-                "canary_waits",
-                f"cannot show a new run yet: {why}",
-                remedy="it is run as soon as it can be; see: kaalia canary",
-            )
-        time.sleep(POLL_S)
+def _run(client: LocalClient, wait_s: float) -> CanaryDocument:
+    """Order a run and follow it to its end. Raises HostError when it has to wait itself."""
+    before, begun_s = client.order_canary().state.last, time.monotonic()
+
+    def is_new(state: CanaryState) -> bool:
+        return state.last != before and state.asked_at is None
+
+    def is_held_up(state: CanaryState) -> bool:
+        is_due = state.running_since is None and bool(state.waits_for)
+        return is_due and time.monotonic() - begun_s >= min(PATIENCE_S, wait_s)
+
+    document = follow(client.canary, lambda one: not (is_new(one.state) or is_held_up(one.state)), wait_s)
+    if not is_new(document.state):
+        raise HostError(
+            "canary_waits",
+            f"cannot show a new run yet: {document.state.waits_for or 'it has not ended'}",
+            remedy="it is run as soon as it can be; see: kaalia canary",
+        )
     return document
 
 

@@ -1,13 +1,13 @@
 """`kaalia disk`: who has which bytes of the disk; `kaalia disk orphans [--remove]`: volumes that nobody rents."""
 
 import os
-import time
 from collections import defaultdict
 from typing import Annotated
 
 import typer
 
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.units import format_bytes
 from kaalia.wire.local import ByteOwner, DiskEntry, DiskLedger, DiskOrder
@@ -82,14 +82,13 @@ def orphans(
 def _ordered(client: LocalClient, kind: DiskOrder) -> DiskLedger:
     """Ask for it, and wait until the daemon has measured after that. Raises LocalError `no_disk_ledger`."""
     before = client.order_disk(kind)
-    deadline_s = time.monotonic() + WAIT_S
+
+    def is_awaited(ledger: DiskLedger | None) -> bool:
+        return ledger is None or (before is not None and ledger.measured_at <= before.measured_at)
+
     with output.console(stderr=True).status("measuring the disk"):
-        while time.monotonic() < deadline_s:
-            ledger = client.measured_disk()
-            if ledger is not None and (before is None or ledger.measured_at > before.measured_at):
-                return ledger
-            time.sleep(0.1)
-    return client.disk()
+        ledger = follow(client.measured_disk, is_awaited, WAIT_S)
+    return client.disk() if ledger is None or is_awaited(ledger) else ledger
 
 
 def _orphans(ledger: DiskLedger) -> tuple[DiskEntry, ...]:

@@ -2,13 +2,13 @@
 
 import os
 import sys
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.contracts import reach
 from kaalia.errors import HostError
@@ -19,7 +19,6 @@ from kaalia.wire.local import PortsDocument
 STALL_S = 420.0
 """Without any progress: a prober may have no time for a batch for 300 s."""
 LONG_S = 60
-POLL_S = 0.2
 BAR = 30
 
 WORDS = {
@@ -61,15 +60,18 @@ def _probed(client: LocalClient, quiet: bool) -> PortsDocument:
     before = client.order_probe()
     if not quiet and before.port_range is not None:
         _tell_duration(len(before.port_range))
-    deadline_s, done = time.monotonic() + STALL_S, 0
-    while (document := client.ports()).progress is not None and time.monotonic() < deadline_s:
-        if document.progress.done != done:
-            deadline_s, done = time.monotonic() + STALL_S, document.progress.done
-        if not quiet and sys.stderr.isatty():
+    is_shown = not quiet and sys.stderr.isatty()
+
+    def show(document: PortsDocument) -> None:
+        if is_shown and document.progress is not None:
             sys.stderr.write(f"\r{_bar(document.progress)}")
             sys.stderr.flush()
-        time.sleep(POLL_S)
-    if not quiet and sys.stderr.isatty():
+
+    def done(document: PortsDocument) -> int:
+        return document.progress.done if document.progress is not None else 0
+
+    document = follow(client.ports, lambda one: one.progress is not None, STALL_S, progress=done, show=show)
+    if is_shown:
         sys.stderr.write("\r\033[K")
     known = before.found.probed_at if before.found else None
     if document.found is not None and document.found.probed_at != known:

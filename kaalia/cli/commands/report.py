@@ -1,13 +1,13 @@
 """`kaalia report`: what the machine is. For people what the marketplace gets, for programs (`--json`) every field."""
 
 import os
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.errors import HostError
 from kaalia.model.machine import Engine, Gpu, MachineReport
@@ -18,7 +18,6 @@ from kaalia.wire import report_schema
 from kaalia.wire.local import MeasureWish
 
 WAIT_S = 300.0
-POLL_S = 0.5
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,15 +54,12 @@ def report(
 def _measure(client: LocalClient, wish: MeasureWish) -> None:
     """Order and wait until it is done. Raises HostError `measure_unfinished`."""
     client.order_measurement(wish)
-    deadline_s = time.monotonic() + WAIT_S
-    while client.report_details().ordered:
-        if time.monotonic() > deadline_s:
-            raise HostError(
-                "measure_unfinished",
-                "cannot show new measurements: they have not ended",
-                remedy="see the log of the daemon; ask again: kaalia report",
-            )
-        time.sleep(POLL_S)
+    if follow(client.report_details, lambda one: bool(one.ordered), WAIT_S).ordered:
+        raise HostError(
+            "measure_unfinished",
+            "cannot show new measurements: they have not ended",
+            remedy="see the log of the daemon; ask again: kaalia report",
+        )
 
 
 def _print_measured(document: MachineReport, measurements: tuple[Measurement, ...], out: Console) -> None:

@@ -7,7 +7,6 @@ marketplace has it (or it was shown, as asked), 1 it has it not yet, 2 no daemon
 import asyncio
 import os
 import sys
-import time
 from datetime import datetime
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from pydantic_core import from_json
 
 from kaalia.capability.report import Inputs, collect
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient, LocalError
 from kaalia.clock import SystemClock
 from kaalia.config import Config, load
@@ -25,7 +25,6 @@ from kaalia.model.machine import Engine, MachineReport, PortRange
 from kaalia.wire import document
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-LOOK_S = 0.25
 
 
 @app.command(epilog="Examples: kaalia send-report; kaalia send-report --dry-run | jq .gpus")
@@ -58,14 +57,13 @@ def send_report(
 
 def _was_sent(client: LocalClient, before: datetime | None, wait_s: float) -> bool:
     """A newer report is there, and nothing waits to be sent."""
-    deadline_s = time.monotonic() + wait_s
-    while time.monotonic() < deadline_s:
-        at = _collected_at(client)
-        link = client.status().marketplace
-        if at is not None and (before is None or at > before) and link is not None and not link.unsent_messages:
-            return True
-        time.sleep(LOOK_S)
-    return False
+
+    def is_sent() -> bool:
+        at, link = _collected_at(client), client.status().marketplace
+        is_newer = at is not None and (before is None or at > before)
+        return is_newer and link is not None and not link.unsent_messages
+
+    return follow(is_sent, lambda done: not done, wait_s)
 
 
 def _collected_at(client: LocalClient) -> datetime | None:

@@ -1,7 +1,6 @@
 """`kaalia speedtest`: how fast bytes go between this machine and a peer, measured now, or as it was found last."""
 
 import os
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from kaalia.cli import output
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.errors import HostError
 from kaalia.host import secret
@@ -19,7 +19,6 @@ from kaalia.wire.local import SpeedDocument, SpeedWish
 
 WAIT_S = 240.0
 """A test and its retries by the kernel take less than two minutes at worst."""
-POLL_S = 0.2
 WORDS = {None: "asking the peer", Direction.DOWN: "down", Direction.UP: "up"}
 
 
@@ -59,17 +58,18 @@ def speedtest(
 def _measured(client: LocalClient, wish: SpeedWish, *, quiet: bool) -> SpeedDocument:
     """Order a test and follow it to its end. Raises HostError when there is no new result."""
     before = client.order_speed(wish)
-    deadline_s = time.monotonic() + WAIT_S
     screen = output.console(stderr=True)
     bar = Progress(
         TextColumn("{task.description:<16}"), BarColumn(40), TextColumn("{task.fields[rate]}"), console=screen
     )
     with bar if screen.is_terminal and not quiet else nullcontext():
         task = bar.add_task(WORDS[None], total=1.0, rate="")
-        while (document := client.speed()).is_under_way and time.monotonic() < deadline_s:
+
+        def show(document: SpeedDocument) -> None:
             if (now := document.progress) is not None:
                 bar.update(task, description=WORDS[now.direction], completed=now.share, rate=_rate(now))
-            time.sleep(POLL_S)
+
+        document = follow(client.speed, lambda one: one.is_under_way, WAIT_S, show=show)
         bar.update(task, completed=1.0)
     if document.found is not None and document.found != before.found:
         return document
