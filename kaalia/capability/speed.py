@@ -16,7 +16,7 @@ from typing import Protocol
 from kaalia.capability.measuring import Plan, measure
 from kaalia.capability.pacing import Pacing
 from kaalia.clock import Clock
-from kaalia.config import host_and_port
+from kaalia.config_network import host_and_port
 from kaalia.contracts import speed as rules
 from kaalia.contracts.speed import Leave
 from kaalia.errors import ConfigError, HostError, KaaliaError, Problem

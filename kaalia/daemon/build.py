@@ -21,7 +21,8 @@ from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
 from kaalia.clock import Clock, MachineClock
-from kaalia.config import Config, host_and_port
+from kaalia.config import Config
+from kaalia.config_network import host_and_port
 from kaalia.daemon import notifications, policy, power
 from kaalia.daemon.notify import NotifyService, Systemd
 from kaalia.daemon.tenants import TenantsService

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, time, timedelta
 
-from kaalia.config import NetworkConfig
 from kaalia.config_canary import CanaryConfig
+from kaalia.config_network import NetworkConfig
 from kaalia.config_policy import PolicyConfig
 from kaalia.contracts.policy import Policy
 from kaalia.runtime.sandbox.rules import CONNECTION_TABLE, CONNECTIONS_SHARE, Reach

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from kaalia.api import context
 from kaalia.api.responses import answer
-from kaalia.config import host_and_port
+from kaalia.config_network import host_and_port
 from kaalia.errors import ConfigError, ContractError, KaaliaError
 from kaalia.model.speed import SpeedOrder
 from kaalia.store import speed
