@@ -25,7 +25,7 @@ SAMPLE_S = 0.1
 AGAIN_S = 60
 HANG_S = 3.0
 LONG_HANG_S = 36.0
-"""Longer than kaalia waits for an answer (`engine.LOOK_TIMEOUT_S`), so that it must take the engine for hung."""
+"""Longer than kaalia waits for an answer (`link.LOOK_TIMEOUT_S`), so that it must take the engine for hung."""
 ENDED = ("stopped", "exited", "offline")
 
 
