@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from kaalia.units import GIB
 from tests.capability.conftest import MakeProbe
 from tests.support.builders import build_report
 from tests.support.clock import START, FakeClock
-from tests.support.fake_nvidia import build
-from tests.support.fake_nvidia.profiles import machine as profile
-from tests.support.fake_nvidia.profiles import setting
+from tests.support.fake_nvidia.build import build, build_cuda, environment
+from tests.support.fake_nvidia.profiles import fault, setting
+from tests.support.fake_nvidia.profiles import machine as machine_text
 
 NO_DRIVER = NvmlProbe(env={})
 
@@ -38,15 +37,7 @@ def by_name(found: tuple[Measurement, ...]) -> dict[str, Measurement]:
 @pytest.fixture(scope="session")
 def cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a library that copies as CUDA would."""
-    folder = tmp_path_factory.mktemp("cuda")
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-O1", "-o", folder / links_library(), build.HERE / "cuda.c"], check=True
-    )
-    return folder
-
-
-def links_library() -> str:
-    return "libcuda.so.1"
+    return build_cuda(build(tmp_path_factory.mktemp("cuda")))
 
 
 async def test_the_cpu_has_a_score_of_one_core_and_of_all() -> None:
@@ -62,11 +53,11 @@ async def test_the_cpu_has_a_score_of_one_core_and_of_all() -> None:
     assert found["cpu_sustained_ghz"].value or found["cpu_sustained_ghz"].reason
 
 
-async def test_links_are_measured_and_read_while_they_are_busy(simulated: MakeProbe, cuda: Path) -> None:
-    probe = simulated(setting(0, "pci_gen", 4) + profile("1xRTX_4090"))
+async def test_links_are_measured_and_read_while_they_are_busy(simulated: MakeProbe, profile: Path, cuda: Path) -> None:
+    probe = simulated(setting(0, "cuda_mb", 192) + setting(0, "pci_gen", 4) + machine_text("1xRTX_4090"))
     (gpu,) = (await probe.read()).gpus
 
-    found = by_name(await links.pcie((gpu,), (), probe, START, {"LD_LIBRARY_PATH": str(cuda)}))
+    found = by_name(await links.pcie((gpu,), (), probe, START, environment(cuda, profile)))
 
     for name in ("pcie_up_gbps", "pcie_down_gbps", "memory_copy_gbps"):
         assert found[name].value, found[name].reason
@@ -76,21 +67,26 @@ async def test_links_are_measured_and_read_while_they_are_busy(simulated: MakePr
 
 
 @pytest.mark.parametrize(
-    ("fault", "why"),
-    [("cuInit:803", "cuInit failed with CUDA error 803"), ("cuMemcpyDtoH_v2:700", "cuMemcpyDtoH_v2 failed")],
+    ("function", "verb", "why"),
+    [
+        ("cuInit", "error 803", "cuInit failed with CUDA error 803"),
+        ("cuMemcpyDtoH_v2", "error 700", "cuMemcpyDtoH_v2 failed"),
+    ],
 )
-async def test_a_link_that_fails_has_its_reason(simulated: MakeProbe, cuda: Path, fault: str, why: str) -> None:
-    probe = simulated(profile("1xT4"))
+async def test_a_link_that_fails_has_its_reason(
+    simulated: MakeProbe, profile: Path, cuda: Path, function: str, verb: str, why: str
+) -> None:
+    probe = simulated(fault(function, verb) + setting(0, "cuda_mb", 192) + machine_text("1xT4"))
     (gpu,) = (await probe.read()).gpus
 
-    found = await links.pcie((gpu,), (), probe, START, {"LD_LIBRARY_PATH": str(cuda), "FAKE_CUDA": fault})
+    found = await links.pcie((gpu,), (), probe, START, environment(cuda, profile))
 
     assert [one.value for one in found] == [None] * 5
     assert all(why in one.reason for one in found)
 
 
 async def test_without_cuda_there_is_no_figure(simulated: MakeProbe) -> None:
-    probe = simulated(profile("1xT4"))
+    probe = simulated(machine_text("1xT4"))
     (gpu,) = (await probe.read()).gpus
 
     found = await links.pcie((gpu,), (), probe, START, {})

@@ -7,9 +7,10 @@ self-test image (the folders kaalia/selftest/work are kept there, so that it fin
 
 Its one argument is a JSON object; every key has a default, and a key that a program does not know is no matter:
 
-    gpus      UUIDs of the GPUs that it may use, absent: all that CUDA shows
-    quick     as short as still proves something
-    minutes   of the burn
+    gpus         UUIDs of the GPUs that it may use, absent: all that CUDA shows
+    quick        as short as still proves something
+    minutes      of the burn
+    deadline_s   for each wait of a GPU program: what takes longer is told as gpu_hung (30)
 
 It writes JSON, one object a line, and nothing else, to stdout:
 

@@ -20,7 +20,7 @@ PARENT_EVERY_S = 0.5
 class FailedError(Exception):
     """The step failed: `words` begin with "cannot" and name what and where."""
 
-    def __init__(self, code: str, words: str, remedy: str) -> None:
+    def __init__(self, code: str, words: str, *, remedy: str) -> None:
         super().__init__(words)
         self.code, self.words, self.remedy = code, words, remedy
 

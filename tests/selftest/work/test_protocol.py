@@ -24,7 +24,7 @@ def work(arguments):
     talk.figure("speed", 1.5, "GB/s", "GPU-a", 0.1)
     talk.sample(2.0, "GPU-a", throughput=3.0)
     if arguments.get("how") == "failed":
-        raise talk.FailedError("slow", "cannot go faster", "push")
+        raise talk.FailedError("slow", "cannot go faster", remedy="push")
     if arguments.get("how") == "skipped":
         raise talk.SkippedError("nothing to do")
     if arguments.get("how") == "broken":

@@ -1,6 +1,7 @@
 """Builds the simulated driver with gcc, and installs the hook that Docker's `--gpus` calls.
 
 library = build(folder)                               a folder for LD_LIBRARY_PATH
+build_cuda(library)                                   CUDA too, for the self-test's programs
 env = os.environ | environment(library, profile)      what a process needs to see the simulated GPUs
 hook = install_hook(folder)                           put hook.folder first in the PATH of a private dockerd
 """
@@ -16,8 +17,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+KERNELS = Path(__file__).parents[3] / "kaalia/selftest/work/kernels"
 LIBRARY = "libnvidia-ml.so.1"
+CUDA_LIBRARY = "libcuda.so.1"
 HOOK = "nvidia-container-runtime-hook"
+CUDA_FLAGS = (
+    *("-shared", "-fPIC", "-std=c++17", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-DKAALIA_ON_CPU"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-Wl,-soname,{CUDA_LIBRARY}"),
+)
 FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}")
 
 
@@ -31,18 +38,45 @@ def build(folder: Path, missing: Sequence[str] = ()) -> Path:
     target = folder / f"nvml-{name}"
     if (target / LIBRARY).exists():
         return target
-    target.mkdir(parents=True, exist_ok=True)
-    part = target / f"{LIBRARY}.{os.getpid()}"
-    version_script = part.with_suffix(".map")
-    version_script.write_text("{ local: " + "".join(f"{symbol}; " for symbol in missing) + "};\n")
-    flags = [*FLAGS, f"-Wl,--version-script={version_script}"] if missing else FLAGS
-    subprocess.run(["gcc", *flags, "-o", part, HERE / "nvml.c"], check=True)
-    version_script.unlink()
-    part.replace(target / LIBRARY)
+    _link(target / LIBRARY, missing, ["gcc", *FLAGS, str(HERE / "nvml.c")])
     for link in ("libnvidia-ml.so", "libnvidia-ml.so.570.133.20"):
         (target / link).unlink(missing_ok=True)
         (target / link).symlink_to(LIBRARY)
     return target
+
+
+def build_cuda(library: Path, missing: Sequence[str] = ()) -> Path:
+    """Put the simulated libcuda beside the library that `build` made, and return that folder; once for each source.
+
+    It has the kernels of the self-test, compiled for the CPU: five seconds.
+    """
+    target = library / CUDA_LIBRARY
+    sources = [*sorted(HERE.glob("*.[ch]*")), *sorted(KERNELS.glob("*.cu*"))]
+    text = b"".join(path.read_bytes() for path in sources) + repr((CUDA_FLAGS, sorted(missing))).encode()
+    mark = library / f"cuda-{hashlib.sha256(text).hexdigest()[:16]}"
+    if mark.exists():
+        return library
+    # In two steps: C and C++ are two compilers.
+    driver = library / f"cuda.{os.getpid()}.o"
+    subprocess.run(
+        ["gcc", "-c", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", driver, HERE / "cuda.c"], check=True
+    )
+    _link(target, missing, ["g++", *CUDA_FLAGS, f"-I{HERE}", f"-I{KERNELS}", str(driver), str(HERE / "kernels.cc")])
+    driver.unlink()
+    mark.touch()
+    return library
+
+
+def _link(target: Path, missing: Sequence[str], command: Sequence[str]) -> None:
+    """Run a compiler that makes a shared library, less the functions that are `missing`; whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}")
+    version_script = part.with_name(f"{part.name}.map")
+    version_script.write_text("{ local: " + "".join(f"{symbol}; " for symbol in missing) + "};\n")
+    script = [f"-Wl,--version-script={version_script}"] if missing else []
+    subprocess.run([*command, *script, "-o", part], check=True)
+    version_script.unlink()
+    part.replace(target)
 
 
 def environment(library: Path, profile: Path) -> dict[str, str]:

@@ -1,0 +1,221 @@
+/* The work programs' kernels on the CPU: their own source, a runner of blocks, and what cuda.c asks of them. */
+#include "gpu.cuh"
+
+#include <csetjmp>
+#include <cstdlib>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+Place threadIdx, blockIdx, blockDim, gridDim;
+
+/* Each in a room of its own: they are separate modules on a GPU. */
+namespace memory_module {
+#include "memory.cu"
+}
+namespace compute_module {
+#include "compute.cu"
+}
+namespace matrix_module {
+#include "matrix.cu"
+}
+namespace matrix70_module {
+#include "matrix70.cu"
+}
+namespace matrix80_module {
+#include "matrix80.cu"
+}
+
+namespace cpu {
+u8 *dynamic_shared;
+
+namespace {
+enum { STACK_BYTES = 64 << 10, MOST_THREADS = 1024, LANES = 32, ROOM_BYTES = 64 };
+
+struct Copy {
+    void *to;
+    const void *from;
+    u32 group;
+};
+struct Thread {
+    ucontext_t first;
+    jmp_buf at;
+    bool is_begun, is_done;
+    u32 turns; /* of gathered() */
+    u32 groups;
+    std::vector<Copy> copies;
+};
+struct Barrier {
+    u32 arrived, opened;
+};
+struct Warp {
+    Barrier barrier;
+    u8 room[2][LANES * ROOM_BYTES];
+};
+
+Thread threads[MOST_THREADS];
+Warp warps[MOST_THREADS / LANES];
+Barrier whole;
+jmp_buf runner;
+/* Pages that no thread ever used cost nothing. */
+u8 *const stacks = (u8 *)malloc((size_t)MOST_THREADS * STACK_BYTES);
+void (*body)(void **);
+void **given;
+
+void yield() {
+    Thread &mine = threads[threadIdx.x];
+    if (!_setjmp(mine.at))
+        _longjmp(runner, 1);
+}
+
+void pass(Barrier &barrier, u32 expected) {
+    u32 seen = barrier.opened;
+    if (++barrier.arrived == expected) {
+        barrier.arrived = 0;
+        barrier.opened++;
+        return;
+    }
+    while (barrier.opened == seen)
+        yield();
+}
+
+void begin() {
+    body(given);
+    threads[threadIdx.x].is_done = true;
+    _longjmp(runner, 1);
+}
+
+void step(u32 number) {
+    Thread &one = threads[number];
+    threadIdx.x = number;
+    if (_setjmp(runner))
+        return;
+    if (one.is_begun)
+        _longjmp(one.at, 1);
+    one.is_begun = true;
+    getcontext(&one.first);
+    one.first.uc_stack.ss_sp = stacks + (size_t)number * STACK_BYTES;
+    one.first.uc_stack.ss_size = STACK_BYTES;
+    one.first.uc_link = nullptr;
+    makecontext(&one.first, begin, 0);
+    setcontext(&one.first);
+}
+
+/* Threads take turns upwards in even blocks and downwards in odd ones: a missing barrier shows in one of them. */
+void run_block() {
+    for (u32 i = 0; i < blockDim.x; i++) {
+        threads[i].is_begun = threads[i].is_done = false;
+        threads[i].turns = threads[i].groups = 0;
+        threads[i].copies.clear();
+    }
+    for (u32 done = 0; done < blockDim.x;) {
+        done = 0;
+        for (volatile u32 i = 0; i < blockDim.x; i = i + 1) {
+            u32 number = blockIdx.x % 2 ? blockDim.x - 1 - i : i;
+            if (!threads[number].is_done)
+                step(number);
+            done += threads[number].is_done;
+        }
+    }
+}
+} // namespace
+
+void block_barrier() {
+    pass(whole, blockDim.x);
+}
+
+const u8 *gathered(const void *mine, size_t size) {
+    u32 lane = threadIdx.x % LANES;
+    Warp &warp = warps[threadIdx.x / LANES];
+    u8 *room = warp.room[threads[threadIdx.x].turns++ % 2];
+    memcpy(room + lane * size, mine, size);
+    pass(warp.barrier, LANES);
+    return room;
+}
+
+void copy_later(void *to, const void *from) {
+    Thread &mine = threads[threadIdx.x];
+    mine.copies.push_back({to, from, mine.groups});
+}
+
+void copy_commit() {
+    threads[threadIdx.x].groups++;
+}
+
+void copy_wait(int pending) {
+    Thread &mine = threads[threadIdx.x];
+    std::vector<Copy> later;
+    for (const Copy &one : mine.copies)
+        if (one.group + (u32)pending < mine.groups)
+            memcpy(one.to, one.from, 16);
+        else
+            later.push_back(one);
+    mine.copies.swap(later);
+}
+} // namespace cpu
+
+namespace {
+struct Kernel {
+    const char *name;
+    void (*call)(void **);
+    bool is_joint; /* its threads wait for each other */
+};
+
+template <auto kernel> struct Caller;
+template <class... A, void (*kernel)(A...)> struct Caller<kernel> {
+    template <size_t... i> static void with(void **given, std::index_sequence<i...>) {
+        kernel(*(A *)given[i]...);
+    }
+    static void call(void **given) {
+        with(given, std::index_sequence_for<A...>{});
+    }
+};
+#define ALONE(name) {#name, Caller<name>::call, false}
+#define JOINT(name) {#name, Caller<name>::call, true}
+
+using namespace memory_module;
+using namespace compute_module;
+using namespace matrix_module;
+using matrix70_module::product_fp16;
+using matrix80_module::product_bf16;
+
+const Kernel KERNELS[] = {
+    ALONE(fill),         ALONE(verify),        ALONE(turn),          ALONE(copy),         ALONE(add),
+    ALONE(verify_sum),   ALONE(integers),      ALONE(singles),       ALONE(doubles),      JOINT(exchange),
+    ALONE(counters),     ALONE(functions),     ALONE(operands_fp32), ALONE(operands_fp16), ALONE(operands_bf16),
+    ALONE(check_inner),  JOINT(check_rows),    JOINT(digest),        JOINT(product_fp32), JOINT(product_fp16),
+    JOINT(product_bf16),
+};
+
+const Kernel *named(const char *name) {
+    for (const Kernel &one : KERNELS)
+        if (!strcmp(one.name, name))
+            return &one;
+    return nullptr;
+}
+} // namespace
+
+extern "C" int kaalia_kernel_known(const char *name) {
+    return named(name) != nullptr;
+}
+
+extern "C" void kaalia_kernel_run(const char *name, u32 blocks, u32 threads, u32 shared, void **arguments) {
+    const Kernel &kernel = *named(name);
+    std::vector<u8> room(shared + 128);
+    cpu::dynamic_shared = room.data() + (128 - (uintptr_t)room.data() % 128);
+    cpu::body = kernel.call;
+    cpu::given = arguments;
+    blockDim = {threads, 1, 1};
+    gridDim = {blocks, 1, 1};
+    for (u32 b = 0; b < blocks; b++) {
+        blockIdx = {b, 0, 0};
+        if (kernel.is_joint)
+            cpu::run_block();
+        else
+            for (u32 t = 0; t < threads; t++) {
+                threadIdx = {t, 0, 0};
+                kernel.call(arguments);
+            }
+    }
+}
