@@ -6,13 +6,21 @@ ordered ──▶ waits (a minute at most) ──▶ runs ──▶ passed | fai
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kaalia.contracts.contract import ContractKind
 from kaalia.errors import ContractError, Problem
 from kaalia.model.machine import MachineReport
-from kaalia.model.selftest import Outcome, RequirementVerdict, RunResult, SelfTestOrder, StepName, StepResult
+from kaalia.model.selftest import (
+    Outcome,
+    RequirementVerdict,
+    RunResult,
+    SelfTestOrder,
+    SelfTestRun,
+    StepName,
+    StepResult,
+)
 
 GAVE_WAY = "selftest_gave_way"
 BURN_MAX_S = 24 * 3600.0
@@ -113,6 +121,13 @@ def gave_way(contract_ids: Iterable[int]) -> ContractError:
     return ContractError(
         GAVE_WAY, f"cannot go on with the self-test: it gave way to {named or 'a renter'}", remedy="run it again later"
     )
+
+
+def ended(run: SelfTestRun, verdicts: tuple[RequirementVerdict, ...]) -> SelfTestRun:
+    """One whose steps all came to an end."""
+    found = result(run.steps, verdicts)
+    problem = NOTHING_PROVEN if found is RunResult.NOT_RUN else None
+    return replace(run, verdicts=verdicts, result=found, problem=problem)
 
 
 def result(steps: Iterable[StepResult], verdicts: Iterable[RequirementVerdict]) -> RunResult:

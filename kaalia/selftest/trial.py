@@ -19,7 +19,7 @@ from kaalia.errors import ContractError, KaaliaError, Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.selftest import RunResult, SelfTestProgress, SelfTestRun, StepName, StepResult
 from kaalia.model.workload import WorkloadState
-from kaalia.selftest import sight
+from kaalia.selftest import sight, verdict
 from kaalia.selftest.container import Containers
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork
 from kaalia.selftest.programs import Programs
@@ -27,9 +27,12 @@ from kaalia.selftest.registry import STEPS
 from kaalia.selftest.service import INTERRUPTED
 from kaalia.selftest.step import Here, Need, Settings, Step, failed, failed_by, skipped
 from kaalia.service import guarded
-from kaalia.store import selftest, speed, workloads
+from kaalia.store import outbox, selftest, speed, workloads
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.database import Database, Transaction
+from kaalia.wire import document
+from kaalia.wire.protocol import MessageKind
+from kaalia.wire.selftest import notice
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +104,9 @@ class _Trial:
             obstacle = rules.obstacle(seen, takes_gpus=takes_gpus)
             if obstacle is None and seen.report is not None:
                 return self._here(seen.report, room)
-            if obstacle is not None and (not obstacle.passes or self._clock.monotonic_s() >= deadline_s):
+            is_patient = bool(self._run.order.task_id)  # nobody sits before it
+            may_wait = obstacle is not None and obstacle.passes and self._clock.monotonic_s() < deadline_s
+            if obstacle is not None and not (is_patient or may_wait):
                 why = obstacle.problem
                 raise ContractError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
             await wait(bell, LOOK_S)
@@ -224,20 +229,23 @@ class _Trial:
         await self._database.transaction(work)
 
     async def _ended(self, here: Here | None, problem: Problem | None) -> SelfTestRun:
-        """Stored, and told to the marketplace where it came to a verdict."""
-        run = replace(self._run, ended_at=self._clock.now(), problem=problem, result=RunResult.NOT_RUN)
-        if problem is None:
-            run = replace(run, result=rules.result(run.steps, run.verdicts))
-            if run.result is RunResult.NOT_RUN:
-                run = replace(run, problem=rules.NOTHING_PROVEN)
+        """Stored, and told to the marketplace where a whole test came to a verdict."""
+        now = self._clock.now()
+        broken_off = replace(self._run, ended_at=now, problem=problem, result=RunResult.NOT_RUN)
 
-        def work(tx: Transaction) -> None:
+        def work(tx: Transaction) -> SelfTestRun:
+            run = broken_off
+            if problem is None and here is not None:
+                found = () if run.order.only else verdict.judge(tx, here.report, run.steps, now)
+                run = rules.ended(run, found)
             selftest.put(tx, run)
             if here is not None and here.samples:
                 selftest.add_samples(tx, run.run_id, here.samples)
+            if here is not None and run.result is not RunResult.NOT_RUN and not run.order.only:
+                outbox.add(tx, MessageKind.SELFTEST, document.encode(notice(run, here.report)), now)
+            return run
 
-        await self._database.transaction(work, Topic.SELFTEST)
-        return run
+        return await self._database.transaction(work, Topic.SELFTEST, Topic.OUTBOX)
 
 
 def _cancelled() -> ContractError:

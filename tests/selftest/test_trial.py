@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from kaalia.contracts import requirements
+from kaalia.contracts.contract import Desired
 from kaalia.contracts.local import LOCAL_FIRST
 from kaalia.errors import HostError, WorkloadError
+from kaalia.model.machine import Memory
 from kaalia.model.selftest import Figure, Outcome, RunResult, Sample, SelfTestRun, StepName
 from kaalia.model.workload import Protocol, WorkloadState
-from kaalia.store import claims, selftest
+from kaalia.store import claims, outbox, selftest
+from kaalia.units import GIB
+from kaalia.wire import document
+from kaalia.wire.protocol import MessageKind
+from kaalia.wire.selftest import SelfTestNotice, fault
 from tests.reconciler.rig import contract
 from tests.selftest.bench import Bench
 from tests.selftest.trials import Trial
@@ -32,6 +39,12 @@ def trial(bench: Bench, tmp_path: Path) -> Trial:
 
 def outcomes(run: SelfTestRun) -> dict[StepName, Outcome]:
     return {one.step: one.outcome for one in run.steps}
+
+
+async def notices(trial: Trial) -> list[str]:
+    """What the marketplace is told."""
+    rows = await trial.bench.rig.store.read(lambda tx: outbox.pending(tx, 1000))
+    return [row.body for row in rows if row.kind == MessageKind.SELFTEST]
 
 
 async def hanging(trial: Trial, step: StepName = StepName.MEMORY) -> int:
@@ -65,6 +78,55 @@ async def test_a_machine_that_is_well_passes_and_nothing_is_left(trial: Trial) -
     assert trial.bench.logins == 1
     assert not await trial.bench.rig.claims(LOCAL_FIRST)
     assert await trial.bench.rig.store.read(selftest.get_progress) is None
+
+
+async def test_a_whole_test_is_held_against_the_requirements_and_told(trial: Trial) -> None:
+    await trial.start()
+    await trial.order()
+
+    run = await trial.ended()
+
+    assert {one.requirement for one in run.verdicts} == {one.id for one in requirements.book()}
+    told = [document.decode(SelfTestNotice, body) for body in await notices(trial)]
+    assert [(one.run.run_id, one.run.result) for one in told] == [(run.run_id, RunResult.PASSED)]
+    assert fault(told[0]) is None
+
+
+async def test_an_unmet_requirement_fails_the_test(trial: Trial) -> None:
+    small = replace(trial.bench.report, memory=Memory(8 * GIB, 6 * GIB))
+    await trial.bench.put_report(small)
+    await trial.start()
+    await trial.order()
+
+    run = await trial.ended()
+
+    assert run.result is RunResult.FAILED
+    unmet = [one for one in run.verdicts if one.outcome is Outcome.FAILED]
+    assert all(one.source and one.remedy for one in unmet)
+    assert any("8192" in one.actual for one in unmet), unmet
+
+
+async def test_a_part_of_the_steps_is_held_against_nothing_and_told_to_nobody(trial: Trial) -> None:
+    await trial.start()
+    await trial.order(only=(StepName.SYSTEM,))
+
+    run = await trial.ended()
+
+    assert (run.result, run.verdicts) == (RunResult.PASSED, ())
+    assert not await notices(trial)
+
+
+async def test_what_a_marketplace_asks_for_waits_until_nobody_rents(trial: Trial) -> None:
+    await trial.bench.rig.put(contract(51))
+    await trial.bench.rig.settle()
+    await trial.start()
+    await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
+    await asyncio.sleep(0.2)
+    assert (await trial.until(lambda _: True)).result is None
+
+    await trial.bench.rig.put(replace(contract(51), desired=Desired.ENDED))
+
+    assert (await trial.ended()).result is RunResult.PASSED
 
 
 async def test_a_work_program_gets_the_booked_gpus_and_is_heard(trial: Trial) -> None:
