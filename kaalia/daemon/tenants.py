@@ -19,6 +19,7 @@ from kaalia.daemon.copies import transfers
 from kaalia.errors import HostError, WorkloadError
 from kaalia.host import block, ipv6, net, system
 from kaalia.host.answering import Answering
+from kaalia.host.nvml import NvmlProbe
 from kaalia.log import about
 from kaalia.model.reach import Outcome
 from kaalia.model.workload import Protocol
@@ -226,7 +227,8 @@ class TenantsService:
 
             probes, measures = self._config.probe.url != "off", self._config.speed.peer != "off"
             here = Trials(self._database, self._changes, self._clock, self._lease_time)
-            return replace(here, settings=replace(here.settings, probes_ports=probes, measures_speed=measures)).test
+            settings = replace(here.settings, probes_ports=probes, measures_speed=measures)
+            return replace(here, settings=settings, probe=NvmlProbe(deadline_s=self._config.nvml.deadline_s)).test
 
         means = self._means(runtime)
         return SelfTestService(self._database, self._changes, self._clock, self._lease_time, means, test)

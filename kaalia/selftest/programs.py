@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,17 +60,20 @@ class Programs:
         return self._stuck.pid if self._stuck is not None and self._stuck.alive else None
 
     async def run(
-        self, name: str, arguments: Mapping[str, Any], limit_s: float, ears: Ears
+        self, name: str, arguments: Mapping[str, Any], limit_s: float, ears: Ears, first: Sequence[str] = ()
     ) -> tuple[End, tuple[Figure, ...]]:
-        """Run `name`.py to its end: what it found. Raises HostError `work_stuck`, `work_late`, `work_died`,
-        `work_garbled`, or what a program that cannot be started raises."""
+        """Run `name`.py to its end: what it found. `first`: what its command begins with (host/outside.py).
+
+        Raises HostError `work_stuck`, `work_late`, `work_died`, `work_garbled`, or what a program that cannot be
+        started raises.
+        """
         if self.stuck is not None:
             raise _stuck(self.stuck)
         told = Told()
         script = str(self._work / f"{name}.py")
         environment = {**(os.environ if self._environment is None else self._environment), **_ENVIRONMENT}
         program = await Program.start(
-            (*PYTHON, script, json.dumps(arguments)), partial(_hear, told, ears), environment, by_output=True
+            (*first, *PYTHON, script, json.dumps(arguments)), partial(_hear, told, ears), environment, by_output=True
         )
         cgroup = await asyncio.to_thread(OwnCgroup.around, program.pid, f"selftest-{name}")
         try:

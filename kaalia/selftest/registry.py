@@ -4,8 +4,8 @@ Bounds are for what hangs: a step takes much less. The burn's own time is added 
 """
 
 from kaalia.model.selftest import StepName
-from kaalia.selftest.step import Need, Step
-from kaalia.selftest.steps import launch, network, ports, system
+from kaalia.selftest.step import Need, Step, program
+from kaalia.selftest.steps import disk, launch, network, ports, system
 
 _CONTAINER = frozenset({Need.CONTAINER})
 
@@ -16,5 +16,8 @@ STEPS: dict[StepName, Step] = {
         Step(StepName.LAUNCH, launch.run, 240, 150, _CONTAINER),
         Step(StepName.PORTS, ports.run, 180, 60, _CONTAINER),
         Step(StepName.NETWORK, network.run, 240, 60, _CONTAINER),
+        program(StepName.CPU, 90, 60, gpus=False),
+        program(StepName.RAM, 300, 90, gpus=False),
+        Step(StepName.DISK, disk.run, 240, 120),
     )
 }

@@ -2,20 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kaalia.clock import Clock
 from kaalia.contracts import selftest as rules
 from kaalia.contracts.canary import Room
+from kaalia.contracts.under_load import Broken
 from kaalia.errors import KaaliaError
+from kaalia.host.nvml import NvmlProbe
 from kaalia.model import canary
 from kaalia.model.machine import Gpu, MachineReport
-from kaalia.model.selftest import Outcome, Sample, SelfTestOrder, StepName, StepResult
+from kaalia.model.selftest import Figure, Outcome, Sample, SelfTestOrder, StepName, StepResult
 from kaalia.selftest.container import Containers, Running
+from kaalia.selftest.gpu_watch import GpuWatch, words
 from kaalia.selftest.programs import Ears, Programs
+from kaalia.selftest.work.protocol import End
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
+
+MARGIN_S = 5.0
 
 
 class Need(StrEnum):
@@ -56,6 +62,8 @@ class Here:
     running: Running | None = None
     why_none: KaaliaError | None = None
     samples: list[Sample] = field(default_factory=list)
+    probe: NvmlProbe | None = None
+    """Of the driver; None: nobody watches the GPUs."""
     _proven: tuple[canary.StepResult, ...] = ()
     _proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -67,6 +75,10 @@ class Here:
     def ears(self) -> Ears:
         """For work programs: what they say of themselves goes where it belongs."""
         return Ears(self.tell, self.samples.append)
+
+    def name_of(self, gpu_uuid: str) -> str:
+        names = {gpu.uuid: f"GPU {number} ({gpu.name})" for number, gpu in enumerate(self.report.gpus)}
+        return names.get(gpu_uuid, gpu_uuid)
 
     async def proven(self) -> dict[canary.Step, canary.StepResult]:
         """What the container says of its GPUs, network, ports and disk: asked once. Raises as `Containers.proven`."""
@@ -92,16 +104,39 @@ class Step:
 
 
 def program(name: StepName, limit_s: float, quick_s: float, *, gpus: bool = True) -> Step:
-    """A step that is a work program of its name, and nothing else."""
+    """A step that is a work program of its name. While it loads GPUs they are watched; of the burn samples are kept."""
 
     async def work(here: Here) -> StepResult:
         # The program has less time than the step, so that its own end is told and not the step's.
         limit = limit_s if not here.order.is_quick else quick_s
         extra_s = here.burn_s if name is StepName.BURN else 0.0
-        end, figures = await here.programs.run(name, arguments(here), limit + extra_s - 5.0, here.ears)
-        return StepResult(name, end.outcome, end.words, end.code, end.remedy, figures=figures)
+        running = here.programs.run(name, arguments(here), limit + extra_s - MARGIN_S, here.ears)
+        if not gpus or here.probe is None:
+            return found_by(name, *await running)
+        watch = GpuWatch(here.probe, here.clock, [gpu.uuid for gpu in here.gpus])
+        is_burn = name is StepName.BURN
+        found = found_by(name, *await watch.around(running, here.samples.append if is_burn else lambda _: None))
+        if is_burn:
+            found = replace(found, figures=(*found.figures, *watch.figures()))
+        return with_broken(found, await watch.broken(), here.name_of)
 
     return Step(name, work, limit_s, quick_s, frozenset({Need.GPUS} if gpus else ()))
+
+
+def found_by(name: StepName, end: End, figures: tuple[Figure, ...]) -> StepResult:
+    """As a work program told it."""
+    return StepResult(name, end.outcome, end.words, end.code, end.remedy, figures=figures)
+
+
+def with_broken(found: StepResult, broken: tuple[Broken, ...], name_of: Callable[[str], str]) -> StepResult:
+    """With the rules that GPUs broke under the step's load; what the program itself found wrong goes first."""
+    if not broken:
+        return found
+    told = words(broken, name_of)
+    if found.outcome is Outcome.FAILED:
+        return replace(found, words=f"{found.words}; {told}")
+    first = broken[0]
+    return replace(found, outcome=Outcome.FAILED, words=told, code=first.code, remedy=first.remedy)
 
 
 def arguments(here: Here) -> dict[str, object]:

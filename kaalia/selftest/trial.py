@@ -16,6 +16,7 @@ from kaalia.contracts.canary import Room
 from kaalia.contracts.lease import LeaseTime
 from kaalia.contracts.selftest import Sight
 from kaalia.errors import ContractError, KaaliaError, Problem
+from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import MachineReport
 from kaalia.model.selftest import RunResult, SelfTestProgress, SelfTestRun, StepName, StepResult
 from kaalia.model.workload import WorkloadState
@@ -55,6 +56,7 @@ class Trials:
     settings: Settings = field(default_factory=Settings)
     programs: Programs = field(default_factory=Programs)
     steps: Mapping[StepName, Step] = field(default_factory=lambda: STEPS)
+    probe: NvmlProbe | None = None
 
     async def test(self, run: SelfTestRun, work: LocalWork, containers: Containers) -> SelfTestRun:
         """One run to its end, which is stored whatever happens. Raises StoreError when it cannot be."""
@@ -127,6 +129,7 @@ class _Trial:
             containers=self._containers,
             programs=self._trials.programs,
             tell=self._tell,
+            probe=self._trials.probe,
         )
 
     async def _tested(self, here: Here) -> None:

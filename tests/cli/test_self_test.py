@@ -164,6 +164,17 @@ def test_the_report_has_the_samples_too(call: Call, rented: Daemon, tmp_path: Pa
     assert written["run"]["steps"][0]["figures"][0]["name"] == "gpus"
 
 
+def test_the_burn_is_drawn(call: Call, rented: Daemon, tmp_path: Path) -> None:
+    known(rented, ended_at=START, result=RunResult.PASSED, steps=(GOOD,))
+    path = tmp_path / "burn.png"
+
+    shown = call("machine", "--last", "--plot", str(path), "--socket", str(rented.socket))
+
+    assert shown.code == 0, shown.err
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert call("machine", "--last", "--plot", str(tmp_path), "--socket", str(rented.socket)).code == 2
+
+
 def test_a_report_that_cannot_be_written_is_refused_before_the_test(call: Call, rented: Daemon, tmp_path: Path) -> None:
     shown = call("machine", "--report", str(tmp_path / "no" / "r.json"), "--socket", str(rented.socket))
 

@@ -19,13 +19,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from kaalia.cli import output
+from kaalia.cli.burn_chart import draw
 from kaalia.client import LocalClient
 from kaalia.contracts.selftest import BURN_MAX_S, steps_named
-from kaalia.errors import ConfigError, HostError
+from kaalia.errors import ConfigError, HostError, KaaliaError
 from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
 from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
 
 POLL_S = 0.3
+THROUGHPUT = "burn_tflops"
+"""The figure of the burn whose samples the picture shows."""
 END_S = 30.0
 """After an end was asked for: containers are removed, children killed."""
 EXIT_CODES = {RunResult.PASSED: output.OK, RunResult.FAILED: output.REFUSED, RunResult.NOT_RUN: output.COULD_NOT_RUN}
@@ -40,7 +43,7 @@ def _root() -> None:
 
 @app.command(
     epilog="Examples: kaalia self-test machine --quick; kaalia self-test machine --only memory --only burn --burn 30; "
-    "kaalia self-test machine --json --report test.json"
+    "kaalia self-test machine --json --report test.json --plot burn.png"
 )
 def machine(
     quick: Annotated[bool, typer.Option("--quick", help="As short as still proves something.")] = False,
@@ -49,6 +52,9 @@ def machine(
     ] = None,
     burn: Annotated[float | None, typer.Option("--burn", metavar="MINUTES", help="How long the burn takes.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all that was found, as JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the burn as a picture (PNG): heat, clocks, power, speed.")
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Test nothing, show the newest result.")] = False,
     config: output.ConfigFile = None,
     socket: output.SocketFile = None,
@@ -57,14 +63,15 @@ def machine(
     """Test GPUs, memory, links, CPU, disk, network and ports; a renter who comes wins, and the test says so."""
     wish = _wish(only or [], burn, is_quick=quick)
     _check_place(report)
+    _check_place(plot)
     client = output.connect(config, socket, dict(os.environ))
     document = client.self_test() if last else _tested(client, wish, quiet=as_json)
     if document.run is None:
         raise HostError(
             "selftest_never_run", "cannot show a result: this machine was never tested", remedy="leave out --last"
         )
-    if report is not None:
-        _write(report, client.self_test(document.run.run_id, samples=True))
+    if report is not None or plot is not None:
+        _write(client.self_test(document.run.run_id, samples=True), report, plot, client)
     if as_json:
         output.print_json(document.run)
     else:
@@ -144,8 +151,32 @@ def _broken_off(client: LocalClient, run_id: int) -> SelfTestDocument:
     return document
 
 
-def _write(path: Path, document: SelfTestDocument) -> None:
-    path.write_bytes(to_json(document, indent=2) + b"\n")
+def _write(document: SelfTestDocument, report: Path | None, plot: Path | None, client: LocalClient) -> None:
+    if report is not None:
+        report.write_bytes(to_json(document, indent=2) + b"\n")
+    if plot is not None and document.run is not None:
+        burnt = {one.gpu_uuid for one in document.samples}
+        names = {uuid: name for uuid, name in _gpu_names(client).items() if uuid in burnt}
+        plot.write_bytes(draw(document.samples, names, _title(document.run), _unit(document.run)))
+
+
+def _gpu_names(client: LocalClient) -> dict[str, str]:
+    try:
+        gpus = client.report().gpus
+    except KaaliaError:  # after a start the machine is not read yet; the picture has their UUIDs then
+        return {}
+    return {gpu.uuid: f"{number}: {gpu.name}" for number, gpu in enumerate(gpus)}
+
+
+def _title(run: SelfTestRun) -> str:
+    began = "" if run.began_at is None else f", {run.began_at:%Y-%m-%d %H:%M} UTC"
+    return f"kaalia self-test {run.run_id}: burn{began}"
+
+
+def _unit(run: SelfTestRun) -> str:
+    """Of the throughput that the burn tells."""
+    burns = [one for step in run.steps if step.step is StepName.BURN for one in step.figures]
+    return next((one.unit for one in burns if one.name == THROUGHPUT), "")
 
 
 def _print(run: SelfTestRun, out: Console) -> None:
