@@ -4,21 +4,21 @@
                                     ▲                                                                │ fails
                                     └──(fails again)── a warning, and another try a minute later ◀───┘
 
-A run takes GPUs that nobody has, and gives way to everybody: see `arbitration`.
+A run takes GPUs that nobody has, and gives way to everybody: see `arbitration`. Where single GPUs fail, the same run
+has proven the way that they share: they are not offered, the machine is.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kaalia.contracts.contract import OWN_KINDS, ContractKind
 from kaalia.contracts.slicing import model_of
 from kaalia.errors import Problem
-from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
+from kaalia.model.canary import BrokenGpu, CanaryRun, CanaryState, Cause, Step, StepResult, Versions
 from kaalia.model.health import Condition, Severity
 from kaalia.model.machine import MachineReport
-from kaalia.model.selftest import Outcome
 from kaalia.model.workload import LaunchMode, PortRequest, Protocol, WorkloadSpec
 from kaalia.units import MIB
 
@@ -93,8 +93,10 @@ def next_at(
         return Cause.ASKED, pause
     if every is None:
         return None
-    if state.last is not None and state.failures and not news:
-        at = state.last.ended_at + AGAIN_AFTER[min(state.failures, len(AGAIN_AFTER)) - 1]
+    if state.last is not None and (state.failures or state.broken) and not news:
+        # A GPU that is broken and was not there to be tried waits the longest.
+        tries = state.failures or len(AGAIN_AFTER)
+        at = state.last.ended_at + AGAIN_AFTER[min(tries, len(AGAIN_AFTER)) - 1]
         return Cause.AGAIN, at if pause is None else max(at, pause)
     if need is not None:
         return need, pause
@@ -152,9 +154,37 @@ def life(lasts: timedelta) -> tuple[tuple[str, str], ...]:
     return (("KAALIA_LIFE_S", str(int(lasts.total_seconds()))),) if lasts > LASTS else ()
 
 
+def judged(step: StepResult, tried: Collection[str], known: Collection[str], shown: int) -> StepResult:
+    """A failure on single GPUs of those `tried` is theirs: not one on all of several, or on the machine's only one.
+
+    Then the way to all of them may be broken. `known`: to be broken already; `shown`: how many the machine has.
+    """
+    failed = set(step.gpu_uuids)
+    is_own = failed != set(tried) or failed <= set(known) or (len(failed) == 1 and shown > 1)
+    return step if is_own else replace(step, gpu_uuids=())
+
+
+def after(state: CanaryState, found: CanaryRun, need: Cause | None, shown: Collection[str]) -> CanaryState:
+    """What is known once a run has come to its end. `need`: why it had to pass; `shown`: the machine's GPUs."""
+    known = {one.uuid: one for one in state.broken if one.uuid not in found.gpu_uuids or not found.proves_machine}
+    if shown and found.cause in (Cause.INSTALL, Cause.BOOT, Cause.UPGRADE, Cause.ASKED):
+        known = {uuid: one for uuid, one in known.items() if uuid in shown}  # the others were taken out
+    before = {one.uuid for one in state.broken}
+    for step in found.failed:
+        known |= {uuid: BrokenGpu(uuid, step.words, need is not None or uuid in before) for uuid in step.gpu_uuids}
+    passed = found if found.proves_machine else state.passed
+    failures = 0 if found.has_passed else state.failures + 1
+    broken = tuple(known[uuid] for uuid in sorted(known))
+    return replace(state, last=found, passed=passed, failures=failures, waits_for="", gave_way_at=None, broken=broken)
+
+
 def conditions(state: CanaryState, need: Cause | None) -> list[Condition]:
-    """What is wrong. What failed once, on a machine that is proven, is a warning: it is tried again a minute later."""
-    failed = [one for one in state.last.steps if one.outcome is Outcome.FAILED] if state.last else []
+    """What is wrong. What failed once, of what was proven before, is a warning: it is tried again a minute later."""
+    return [*_of_machine(state, need), *map(_of_gpu, state.broken)]
+
+
+def _of_machine(state: CanaryState, need: Cause | None) -> list[Condition]:
+    failed = [one for one in state.last.failed if not one.gpu_uuids] if state.last else []
     if state.failures and failed:
         severity = Severity.WARN if need is None and state.failures == 1 else Severity.CRITICAL
         return [Condition(_problem(one), severity, _CLEARS, blocks=True) for one in failed]
@@ -172,6 +202,18 @@ def conditions(state: CanaryState, need: Cause | None) -> list[Condition]:
         evidence=f"waits: {state.waits_for}" if state.waits_for else "",
     )
     return [Condition(problem, Severity.UNKNOWN, _CLEARS, blocks=True)]
+
+
+def _of_gpu(one: BrokenGpu) -> Condition:
+    problem = Problem(
+        "canary_gpu_failed",
+        f"cannot rent {one.uuid} out: a container of the machine's own that was given it could not use it",
+        remedy="see nvidia-smi, and nvidia-ctk --version; dmesg names what is wrong with a GPU; "
+        "then: kaalia canary --now",
+        evidence=one.words,
+    )
+    severity = Severity.CRITICAL if one.is_sure else Severity.WARN
+    return Condition(problem, severity, "a later run with this GPU passes: kaalia canary --now", one.uuid)
 
 
 def _problem(one: StepResult) -> Problem:

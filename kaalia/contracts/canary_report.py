@@ -40,10 +40,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """To one container. `minors`: of its GPUs by the driver, None: not known. `quota_bytes` 0: nothing is enforced."""
+    """To one container. `uuids`: its GPUs, by the number of their node; None: not known.
+
+    `quota_bytes` 0: nothing is enforced.
+    """
 
     gpu_count: int
-    minors: frozenset[int] | None
+    uuids: Mapping[int, str] | None
     is_simulated: bool
     quota_bytes: int
     target: Target
@@ -84,7 +87,11 @@ def read(text: str) -> Report:
 
 
 def gpu(report: Report, given: Given) -> StepResult:
-    """It sees exactly its GPUs, and may open each of them."""
+    """It sees exactly its GPUs, and may open each of them.
+
+    Which of them failed is told where the driver says whose node is whose. To see one that it was not given is a fault
+    of the machine, and so is one that hangs: nobody can tell of the others then.
+    """
     if given.gpu_count == 0:
         return StepResult(Step.GPU, Outcome.SKIPPED, given.note or "no GPU was given")
     found = report.devices
@@ -96,12 +103,22 @@ def gpu(report: Report, given: Given) -> StepResult:
         return StepResult(Step.GPU, Outcome.SKIPPED, "the driver is simulated, without device nodes")
     names = ", ".join(f"/dev/{name}" for name in sorted(found)) or "none"
     if shut := {name: one.problem for name, one in found.items() if one.problem}:
-        return _failed(Step.GPU, "; ".join(f"/dev/{name} cannot be opened: {_word(n)}" for name, n in shut.items()))
+        words = "; ".join(f"/dev/{name} cannot be opened: {_word(n)}" for name, n in shut.items())
+        return StepResult(Step.GPU, Outcome.FAILED, words, _lost(found, given))
     minors = {one.minor for one in found.values()}
-    if len(found) != given.gpu_count or (given.minors is not None and minors != given.minors):
-        wanted = "" if given.minors is None else f" ({', '.join(f'/dev/nvidia{n}' for n in sorted(given.minors))})"
-        return _failed(Step.GPU, f"it was given {given.gpu_count} GPUs{wanted} and sees {names}")
+    if len(found) != given.gpu_count or (given.uuids is not None and minors != given.uuids.keys()):
+        wanted = "" if given.uuids is None else f" ({', '.join(f'/dev/nvidia{n}' for n in sorted(given.uuids))})"
+        words = f"it was given {given.gpu_count} GPUs{wanted} and sees {names}"
+        return StepResult(Step.GPU, Outcome.FAILED, words, _lost(found, given))
     return StepResult(Step.GPU, Outcome.PASSED, f"opened {names}, and sees no other")
+
+
+def _lost(found: Mapping[str, Device], given: Given) -> tuple[str, ...]:
+    """Of those it was given, the ones that it cannot open. None named: nobody can tell, or it sees others."""
+    if given.uuids is None or any(one.minor not in given.uuids for one in found.values()):
+        return ()
+    opened = {one.minor for one in found.values() if one.problem == 0}
+    return tuple(sorted(given.uuids[minor] for minor in given.uuids.keys() - opened))
 
 
 def network(report: Report, given: Given, control: str = "") -> StepResult:

@@ -7,11 +7,11 @@
 | any other                                  | as if there were none                 | untouched          |
 
 Self-tests of a marketplace are no rentals: they look whether what was wrong still is. Those of the machine itself prove
-the rest of it.
+the rest of it, and look again at a GPU of which nothing else is known than that such a test failed on it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract, ContractKind
@@ -21,6 +21,11 @@ from kaalia.model.health import HOST, OpenCondition, Severity
 
 MESSAGE_MAX_CHARS = 300
 """Of a fault that travels."""
+RETRIED = "canary_gpu_failed"
+"""The machine's own test failed on a GPU: see `canary`."""
+LOST_INSIDE = "gpu_lost_in_container"
+"""A container that runs may not use its GPUs any more: of one contract, told to its renter too."""
+_CONTRACT = "C."
 LEAVE_IT = "save your data; stopped, recycled and started it gets another GPU"
 _GPU = "GPU-"
 """What the driver's UUIDs begin with."""
@@ -38,15 +43,19 @@ class Fault:
     severity: Severity
     since: datetime
     message: str = ""
+    is_retried: bool = False
+    """Nothing is known of this GPU but that the machine's own test failed on it: that test gets it again."""
 
 
 def faults(found: Iterable[OpenCondition]) -> tuple[Fault, ...]:
     """One for each part, the worst and then the oldest, of conditions of any source."""
     worst: dict[str, Fault] = {}
     for one in found:
-        fault = _fault(one)
-        if fault is not None and (fault.scope not in worst or _order(fault) < _order(worst[fault.scope])):
-            worst[fault.scope] = fault
+        if (fault := _fault(one)) is None:
+            continue
+        known = worst.get(fault.scope, fault)
+        is_retried = known.is_retried and fault.is_retried
+        worst[fault.scope] = replace(min(known, fault, key=_order), is_retried=is_retried)
     return tuple(worst[scope] for scope in sorted(worst))
 
 
@@ -62,8 +71,16 @@ def of_gpus(found: Iterable[Fault]) -> dict[str, Fault]:
 
 def barred(contract: Contract, unfit: Mapping[str, Fault]) -> frozenset[str]:
     """The GPUs that this contract does not get, unless it has them already."""
-    is_test = contract.kind is ContractKind.SELFTEST and not is_local(contract.contract_id)
-    return frozenset() if is_test else frozenset(unfit)
+    if contract.kind is not ContractKind.SELFTEST:
+        return frozenset(unfit)
+    if is_local(contract.contract_id):
+        return kept_from_tests(unfit)
+    return frozenset()
+
+
+def kept_from_tests(unfit: Mapping[str, Fault]) -> frozenset[str]:
+    """The GPUs that the machine's own tests leave out."""
+    return frozenset(uuid for uuid, fault in unfit.items() if not fault.is_retried)
 
 
 def keeps_out(one: OpenCondition) -> str:
@@ -86,6 +103,21 @@ def gpu_words(uuid: str, fault: Fault) -> str:
     return f"{uuid} is reported as faulty since {since} [{_tame(fault.code)}]; {LEAVE_IT}"
 
 
+def lost_inside(found: Iterable[OpenCondition]) -> dict[int, datetime]:
+    """Contract id -> since when its container may not use its GPUs, though it runs."""
+    told = (one for one in found if one.condition.problem.code == LOST_INSIDE)
+    numbers = ((one.condition.scope.removeprefix(_CONTRACT), one.since) for one in told)
+    return {int(number): since for number, since in numbers if number.isdecimal()}
+
+
+def inside_words(contract_id: int, since: datetime) -> str:
+    """What the renter reads whose GPUs are well and out of his container's reach."""
+    return (
+        f"programs inside cannot use its GPUs since {since:%Y-%m-%d %H:%M} UTC [{LOST_INSIDE}]: the machine took the "
+        f"right away while it ran; save your data, then: vastai reboot instance {contract_id}"
+    )
+
+
 def too_few(count: int, total: int, unfit: Iterable[Fault]) -> Problem:
     """The GPUs that are well do not suffice for the contract, whoever has them."""
     told = sorted(unfit, key=lambda one: one.scope)
@@ -105,7 +137,8 @@ def _fault(one: OpenCondition) -> Fault | None:
         return None
     problem = condition.problem
     scope = condition.scope if is_gpu else HOST
-    return Fault(scope, problem.code, condition.severity, one.since, problem.message[:MESSAGE_MAX_CHARS])
+    message, is_retried = problem.message[:MESSAGE_MAX_CHARS], is_gpu and problem.code == RETRIED
+    return Fault(scope, problem.code, condition.severity, one.since, message, is_retried)
 
 
 def _order(fault: Fault) -> tuple[int, datetime, str]:

@@ -22,6 +22,8 @@ class StepResult:
     step: Step
     outcome: Outcome
     words: str
+    gpu_uuids: tuple[str, ...] = ()
+    """Of a failure: the GPUs that it is about. None named: it is about the machine."""
 
 
 class Cause(StrEnum):
@@ -55,10 +57,30 @@ class CanaryRun:
     boot_id: str
     versions: Versions
     steps: tuple[StepResult, ...]
+    gpu_uuids: tuple[str, ...] = ()
+    """What it was tried with."""
 
     @property
     def has_passed(self) -> bool:
-        return all(one.outcome is not Outcome.FAILED for one in self.steps)
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[StepResult, ...]:
+        return tuple(one for one in self.steps if one.outcome is Outcome.FAILED)
+
+    @property
+    def proves_machine(self) -> bool:
+        """Nothing failed but single GPUs."""
+        return all(one.gpu_uuids for one in self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenGpu:
+    """One that a container could not use. `is_sure`: not the first failure of a GPU that was proven before."""
+
+    uuid: str
+    words: str
+    is_sure: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +96,5 @@ class CanaryState:
     """One is due: why it is not run yet."""
     gave_way_at: datetime | None = None
     """The last one that came to no end of its own: it runs, or was broken off, for somebody of higher rank."""
+    broken: tuple[BrokenGpu, ...] = ()
+    """Until a run with them passes."""

@@ -8,7 +8,7 @@ It takes GPUs that nobody has and stops nobody. What a crash leaves is ended by 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -112,7 +112,7 @@ class CanaryService:
         owners = {one.key: one.contract_id for one in claims.all_claims(tx) if one.kind is ClaimKind.GPU}
         kinds = {one.contract.contract_id: one.contract.kind for one in contracts.all_contracts(tx)}
         rented = speed.tenants(tx, self._clock.now()).running
-        unfit = fitness.of_gpus(fitness.faults(conditions.all_open(tx)))
+        unfit = fitness.kept_from_tests(fitness.of_gpus(fitness.faults(conditions.all_open(tx))))
         if report is None:
             return Sight(canary.get(tx), None, Room(why_not="the machine is looked at"), rented)
         room = rules.room(report, owners, kinds, rented, unfit)
@@ -144,9 +144,12 @@ class CanaryService:
 
     async def _test(self, cause: Cause, report: MachineReport, room: Room) -> None:
         began_at = self._clock.now()
-        await self._change(lambda one: replace(one, running_since=began_at, asked_at=None, gave_way_at=began_at))
+        before = await self._change(
+            lambda one: replace(one, running_since=began_at, asked_at=None, gave_way_at=began_at)
+        )
+        tried: tuple[str, ...] = ()
         try:
-            steps = await self._steps(report, room)
+            steps, tried = await self._steps(report, room, [one.uuid for one in before.broken])
         except KaaliaError as error:
             if error.code in _NO_VERDICT:
                 log.info("canary: broken off: %s", error)
@@ -155,8 +158,11 @@ class CanaryService:
             steps = (StepResult(Step.LAUNCH, Outcome.FAILED, str(error)),)
         finally:
             await self._change(lambda one: replace(one, running_since=None))
-        found = CanaryRun(cause, began_at, self._clock.now(), self._wanted.boot_id, rules.versions(report), steps)
-        state = await self._change(lambda one: _after(one, found))
+        ended_at, with_versions = self._clock.now(), rules.versions(report)
+        found = CanaryRun(cause, began_at, ended_at, self._wanted.boot_id, with_versions, steps, tried)
+        need = self._need(await self._database.read(self._look))
+        shown = [gpu.uuid for gpu in report.gpus]
+        state = await self._change(lambda one: rules.after(one, found, need, shown))
         say = log.info if found.has_passed else log.warning
         say("canary: %s", "; ".join(f"{one.step} {one.outcome}: {one.words}" for one in steps))
         await self._tell(state, self._need(await self._database.read(self._look)))
@@ -167,10 +173,17 @@ class CanaryService:
         asked_at = now if cause is Cause.ASKED else None
         await self._change(lambda one: replace(one, gave_way_at=now, waits_for=why, asked_at=one.asked_at or asked_at))
 
-    async def _steps(self, report: MachineReport, room: Room) -> tuple[StepResult, ...]:
-        """Raises KaaliaError when the container does not come up, `test_gave_way` when somebody else comes."""
+    async def _steps(
+        self, report: MachineReport, room: Room, broken: Collection[str]
+    ) -> tuple[tuple[StepResult, ...], tuple[str, ...]]:
+        """How each step went, and the GPUs that it had. `broken`: known to be.
+
+        Raises KaaliaError when the container does not come up, `test_gave_way` when somebody else comes.
+        """
         async with self._containers.running(report, room) as found:
-            return await self._containers.proven(found, report, room)
+            steps = await self._containers.proven(found, report, room)
+        tried = tuple(uuid for row in found.rows for uuid in row.gpu_uuids)
+        return tuple(rules.judged(one, tried, broken, len(report.gpus)) for one in steps), tried
 
     async def _change(self, how: Callable[[CanaryState], CanaryState]) -> CanaryState:
         return await self._database.transaction(lambda tx: canary.change(tx, how))
@@ -189,9 +202,3 @@ def _waits_for(state: CanaryState, why_not: str, *, is_time: bool) -> str:
     if is_time:
         return why_not
     return state.waits_for if state.gave_way_at is not None else ""
-
-
-def _after(state: CanaryState, found: CanaryRun) -> CanaryState:
-    if found.has_passed:
-        return replace(state, last=found, passed=found, failures=0, waits_for="", gave_way_at=None)
-    return replace(state, last=found, failures=state.failures + 1, waits_for="", gave_way_at=None)

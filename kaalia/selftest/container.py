@@ -138,10 +138,10 @@ class Containers:
         self, row: WorkloadStatus, report: MachineReport, room: Room, running: Running, minors: dict[str, int]
     ) -> Given:
         subnet = await self._database.read(lambda tx: _subnet(tx, row.contract_id))
-        known = {minors[uuid] for uuid in row.gpu_uuids if uuid in minors}
+        known = {minors[uuid]: uuid for uuid in row.gpu_uuids if uuid in minors}
         return Given(
             gpu_count=len(row.gpu_uuids),
-            minors=frozenset(known) if len(known) == len(row.gpu_uuids) else None,
+            uuids=known if len(known) == len(row.gpu_uuids) else None,
             is_simulated=report.driver is not None and report.driver.simulated,
             quota_bytes=running.quota_bytes,
             target=running.target,
@@ -155,11 +155,12 @@ def own_address(report: MachineReport) -> str:
 
 
 def _joined(gpus: list[StepResult]) -> StepResult:
-    """Of all models: one that failed, if one did."""
+    """Of all models: those that failed, if one did; and on which GPUs, where all of them tell that."""
     failed = [one for one in gpus if one.outcome is Outcome.FAILED]
     best = [one for one in gpus if one.outcome is Outcome.PASSED]
     chosen = failed or best or gpus[:1]
-    return StepResult(Step.GPU, chosen[0].outcome, "; ".join(one.words for one in chosen))
+    uuids = tuple(uuid for one in failed for uuid in one.gpu_uuids) if all(one.gpu_uuids for one in failed) else ()
+    return StepResult(Step.GPU, chosen[0].outcome, "; ".join(one.words for one in chosen), uuids)
 
 
 def _subnet(tx: Transaction, contract_id: int) -> str:

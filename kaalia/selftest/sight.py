@@ -22,7 +22,7 @@ def look(tx: Transaction, *, time_problem: bool) -> tuple[Sight, Room]:
     )
     if report is None:
         return seen, Room(why_not="the machine is looked at")
-    unfit = fitness.of_gpus(fitness.faults(conditions.all_open(tx)))
+    unfit = fitness.kept_from_tests(fitness.of_gpus(fitness.faults(conditions.all_open(tx))))
     found = canary_rules.room(report, seen.owners, seen.kinds, len(seen.rented), unfit)
     # No GPU that is free is well: its container still proves the rest.
     return seen, found if found.groups else Room(note=found.note or found.why_not)

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from kaalia.contracts import canary
+from kaalia.contracts import canary, fitness
 from kaalia.contracts.canary import Room, Target
 from kaalia.contracts.contract import ContractKind
 from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
-from kaalia.model.health import Severity
+from kaalia.model.health import OpenCondition, Severity
 from kaalia.model.selftest import Outcome
 from kaalia.model.workload import PortRequest, Protocol
 from tests.support.builders import build_gpus, build_report
@@ -152,6 +152,101 @@ def test_each_step_that_fails_is_a_condition_with_what_was_seen(step: Step) -> N
     assert (found.problem.code, found.severity) == (f"canary_{step}_failed", Severity.CRITICAL)
     assert found.problem.evidence == "EPERM"
     assert found.problem.remedy
+
+
+ONE_BAD = replace(BAD, gpu_uuids=("GPU-a",))
+
+
+def tried(*steps: StepResult, cause: Cause = Cause.AGAIN, uuids: str = "ab") -> CanaryRun:
+    return replace(run(*steps), cause=cause, gpu_uuids=tuple(f"GPU-{one}" for one in uuids))
+
+
+def after(state: CanaryState, found: CanaryRun, need: Cause | None = None, shown: str = "ab") -> CanaryState:
+    return canary.after(state, found, need, [f"GPU-{one}" for one in shown])
+
+
+def told(state: CanaryState, need: Cause | None = None) -> dict[str, Severity]:
+    found = canary.conditions(state, need)
+    assert {one.problem.code for one in found} <= {fitness.RETRIED, "canary_pending"}
+    return {one.scope: one.severity for one in found}
+
+
+def test_a_gpu_that_fails_is_told_of_and_the_machine_is_proven_by_the_others() -> None:
+    state = after(CanaryState(), tried(ONE_BAD, cause=Cause.INSTALL), Cause.INSTALL)
+
+    assert canary.needed(state, HERE, "boot-1") is None
+    assert told(state) == {"GPU-a": Severity.CRITICAL}
+    assert due(state) == (Cause.AGAIN, START + timedelta(minutes=1))
+    assert fitness.of_host(_faults(state)) is None
+    assert fitness.of_gpus(_faults(state))["GPU-a"].is_retried
+
+
+def test_what_failed_once_of_a_proven_gpu_is_a_warning() -> None:
+    once = after(PROVEN, tried(ONE_BAD))
+    twice = after(once, tried(ONE_BAD))
+
+    assert told(once) == {"GPU-a": Severity.WARN}
+    assert told(twice) == {"GPU-a": Severity.CRITICAL}
+    assert not _faults(once)
+
+
+def test_a_broken_gpu_stays_so_until_a_run_with_it_passes() -> None:
+    broken = after(CanaryState(), tried(ONE_BAD, cause=Cause.BOOT), Cause.BOOT)
+    without = after(broken, tried(GOOD, uuids="b"))
+    again = after(without, tried(GOOD, uuids="a"))
+
+    assert told(without) == {"GPU-a": Severity.CRITICAL}
+    assert due(without) == (Cause.AGAIN, START + timedelta(hours=1))
+    assert (told(again), due(again)) == ({}, (Cause.IDLE, START + EVERY))
+
+
+def test_a_run_that_fails_otherwise_says_nothing_of_its_gpus() -> None:
+    broken = after(CanaryState(), tried(ONE_BAD, cause=Cause.BOOT), Cause.BOOT)
+
+    state = after(broken, tried(StepResult(Step.LAUNCH, Outcome.FAILED, "no answer"), uuids=""))
+
+    assert state.broken == broken.broken
+    assert {one.scope for one in canary.conditions(state, None)} == {"host", "GPU-a"}
+
+
+def test_a_gpu_that_was_taken_out_is_forgotten_by_the_next_boot() -> None:
+    broken = after(CanaryState(), tried(ONE_BAD, cause=Cause.BOOT), Cause.BOOT)
+
+    assert after(broken, tried(GOOD, cause=Cause.IDLE, uuids="b"), shown="b").broken
+    assert after(broken, tried(GOOD, cause=Cause.BOOT, uuids="b"), shown="").broken, "nobody knows which are there"
+    assert not after(broken, tried(GOOD, cause=Cause.BOOT, uuids="b"), shown="b").broken
+
+
+def test_an_upgrade_is_proven_anew_while_a_gpu_is_broken() -> None:
+    broken = after(CanaryState(), tried(ONE_BAD, cause=Cause.BOOT), Cause.BOOT)
+
+    assert told(broken, Cause.UPGRADE) == {"host": Severity.UNKNOWN, "GPU-a": Severity.CRITICAL}
+
+
+@pytest.mark.parametrize(
+    ("failed", "of_tried", "known", "shown", "are_at_fault"),
+    [
+        ("a", "ab", "", 8, True),
+        ("ab", "ab", "", 8, False),  # the way to all of them
+        ("ab", "ab", "ab", 8, True),
+        ("ab", "ab", "a", 8, False),
+        ("a", "a", "", 8, True),
+        ("a", "a", "", 1, False),  # it has no other
+        ("", "ab", "", 8, True),  # nobody can tell which
+    ],
+)
+def test_it_is_the_gpus_unless_all_fail_at_once(
+    failed: str, of_tried: str, known: str, shown: int, are_at_fault: bool
+) -> None:
+    step = replace(BAD, gpu_uuids=tuple(failed))
+
+    found = canary.judged(step, of_tried, known, shown)
+
+    assert found == (step if are_at_fault else replace(step, gpu_uuids=()))
+
+
+def _faults(state: CanaryState) -> tuple[fitness.Fault, ...]:
+    return fitness.faults(OpenCondition(one, "canary", START) for one in canary.conditions(state, None))
 
 
 def test_one_failure_of_a_proven_machine_is_a_warning() -> None:

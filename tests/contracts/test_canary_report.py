@@ -13,7 +13,7 @@ from kaalia.model.workload import Protocol
 from kaalia.units import MIB
 
 TARGET = Target("market.example", "203.0.113.9", 443)
-GIVEN = Given(2, frozenset({0, 1}), False, 32 * MIB, TARGET, "10.214.0.2")
+GIVEN = Given(2, {0: "GPU-a", 1: "GPU-b"}, False, 32 * MIB, TARGET, "10.214.0.2")
 SAID = f"""address eth0 10.214.0.2
 name 0
 connect 0
@@ -66,8 +66,32 @@ def test_other_gpus_than_given_fail(old: str, new: str, seen: str) -> None:
     assert seen in found.words
 
 
+SHUT = f"gpu nvidia1 195 1 {errno.EPERM}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_gpus"),
+    [
+        ([("gpu nvidia1 195 1 0", SHUT)], ("GPU-b",)),
+        ([("gpu nvidia1 195 1 try\ngpu nvidia1 195 1 0\n", "")], ("GPU-b",)),
+        ([("gpu nvidia1 195 1 0", SHUT), ("gpu nvidia0 195 0 try\ngpu nvidia0 195 0 0\n", "")], ("GPU-a", "GPU-b")),
+        ([("nvidia1 195 1", "nvidia3 195 3")], ()),  # it sees one that it was not given
+        ([("gpu nvidia1 195 1 0", SHUT), ("done", "gpu nvidia2 195 2 0\ndone")], ()),
+        ([("gpu nvidia1 195 1 0\ndone", "")], ()),  # opening one hangs
+        ([("done\n", "")], ()),
+    ],
+)
+def test_the_gpus_that_failed_are_named_where_that_is_known(
+    changes: list[tuple[str, str]], of_gpus: tuple[str, ...]
+) -> None:
+    found = words.gpu(said(*changes), GIVEN)
+
+    assert (found.outcome, found.gpu_uuids) == (Outcome.FAILED, of_gpus)
+    assert words.gpu(said(*changes), replace(GIVEN, uuids=None)).gpu_uuids == ()
+
+
 def test_where_the_driver_names_no_nodes_their_number_counts() -> None:
-    blind = replace(GIVEN, minors=None)
+    blind = replace(GIVEN, uuids=None)
 
     assert words.gpu(said(("nvidia1 195 1", "nvidia3 195 3")), blind).outcome is Outcome.PASSED
     assert words.gpu(said(), replace(blind, gpu_count=1)).outcome is Outcome.FAILED

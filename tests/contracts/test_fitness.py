@@ -10,6 +10,7 @@ import pytest
 from kaalia.contracts import fitness
 from kaalia.contracts.contract import Contract, ContractKind, Desired
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.local import LOCAL_FIRST
 from kaalia.contracts.offer import Listing
 from kaalia.contracts.placement import plan
 from kaalia.contracts.wish import Held, Machine, Want, Wish
@@ -246,3 +247,15 @@ def test_a_stopped_contract_asks_no_model_of_its_own_gpus() -> None:
     stopped = running(contract(desired=Desired.RUNNING, gpu_model="other"), UUIDS[0], state=WorkloadState.STOPPED)
 
     assert decide(machine(1), stopped)[51].gpu_uuids == (UUIDS[0],)
+
+
+def test_the_machines_own_test_gets_a_gpu_again_that_failed_only_that_test() -> None:
+    own = build_contract(LOCAL_FIRST, kind=TEST)
+    failed = found(UUIDS[0], code=fitness.RETRIED)
+
+    only = fitness.of_gpus(fitness.faults([failed]))
+    both = fitness.of_gpus(fitness.faults([failed, found(UUIDS[0])]))
+
+    assert fitness.barred(own, only) == frozenset()
+    assert fitness.barred(own, both) == {UUIDS[0]}
+    assert fitness.barred(contract(), only) == {UUIDS[0]}

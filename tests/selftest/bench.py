@@ -53,6 +53,8 @@ class Bench:
     lease_time: LeaseTime | None = None
     login_fails_with: HostError | None = None
     logins: int = 0
+    minors: dict[str, int] = field(default_factory=dict)
+    """By UUID; empty: the driver does not say whose node is whose."""
     services: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start(self) -> None:
@@ -77,7 +79,8 @@ class Bench:
         )
 
     def means(self) -> Means:
-        return Means(self._image, self.runtime.logs, self._target, self._outside, minors=dict, log_in=self._log_in)
+        logs, minors = self.runtime.logs, lambda: self.minors
+        return Means(self._image, logs, self._target, self._outside, minors=minors, log_in=self._log_in)
 
     async def _image(self) -> str:
         if self.image_fails_with is not None:

@@ -276,6 +276,29 @@ async def test_nothing_is_rented_anew_before_it_has_passed(bench: Bench) -> None
     await bench.rig.until(lambda: bench.rig.is_in(WorkloadState.RUNNING, 51))
 
 
+async def test_a_gpu_that_fails_is_rented_to_nobody_and_the_others_are(bench: Bench) -> None:
+    first, second = (gpu.uuid for gpu in bench.report.gpus)
+    bench.minors = {first: 0, second: 1}
+    well, shut = bench.runtime.said, "gpu nvidia1 195 1 1"
+    bench.runtime.said = well.replace("gpu nvidia1 195 1 0", shut)
+    await bench.start()
+
+    told = await bench.until_told("canary_gpu_failed")
+
+    assert (told["canary_gpu_failed"].scope, told["canary_gpu_failed"].severity) == (second, Severity.CRITICAL)
+    await bench.gone()
+    await bench.rig.put(contract(51, gpus=1))
+    await bench.rig.until(lambda: bench.rig.is_in(WorkloadState.RUNNING, 51))
+    assert (await bench.rig.row(51)).gpu_uuids == (first,)
+
+    bench.runtime.said = well.replace("gpu nvidia0 195 0 try\ngpu nvidia0 195 0 0\n", "")
+    await bench.order()
+    await bench.until_told()
+    assert (await bench.state()).last == (await passed(bench)).passed
+    await bench.rig.put(contract(51, gpus=1), contract(52, gpus=1))
+    await bench.rig.until(lambda: bench.rig.is_in(WorkloadState.RUNNING, 52))
+
+
 async def test_a_gpu_that_is_known_to_be_broken_is_left_out_of_it(bench: Bench) -> None:
     broken = bench.report.gpus[0].uuid
     fault = Condition(Problem("gpu_lost", "cannot use it"), Severity.CRITICAL, "it is back", scope=broken)

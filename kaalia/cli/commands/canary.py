@@ -109,6 +109,9 @@ def _next(document: CanaryDocument) -> str:
     state, hours = document.state, document.every_hours
     if hours is None:
         return "It is off (canary.every_hours): run only by kaalia canary --now."
+    if state.broken and state.last is not None and state.last.proves_machine:
+        uuids = ", ".join(one.uuid for one in state.broken)
+        return f"It is run again by itself until it passes; meanwhile all is rented out but what failed: {uuids}."
     if state.last is None or not state.last.has_passed:
         return "It is run again by itself until it passes; nothing new is rented out meanwhile."
     at = state.last.ended_at + timedelta(hours=hours)
