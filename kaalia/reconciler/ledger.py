@@ -82,6 +82,8 @@ class Books:
     certificates: Mapping[int, Certificate] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     """What keeps parts of the machine from being rented anew."""
+    lost_inside: Mapping[int, datetime] = field(default_factory=dict)
+    """Contracts whose containers may not use their GPUs any more, and since when."""
 
     def start_counts(self, contract_id: int) -> tuple[int, ...]:
         """The reboots that each open intent to start this contract carries out, oldest first."""
@@ -351,6 +353,7 @@ def taken_ports(held: Iterable[Claim], but_of: int) -> set[tuple[int, Protocol]]
 
 
 def _read(tx: Transaction) -> Books:
+    found = conditions.all_open(tx)
     return Books(
         contracts=contracts.all_contracts(tx),
         workloads=workloads.all_workloads(tx),
@@ -365,5 +368,6 @@ def _read(tx: Transaction) -> Books:
         cordon=maintenance.get_cordon(tx),
         overruns=disk.overruns(tx),
         certificates=certificates.all_certificates(tx),
-        faults=fitness.faults(conditions.all_open(tx)),
+        faults=fitness.faults(found),
+        lost_inside=fitness.lost_inside(found),
     )

@@ -3,11 +3,14 @@
 Names neither other contracts nor anything of the machine, and no environment.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
+from heapq import merge
 
+from kaalia.contracts import fitness
 from kaalia.contracts.contract import Contract
 from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.store import contracts, intents, workloads
+from kaalia.store import conditions, contracts, intents, workloads
 from kaalia.store.database import Transaction
 from kaalia.store.intents import Step
 
@@ -46,7 +49,7 @@ def tell(tx: Transaction, contract_id: int) -> str | None:
     steps = intents.history(tx, contract_id, STEPS_MAX)
     lines = [
         *_agreement(stored[0].contract),
-        *(line for step in steps for line in _step(step)),
+        *merge((line for step in steps for line in _step(step)), _gpus(tx, contract_id), key=_when),
         *_now(workloads.get(tx, contract_id)),
     ]
     if stored[0].missing_since is not None:
@@ -76,6 +79,18 @@ def _step(step: Step) -> list[str]:
     return [_line(step.closed_at, f"could not {does}{which}, {took} [{step.outcome}]")]
 
 
+def _gpus(tx: Transaction, contract_id: int) -> Iterator[str]:
+    """When its container could not use its GPUs though they were well, as far as past conditions are kept."""
+    scope = f"C.{contract_id}"
+    for past in reversed(conditions.past(tx, conditions.PAST_ROWS)):
+        if (past.condition.problem.code, past.condition.scope) == (fitness.LOST_INSIDE, scope):
+            yield _line(past.since, f"programs inside could not use its GPUs any more [{fitness.LOST_INSIDE}]")
+            yield _line(past.until, "programs inside may use its GPUs again, or it has stopped")
+    since = fitness.lost_inside(conditions.all_open(tx)).get(contract_id)
+    if since is not None:
+        yield _line(since, fitness.inside_words(contract_id, since))
+
+
 def _now(status: WorkloadStatus | None) -> list[str]:
     if status is None:
         return []
@@ -92,6 +107,10 @@ def _now(status: WorkloadStatus | None) -> list[str]:
 
 def _line(at: datetime, text: str) -> str:
     return f"{_time(at)} kaalia: {' '.join(text.split())}"
+
+
+def _when(line: str) -> str:
+    return line.partition(" kaalia: ")[0]
 
 
 def _time(at: datetime) -> str:

@@ -41,8 +41,15 @@ def test_a_gpu_that_a_container_may_no_longer_use_is_told(stack: Stack) -> None:
     wait_until("the loss to be told", lambda: "gpu_lost_in_container" in problems(stack), 30)
     doctor = " ".join(stack.kaalia("doctor", "--socket", str(stack.socket)).stdout.split())
     assert f"C.{instance} lost the right to /dev/nvidia0 while it ran" in doctor
+    wait_until("its renter to be told", lambda: "[gpu_lost_in_container]" in words(stack, instance), 30)
+    assert f"vastai reboot instance {instance}" in words(stack, instance)
     assert process(stack, instance) == before
     assert not (Path("/proc") / str(before[0]) / "root/dev/nvidia1").exists()
     (rules / "devices.allow").write_text("c 195:* rw")
     wait_until("it to be over", lambda: "gpu_lost_in_container" not in problems(stack), 30)
+    wait_until("its renter to be told of that", lambda: "warning" not in words(stack, instance), 30)
     destroy(stack, instance)
+
+
+def words(stack: Stack, instance_id: int) -> str:
+    return str((stack.instance(instance_id) or {}).get("status_msg") or "")

@@ -1,16 +1,18 @@
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from kaalia.contracts import fitness
 from kaalia.errors import MarketplaceError, Problem, WorkloadError
+from kaalia.model.health import Condition, Severity
 from kaalia.model.workload import WorkloadState
 from kaalia.runtime.base import Progress, RegistryLogin
-from kaalia.store import contracts, intents, tasks
+from kaalia.store import conditions, contracts, intents, tasks
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.sync import tasks as module
@@ -151,6 +153,35 @@ async def test_daemon_logs_tell_the_story_of_the_contract(tmp_path: Path) -> Non
     ]
     assert last.text.splitlines() == result.text.splitlines()[-1:]
     assert none.text == ""
+
+
+async def test_daemon_logs_tell_when_the_container_could_not_use_its_gpus(tmp_path: Path) -> None:
+    async with open_host(tmp_path) as (_, host):
+        now = host.clock.now()
+
+        def tell(at_s: float, *scopes: str) -> Callable[[Transaction], None]:
+            problem = Problem(fitness.LOST_INSIDE, "cannot use its GPUs any more")
+            found = [Condition(problem, Severity.CRITICAL, "it may again", scope) for scope in scopes]
+            return lambda tx: conditions.replace(tx, "gpu-inside", found, now + timedelta(seconds=at_s))
+
+        def live(tx: Transaction) -> None:
+            intents.open_intent(tx, "launch", CONTRACT_ID, 1, now)
+            intents.close_all(tx, CONTRACT_ID, "done", now + timedelta(seconds=1))
+            intents.open_intent(tx, "restart", CONTRACT_ID, 1, now + timedelta(seconds=5))
+            intents.close_all(tx, CONTRACT_ID, "done", now + timedelta(seconds=6))
+
+        await host.database.transaction(live)
+        for told in (tell(3, f"C.{CONTRACT_ID}", "C.99"), tell(7), tell(9, f"C.{CONTRACT_ID}")):
+            await host.database.transaction(told)
+        result = await runner_of(host).answer(request(host, daemon_logs=True))
+
+    assert [line.partition(" kaalia: ")[2][:40] for line in result.text.splitlines()[1:]] == [
+        "made the container and started it after ",
+        "programs inside could not use its GPUs a",
+        "rebooted it after 1.0 s",
+        "programs inside may use its GPUs again, ",
+        "programs inside cannot use its GPUs sinc",
+    ]
 
 
 async def test_task_is_done_once_and_late_ones_are_dropped(tmp_path: Path) -> None:
