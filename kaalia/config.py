@@ -96,6 +96,8 @@ class IntervalsConfig(Section):
     heartbeat_s: float = Field(default=60.0, gt=0, le=120)
     """A marketplace counts a machine as offline after 180 s of silence."""
     resync_s: float = Field(default=60.0, gt=0, le=3600)
+    health_s: float = Field(default=60.0, gt=0, le=3600)
+    """Of what is looked at beside the GPUs."""
 
 
 class LogConfig(Section):

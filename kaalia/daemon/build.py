@@ -29,6 +29,7 @@ from kaalia.daemon.tenants import TenantsService
 from kaalia.daemon.timekeeper import Timekeeper
 from kaalia.errors import Problem, StoreError
 from kaalia.health.availability import AvailabilityService
+from kaalia.health.engine_pulse import EnginePulse
 from kaalia.health.engine_time import EngineTime
 from kaalia.health.gpu import GpuHealthService
 from kaalia.health.gpu_inside import LOOK_S, GpuInsideService
@@ -38,11 +39,13 @@ from kaalia.health.host_rules import rules as host_rules
 from kaalia.health.kernel_log import KernelLogService
 from kaalia.host import cgroup, ipv6, searching, witness
 from kaalia.host.answering import Answering
+from kaalia.host.mount_ear import MountEar
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import PortRange
 from kaalia.model.volume import VolumeBackend
 from kaalia.reconciler.ends import EndsService
 from kaalia.runtime.base import RegistryLogin, Runtime
+from kaalia.runtime.container import ping
 from kaalia.runtime.container.engine import DockerEngine
 from kaalia.runtime.container.kit import put_file
 from kaalia.runtime.container.owners import machines_of_key
@@ -72,7 +75,8 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     changes = Changes()
     database = await folder.open_database(config, changes)
     engine = DockerEngine(Path(config.docker.host.removeprefix("unix://")))
-    engine_time = EngineTime(engine.facts, clock)
+    pulse = EnginePulse(partial(ping.asked, engine.socket_path), changes)
+    engine_time = EngineTime(engine.facts, clock, pulse)
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
     probes, measures = config.probe.url != "off", config.speed.peer != "off"
@@ -100,6 +104,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             *_local_services(config, systemd, context),
             _capability(config, clock, changes, database, engine_time),
             BenchService(database, changes, clock, NvmlProbe(deadline_s=config.nvml.deadline_s)),
+            pulse,
             AddressService(changes),
             KernelLogService(database, changes, clock),
             GpuHealthService(database, changes, clock, config.intervals.report_s),
@@ -201,7 +206,8 @@ def _capability(config: Config, clock: Clock, changes: Changes, database: Databa
 def _health(config: Config, clock: MachineClock, changes: Changes, database: Database, engine: EngineTime) -> Service:
     places = Places(config.state_dir, config.disk.mount)
     reader = HostReader(places, clock, host_rules().limits, lambda: engine.answer_s)
-    return HealthService(database, changes, clock, reader, str(config.state_dir))
+    look_s = config.intervals.health_s
+    return HealthService(database, changes, clock, reader, str(config.state_dir), look_s, hear=MountEar)
 
 
 def _reach(config: Config, clock: Clock, changes: Changes, database: Database, answering: Answering) -> list[Service]:

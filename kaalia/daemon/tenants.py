@@ -24,6 +24,7 @@ from kaalia.log import about
 from kaalia.model.reach import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.reconciler.disk import DiskService
+from kaalia.reconciler.disk_watch import LOOK_S as DISK_LOOK_S
 from kaalia.reconciler.disk_watch import DiskWatch, Hands, Space
 from kaalia.reconciler.image_use import ImageUse
 from kaalia.reconciler.kits import KitWatch
@@ -134,7 +135,8 @@ class TenantsService:
         volumes = VolumesService(self._database, self._changes, hands, self._clock)
         space = EngineSpace(self._engine, machine, runtime.twins)
         disk = DiskService(self._database, self._changes, hands, space.usage, self._space, volumes, self._clock)
-        watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock)
+        room_s = min(DISK_LOOK_S, self._config.intervals.health_s)
+        watch = DiskWatch(self._database, Hands(limits, space, self._space, image_use, low_water), self._clock, room_s)
         ledger = Ledger(self._database, self._clock)
         audit_s = self._config.intervals.resync_s
         walls_watch = WallsWatch(self._database, walls, ports, self._clock, ipv6=six)

@@ -1,12 +1,16 @@
 """Looks once a minute whether the machine is well, beside its GPUs, and tells what is not. It only reads."""
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from kaalia.clock import MachineClock
 from kaalia.contracts.slicing import all_known
+from kaalia.errors import HostError
 from kaalia.health.checks import docker, storage, system
 from kaalia.health.debounce import Debounce
 from kaalia.health.host_facts import Check, Finding, HostFacts, Moved, Silence, Unread
@@ -24,6 +28,8 @@ SOURCE = "host"
 LOOK_S = 60.0
 AFTER_S = 10.0
 """After the start the machine is read and tenants are found first."""
+SETTLE_S = 1.0
+"""After a change of mounts: a container that starts makes several."""
 CHECKS: tuple[Check, ...] = (*docker.CHECKS, *storage.CHECKS, *system.CHECKS)
 _KERNEL_SAYS = "filesystem_read_only"
 """The cause, where the kernel's log told it: the read-only mount is not told again."""
@@ -34,8 +40,17 @@ _OF_GPUS = frozenset({"gpu_injection_missing", "other_manager"})
 log = logging.getLogger(__name__)
 
 
+class Ear(Protocol):
+    """It hears until it is closed."""
+
+    def close(self) -> None: ...
+
+
 class HealthService:
-    """Between two looks it wakes when the machine's report changed; then only what needs no patience is judged."""
+    """Between two looks it wakes when the machine's report or its mounts changed.
+
+    Then only what needs no patience is judged.
+    """
 
     name = "health"
 
@@ -48,7 +63,9 @@ class HealthService:
         state_dir: str,
         look_s: float = LOOK_S,
         after_s: float = AFTER_S,
+        hear: Callable[[Callable[[], None]], Ear] | None = None,
     ) -> None:
+        """`hear`: calls back when the mounts of the machine changed. Raises HostError."""
         self._database = database
         self._clock = clock
         self._reader = reader
@@ -64,6 +81,8 @@ class HealthService:
         self._older_report_at: datetime | None = None
         self._data_root: str | None = None
         self._next_s = 0.0
+        self._hear = hear
+        self._is_settling = False
 
     async def run(self) -> None:
         report = await self._database.read(machine.get_report)
@@ -71,7 +90,24 @@ class HealthService:
             self._older_report_at = report.collected_at
             self._data_root = report.engine.data_root if report.engine else None
         await wait(self._bell, self._after_s)
-        await run_forever(self.name, self._turn)
+        ear = None
+        if self._hear is not None:
+            with suppress(HostError):  # then it is looked at in its turn only
+                ear = self._hear(self._mounts_changed)
+        try:
+            await run_forever(self.name, self._turn)
+        finally:
+            if ear is not None:
+                ear.close()
+
+    def _mounts_changed(self) -> None:
+        if not self._is_settling:
+            self._is_settling = True
+            asyncio.get_running_loop().call_later(SETTLE_S, self._have_settled)
+
+    def _have_settled(self) -> None:
+        self._is_settling = False
+        self._bell.set()
 
     async def _turn(self) -> None:
         is_full = self._clock.monotonic_s() >= self._next_s

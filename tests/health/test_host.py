@@ -252,6 +252,56 @@ async def test_how_long_docker_takes_is_measured(clock: FakeClock) -> None:
     assert timed.answer_s is None
 
 
+async def test_what_docker_answered_last_is_known_while_it_is_asked_again(clock: FakeClock) -> None:
+    known = build_report().engine
+    assert known is not None
+    seen: list[float | None] = []
+
+    async def answer() -> Engine:
+        seen.append(timed.answer_s)
+        clock.advance(6.0)
+        return known
+
+    timed = EngineTime(answer, clock)
+    await timed.facts()
+    await timed.facts()
+
+    assert seen == [None, 6.0]
+
+
+async def test_a_change_of_mounts_is_looked_at_before_its_turn(host: Machine) -> None:
+    heard: list[Callable[[], None]] = []
+    silent = Ear()
+
+    def hear(on_change: Callable[[], None]) -> Ear:
+        heard.append(on_change)
+        return silent
+
+    await host.report()
+    reader = HostReader(Places(host.state, Path("/data"), host.root), host.clock, rules().limits, lambda: 0.01)
+    mounted = f"{MOUNTS}\n22 21 0:9 / /data rw - tmpfs tmpfs rw"
+    write_files(host.root, {"proc/1/mountinfo": mounted})
+    service = HealthService(host.store, host.changes, host.clock, reader, str(host.state), 3600.0, 0.0, hear=hear)
+    async with running(service):
+        await _until_open(host.open, set())
+        async with asyncio.timeout(20):
+            while not heard:
+                await asyncio.sleep(0.01)
+        write_files(host.root, {"proc/1/mountinfo": MOUNTS})
+
+        heard[0]()
+
+        await _until_open(host.open, {"mount_absent"})
+    assert silent.is_closed
+
+
+class Ear:
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
 async def _until_looked(host: Machine) -> None:
     async with asyncio.timeout(20):
         while not host.asked_drives:
