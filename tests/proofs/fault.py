@@ -8,6 +8,7 @@ from pathlib import Path
 from kaalia.client import LocalClient
 from kaalia.errors import KaaliaError
 from kaalia.model.health import HOST
+from tests.proofs.disks import Disks
 from tests.proofs.report import Report
 from tests.proofs.tenant import Tenant
 from tests.support.clocked import Clocks
@@ -15,6 +16,8 @@ from tests.support.kmsg import FakeKernelLog
 from tests.support.stack import Stack
 
 LOOK_S = 0.05
+APPEARS_S = 10.0
+"""The bar."""
 
 
 @dataclass
@@ -25,6 +28,7 @@ class World:
     kernel: FakeKernelLog
     clocks: Clocks
     profile: Path
+    disks: Disks
     tenant: Tenant
     report: Report
 
@@ -60,11 +64,18 @@ class World:
 
 @dataclass(frozen=True)
 class Fault:
-    """`scope`: the part that the condition names; None: whichever. `mend`: makes it over, for somebody to see."""
+    """`scope`: the part that the condition names; None: whichever. `mend`: makes it over, for somebody to see.
+
+    `appears_s`: the bar, where the rule itself asks for more patience.
+    """
 
     source: str
     name: str
     code: str
     strike: Callable[[World], None]
     mend: Callable[[World], None]
-    scope: str | None = None
+    scope: str | Callable[[World], str] | None = None
+    appears_s: float = APPEARS_S
+
+    def part(self, world: World) -> str | None:
+        return self.scope(world) if callable(self.scope) else self.scope

@@ -1,13 +1,17 @@
 """Faults of the driver, by the file that the simulated one reads: counters and states of a GPU, GPUs that vanish, calls
-that fail with an error, hang, and abort the process that made them. They strike the tenant's own GPU, if one."""
+that fail with an error, hang, and abort the process that made them; and by another library in its place, which lacks a
+function. They strike the tenant's own GPU, if one."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from pathlib import Path
 from threading import Event, Thread
 
 from kaalia.model.health import HOST
 from tests.proofs.fault import Fault, World
+from tests.support.fake_nvidia.build import LIBRARY, build
 from tests.support.fake_nvidia.profiles import fault, gpu_uuid, machine, setting, well, without, write
 
 SOURCE = "driver"
@@ -22,8 +26,13 @@ Values = dict[str, object]
 
 
 def begin(world: World) -> None:
-    """A machine with every counter, and all of them well."""
+    """A machine with every counter, and all of them well. Libraries that lack something are made before they strike."""
     write(world.profile, MACHINE)
+    for _, _, symbol, _ in SYMBOLS:
+        _library(world, symbol)
+    whole = _library(world)
+    if not (kept := whole.with_suffix(".whole")).exists():
+        shutil.copy(whole, kept)
 
 
 def _faults() -> tuple[Fault, ...]:
@@ -34,6 +43,7 @@ def _faults() -> tuple[Fault, ...]:
         _lost("the last of 8 GPUs is lost", "gpu_lost"),
         *(_error(code, name, call, number) for code, name, call, number in ERRORS),
         *(_call(code, name, text) for code, name, text in CALLS),
+        *(Fault(SOURCE, name, code, partial(_lack, symbol), _whole, scope) for code, name, symbol, scope in SYMBOLS),
     )
 
 
@@ -90,6 +100,13 @@ CALLS = (
     ("gpu_counters_unread", "it aborts over a counter", fault("nvmlDeviceGetMigMode", "abort")),
     ("gpu_driver_hung", "it hangs over a counter", fault("nvmlDeviceGetRemappedRows", "hang", 5)),
 )
+SYMBOLS = (
+    ("gpu_driver_failed", "its library cannot begin: no nvmlInitWithFlags", "nvmlInitWithFlags", HOST),
+    ("gpu_driver_failed", "its library lacks nvmlDeviceGetCount_v2", "nvmlDeviceGetCount_v2", HOST),
+    ("gpu_unreadable", "its library lacks nvmlDeviceGetUUID", "nvmlDeviceGetUUID", None),
+    ("gpu_version_untold", "its library lacks nvmlSystemGetDriverVersion", "nvmlSystemGetDriverVersion", None),
+)
+"""What is missed of a library that is older or newer than it should be."""
 
 
 def _of_gpu(code: str, name: str, values: Values) -> Fault:
@@ -128,6 +145,26 @@ def _well_under_load(world: World) -> None:
 
 def _put(text: str, world: World) -> None:
     write(world.profile, text)
+
+
+def _library(world: World, *missing: str) -> Path:
+    return build(world.profile.parent / "driver", missing) / LIBRARY
+
+
+def _lack(symbol: str, world: World) -> None:
+    _replace(_library(world, symbol), _library(world))
+
+
+def _whole(world: World) -> None:
+    whole = _library(world)
+    _replace(whole.with_suffix(".whole"), whole)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """In one stroke: a probe that begins has the one or the other."""
+    part = target.with_suffix(".part")
+    shutil.copy(source, part)
+    part.replace(target)
 
 
 def _grow(key: str, step: int, text: Callable[[int], str], world: World) -> None:

@@ -106,6 +106,11 @@ class Clocks:
         self._machine = Setting(self._world.wall_s + error_s, 5.0 - SystemClock().boottime_s(), f"boot-{self._boots}")
         self._write()
 
+    def lose_discipline(self) -> None:
+        """NTP ends; the clock is as right as it was."""
+        self._machine.synchronised = False
+        self._write()
+
     def discipline(self) -> None:
         """NTP sets the machine's wall clock right."""
         self._machine.wall_s, self._machine.synchronised = self._world.wall_s, True

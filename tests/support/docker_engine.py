@@ -4,6 +4,7 @@ For tests, proofs, benchmarks and the demo; needs root. Start it under `unshare 
 two engines would share docker0. With `has_quota` the data root is a btrfs image, so that `--storage-opt size` is real.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -46,7 +47,8 @@ class PrivateDocker(EngineApi):
         self._disk_bytes = disk_bytes
         self._bridge = bridge
         self._bridge_cidr = bridge_cidr
-        self._options = (*options, *(["--live-restore"] if has_live_restore else []))
+        self._options = options
+        self._settings: dict[str, object] = {"live-restore": has_live_restore}
         self._process: subprocess.Popen[bytes] | None = None
         self._had_docker0 = True
 
@@ -70,7 +72,7 @@ class PrivateDocker(EngineApi):
         """Start dockerd and wait until it answers; also after `kill`."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.data_root.mkdir(exist_ok=True)
-        (self.root / "daemon.json").write_text("{}")
+        self._write_settings()
         if self._has_quota and not self._is_mounted():
             self._mount_btrfs()
         if self._bridge and not _has_link(self._bridge):
@@ -105,6 +107,15 @@ class PrivateDocker(EngineApi):
         """A signal to dockerd, such as SIGSTOP: it hangs, with its sockets open."""
         assert self._process is not None
         self._process.send_signal(number)
+
+    def configure(self, **settings: object) -> None:
+        """Further settings of daemon.json, with _ for -; dockerd, which runs, takes those that it takes by SIGHUP."""
+        self._settings |= {name.replace("_", "-"): value for name, value in settings.items()}
+        self._write_settings()
+        self.send(signal.SIGHUP)
+
+    def _write_settings(self) -> None:
+        (self.root / "daemon.json").write_text(json.dumps(self._settings))
 
     def kill_containerd(self) -> None:
         """SIGKILL; dockerd starts another one by itself."""
