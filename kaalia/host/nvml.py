@@ -2,7 +2,8 @@
 
 The child lives for one reading. Kept, it would hold 11-12 MiB PSS of the daemon's 60 (simulated 8-GPU driver; a real
 one maps more) and the open device files that block driver upgrades and GPU resets; started anew it costs 76 ms of CPU,
-0.13 % of a core at one reading a minute, counters and all. Refuses to pile up children: while a killed one is stuck in
+0.13 % of a core at one reading a minute, counters and all. Between two readings a look (`nvml_look`) tells whether
+another is worth it. One thing at a time is asked, and children do not pile up: while one that was killed is stuck in
 the driver, the answer is HUNG without starting another.
 """
 
@@ -16,7 +17,9 @@ from typing import Any
 
 from kaalia.errors import HostError
 from kaalia.host import nvml_parts
+from kaalia.host.nvml_look import Look, Looker
 from kaalia.host.nvml_parts import PartsReading
+from kaalia.host.patience import Patience
 from kaalia.host.process import Child
 from kaalia.model.gpu_health import GpuSample, NvmlState
 from kaalia.model.machine import Gpu, GpuDriver, Missing
@@ -54,18 +57,25 @@ class NvmlReading:
 
 
 class NvmlProbe:
-    """Reads the GPUs. `env` is the child's whole environment; None: the daemon's own."""
+    """Reads the GPUs. `env` is the child's whole environment; None: the daemon's own.
+
+    `deadline_s`: for a driver of which nothing is known yet, and the most for any.
+    """
 
     def __init__(
         self, python: str = sys.executable, env: Mapping[str, str] | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
         self._python = (python, "-I")
         self._env = env
-        self._deadline_s = deadline_s
+        self._reading, self._surveying, self._looking = (Patience(deadline_s) for _ in range(3))
         self._stuck: Child | None = None
+        self._looker = Looker(python, env)
+        self._stuck_look = 0
+        """A process that looked, and cannot be killed."""
+        self._one_at_a_time = asyncio.Lock()
 
     async def read(self) -> NvmlReading:
-        """One reading; raises nothing of its own. One at a time."""
+        """One reading; raises nothing of its own."""
         reading, _ = await self._ask(PROBE)
         return reading
 
@@ -73,19 +83,48 @@ class NvmlProbe:
         """As `read`, and what stays of the GPUs. A driver that fails at the latter has told the former."""
         return await self._ask(INVENTORY)
 
+    async def look(self) -> Look:
+        """Whether anything is otherwise than at the last look; raises nothing of its own. A process stays: `rest`."""
+        async with self._one_at_a_time:
+            if self._stuck is not None and self._stuck.alive:
+                return Look(NvmlState.HUNG, _held(self._stuck.pid))
+            deadline_s, began_s = self._looking.now_s, asyncio.get_running_loop().time()
+            found = await self._looker.look(deadline_s)
+            self._stuck_look = found.stuck
+            if found.stuck:
+                return replace(found, marks=_held(found.stuck))
+            if found.state is NvmlState.HUNG:
+                self._looking.in_vain()
+                return replace(found, marks=_silent(deadline_s))
+            self._looking.answered(asyncio.get_running_loop().time() - began_s)
+            return found
+
+    async def rest(self) -> None:
+        """End the process that looks; the next look starts another."""
+        async with self._one_at_a_time:
+            await self._looker.rest()
+
     async def _ask(self, script: Path) -> tuple[NvmlReading, PartsReading]:
-        if self._stuck is not None and self._stuck.alive:
-            where = f"process {self._stuck.pid}, see /proc/{self._stuck.pid}/stack"
-            why = f"the driver still holds an earlier reading that cannot be killed: {where}"
-            return _without_parts(NvmlReading(NvmlState.HUNG, why))
+        async with self._one_at_a_time:
+            stuck = self._stuck.pid if self._stuck is not None and self._stuck.alive else self._stuck_look
+            if stuck:
+                return _without_parts(NvmlReading(NvmlState.HUNG, _held(stuck)))
+            began_s = asyncio.get_running_loop().time()
+            reading, parts = await self._ask_child(script, began_s + self._reading.now_s)
+            if NvmlState.HUNG in (reading.state, reading.counting):
+                self._reading.in_vain()
+            else:
+                self._reading.answered(asyncio.get_running_loop().time() - began_s)
+            return reading, parts
+
+    async def _ask_child(self, script: Path, until_s: float) -> tuple[NvmlReading, PartsReading]:
         self._stuck = None
         try:
             child = await Child.start((*self._python, str(script)), self._env)
         except HostError as error:
             return _without_parts(NvmlReading(NvmlState.FAILED, error.problem.message))
-        until_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
-            reading = parse(await child.request("read", self._deadline_s))
+            reading = parse(await child.request("read", self._reading.now_s))
             if reading.samples:
                 reading = await self._counted(child, reading, until_s)
             if script != INVENTORY or reading.state is not NvmlState.OK:
@@ -99,10 +138,15 @@ class NvmlProbe:
 
     async def _parts(self, child: Child) -> PartsReading:
         """After a child that died over the counters there is none to be asked."""
+        began_s = asyncio.get_running_loop().time()
         try:
-            return nvml_parts.parse(await child.request("inventory", self._deadline_s))
+            answer = await child.request("inventory", self._surveying.now_s)
         except HostError as error:
-            return nvml_parts.failed(self._unanswered(error)[1])
+            _, why = self._unanswered(error, self._surveying)
+            self._surveying.in_vain()
+            return nvml_parts.failed(why)
+        self._surveying.answered(asyncio.get_running_loop().time() - began_s)
+        return nvml_parts.parse(answer)
 
     async def _counted(self, child: Child, reading: NvmlReading, until_s: float) -> NvmlReading:
         """With the counters, as far as they can be had: without them the GPUs stay what they are."""
@@ -114,12 +158,20 @@ class NvmlProbe:
             return replace(reading, counting=state, uncounted=why)
         return with_counters(reading, line)
 
-    def _unanswered(self, error: HostError) -> tuple[NvmlState, str]:
+    def _unanswered(self, error: HostError, patience: Patience | None = None) -> tuple[NvmlState, str]:
         if error.code == "child_hung":
-            return NvmlState.HUNG, f"the driver did not answer within {self._deadline_s:g} s"
+            return NvmlState.HUNG, _silent((patience or self._reading).now_s)
         evidence = error.problem.evidence.strip().splitlines()
         detail = f": {evidence[-1]}" if evidence else ""
         return NvmlState.FAILED, f"the probe of the driver died ({error.code}){detail}"
+
+
+def _held(pid: int) -> str:
+    return f"the driver still holds an earlier reading that cannot be killed: process {pid}, see /proc/{pid}/stack"
+
+
+def _silent(deadline_s: float) -> str:
+    return f"the driver did not answer within {deadline_s:g} s"
 
 
 def _without_parts(reading: NvmlReading) -> tuple[NvmlReading, PartsReading]:

@@ -49,7 +49,8 @@ class BusGpu:
 class GpuReading:
     """`error`: NVML's, by name, where `state` is FAILED by one. `uncounted`: why it has no counters though it is OK.
 
-    `errors`: NVML's error by name for each field of the driver itself that was not read.
+    `errors`: NVML's error by name for each field of the driver itself that was not read. `out_of_turn`: read at once
+    because something had changed; it tells nothing of what lasts, or of how fast something grows.
     """
 
     read_at: datetime
@@ -61,6 +62,17 @@ class GpuReading:
     gpus: tuple[GpuSample, ...] = ()
     on_bus: tuple[BusGpu, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    out_of_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFigures:
+    """What moves of one GPU; None: it does not tell."""
+
+    temperature_c: int | None
+    power_draw_w: float | None
+    utilization_percent: int | None
+    sm_clock_mhz: int | None
 
 
 @dataclass(frozen=True, slots=True)
