@@ -16,8 +16,16 @@ STEPS: dict[StepName, Step] = {
         Step(StepName.LAUNCH, launch.run, 240, 150, _CONTAINER),
         Step(StepName.PORTS, ports.run, 180, 60, _CONTAINER),
         Step(StepName.NETWORK, network.run, 240, 60, _CONTAINER),
+        program(StepName.MEMORY, 300, 90),
+        program(StepName.COMPUTE, 180, 60),
+        program(StepName.MATRIX, 180, 60),
+        program(StepName.DEVICE_BANDWIDTH, 120, 60),
+        program(StepName.HOST_BANDWIDTH, 120, 60),
+        program(StepName.PEER_BANDWIDTH, 180, 60),
+        program(StepName.COLLECTIVE, 180, 60),
         program(StepName.CPU, 90, 60, gpus=False),
         program(StepName.RAM, 300, 90, gpus=False),
         Step(StepName.DISK, disk.run, 240, 120),
+        program(StepName.BURN, 120, 60),
     )
 }
