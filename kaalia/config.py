@@ -93,6 +93,8 @@ class NvmlConfig(Section):
 
 class IntervalsConfig(Section):
     report_s: float = Field(default=60.0, gt=0, le=3600)
+    gpus_s: float = Field(default=5.0, gt=0, le=60)
+    """How often the driver is asked whether anything is otherwise: a fault is told within twice that."""
     heartbeat_s: float = Field(default=60.0, gt=0, le=120)
     """A marketplace counts a machine as offline after 180 s of silence."""
     resync_s: float = Field(default=60.0, gt=0, le=3600)

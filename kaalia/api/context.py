@@ -10,6 +10,7 @@ from aiohttp import web
 
 from kaalia.clock import Clock
 from kaalia.errors import Problem, StoreError
+from kaalia.model.gpu_health import GpuFigures
 from kaalia.model.usage import ContainerUsage
 from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
@@ -38,6 +39,8 @@ class Context:
     heard_at: Callable[[], datetime | None] = lambda: None
     usages: Callable[[Iterable[str]], Mapping[str, ContainerUsage]] = lambda _: {}
     """What containers use now, by their ids. Blocks."""
+    figures: Callable[[], Mapping[int, GpuFigures]] = dict
+    """What moves of the GPUs, by the driver's index: newer than their report, where it is there."""
     canary_every: timedelta | None = None
     """How often the machine proves itself; None: only when it is asked for."""
     listening: asyncio.Event = field(default_factory=asyncio.Event)

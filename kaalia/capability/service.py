@@ -56,9 +56,11 @@ class CapabilityService:
         self._inputs = inputs
         self._interval_s = interval_s
         self._resend_s = resend_s
-        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT, Topic.MEASUREMENTS)
+        bells = (Topic.ADDRESS, Topic.SPEED, Topic.ENGINE, Topic.REPORT, Topic.MEASUREMENTS, Topic.DRIVER)
         self._bell = changes.subscribe(*bells) if changes else asyncio.Event()
         self._ordered = changes.subscribe(Topic.REPORT) if changes else asyncio.Event()
+        self._driver = changes.subscribe(Topic.DRIVER) if changes else asyncio.Event()
+        self._turn_at_s = 0.0
         self._parts: tuple[GpuParts, ...] = ()
         self._parts_of: object = None
         """Driver and GPUs, by which the inventory was read."""
@@ -73,9 +75,13 @@ class CapabilityService:
 
     async def refresh(self) -> MachineReport:
         """Collect and store one report; queue it for the marketplace if it is news or ordered. Raises StoreError."""
-        is_ordered = self._ordered.is_set()
+        is_ordered, is_early = self._ordered.is_set(), self._driver.is_set() and self._left_s() > 0
         self._ordered.clear()
+        self._driver.clear()
+        if not is_early:
+            self._turn_at_s = self._clock.monotonic_s()
         surveyed, listed = await self._survey()
+        gpus = replace(surveyed.gpus, out_of_turn=is_early)
         report = inventory.with_parts(surveyed.report, self._parts)
         report = network.with_outside(report, *await self._database.read(_outside))
         uuids = [gpu.uuid for gpu in report.gpus]
@@ -90,8 +96,8 @@ class CapabilityService:
             machine.put_report(tx, report)
             hardware.note(tx, report)
             conditions.replace(tx, ports.SOURCE, wrong, report.collected_at)
-            gpu_health.put(tx, surveyed.gpus)
-            energy.count(tx, _energies(surveyed.gpus), report.collected_at)
+            gpu_health.put(tx, gpus)
+            energy.count(tx, _energies(gpus), report.collected_at)
             if surveyed.use is not None:
                 gpu_use.put(tx, surveyed.use)
             if listed is not None:
@@ -124,7 +130,11 @@ class CapabilityService:
     async def _turn(self) -> None:
         with PULSE.turn("report"):
             await self.refresh()
-        await wait(self._bell, self._interval_s)
+        await wait(self._bell, max(0.0, self._left_s()))
+
+    def _left_s(self) -> float:
+        """Until the next turn: readings between two of them do not put it off."""
+        return self._turn_at_s + self._interval_s - self._clock.monotonic_s()
 
 
 def _energies(reading: GpuReading) -> dict[str, int]:

@@ -20,6 +20,7 @@ from kaalia.capability.gate import FirewallGate
 from kaalia.capability.reach import NoReachService, ReachService, Wanted
 from kaalia.capability.report import Inputs
 from kaalia.capability.service import CapabilityService
+from kaalia.capability.watch import GpuWatchService
 from kaalia.clock import Clock, MachineClock
 from kaalia.config import Config
 from kaalia.config_network import host_and_port
@@ -80,6 +81,8 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
     timekeeper = Timekeeper(database, changes, clock)
     answering = Answering()
     probes, measures = config.probe.url != "off", config.speed.peer != "off"
+    probe = NvmlProbe(deadline_s=config.nvml.deadline_s)
+    watch = GpuWatchService(database, changes, clock, probe, config.intervals.gpus_s)
     try:
         await timekeeper.open()
         availability = _availability(config, clock, timekeeper, database)
@@ -96,14 +99,16 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             notifications=None if told is None else told.show,
             heard_at=timekeeper.heard_at,
             usages=cgroup.usages,
+            figures=watch.figures,
         )
         heard = timekeeper.hear if told is None else notifications.both(timekeeper.hear, told.hear)
         yield [
             timekeeper,
             availability,
             *_local_services(config, systemd, context),
-            _capability(config, clock, changes, database, engine_time),
-            BenchService(database, changes, clock, NvmlProbe(deadline_s=config.nvml.deadline_s)),
+            _capability(config, clock, changes, database, engine_time, probe),
+            watch,
+            BenchService(database, changes, clock, probe),
             pulse,
             AddressService(changes),
             KernelLogService(database, changes, clock),
@@ -191,10 +196,12 @@ def _availability(
     return AvailabilityService(database, clock, timekeeper.lease_time, timekeeper.before, is_internet_there)
 
 
-def _capability(config: Config, clock: Clock, changes: Changes, database: Database, engine: EngineTime) -> Service:
+def _capability(
+    config: Config, clock: Clock, changes: Changes, database: Database, engine: EngineTime, probe: NvmlProbe
+) -> Service:
     public_ip = config.ports.public_ip
     inputs = Inputs(
-        probe=NvmlProbe(deadline_s=config.nvml.deadline_s),
+        probe=probe,
         engine=engine.facts,
         port_range=PortRange(config.ports.first, config.ports.last),
         public_ip=None if public_ip == "auto" else public_ip,

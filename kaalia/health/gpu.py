@@ -19,6 +19,11 @@ from kaalia.store.database import Database, Transaction
 SOURCE = "gpu"
 OVERDUE_S = 120.0
 """A slow driver, and an engine and a disk that hardly answer."""
+AGAIN_S = 2.0
+"""When the driver is to be read again for what only a second reading makes sure of."""
+AFTERWARDS_S = 6.0
+"""And after a change: no look at the driver may have seen what is told now, and none would see its end. Longer than
+`intervals.gpus_s`, by default: what lasts until the next look is that one's."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,7 @@ class GpuHealthService:
         self, database: Database, changes: Changes, clock: Clock, interval_s: float, overdue_s: float = OVERDUE_S
     ) -> None:
         self._database = database
+        self._changes = changes
         self._clock = clock
         self._bell = changes.subscribe(Topic.GPUS)
         self._interval_s = interval_s
@@ -76,6 +82,10 @@ class GpuHealthService:
         known = known_after(reading, before, judge.book)
         set_here = {uuid: mark for uuid, mark in marks.items() if mark.boot_id == reading.boot_id}
         found = await asyncio.to_thread(judge.judge, reading, known, set_here)
+        if judge.is_unsure:
+            self._changes.ring_later(Topic.DRIVER, AGAIN_S)
+        if judge.has_changed:
+            self._changes.ring_later(Topic.DRIVER, AFTERWARDS_S)
         await self._tell(found, known if known != before else None)
 
     async def _tell(self, found: list[Condition], known: tuple[KnownGpu, ...] | None = None) -> None:

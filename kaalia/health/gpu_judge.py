@@ -24,6 +24,10 @@ class Judge:
         self._earlier: dict[str, Earlier] = {}
         self._reasons: dict[str, deque[int]] = {}
         self._boot_id = ""
+        self.is_unsure = False
+        """The newest reading showed what another must show too, and that need not be a minute later."""
+        self.has_changed = False
+        """Something is told since the newest reading, or no more."""
 
     @property
     def standing(self) -> list[Condition]:
@@ -44,9 +48,13 @@ class Judge:
         present = tuple(known)
         if reading.boot_id != self._boot_id:
             self._begin_anew()
-        self._note_reasons(reading)
+        if not reading.out_of_turn:
+            self._note_reasons(reading)
         found = of_reading(reading, present, Past(self._earlier, self._reasons, set_here or {}), self.book)
-        self.remember(reading)
+        if reading.out_of_turn:
+            found = {key: one for key, one in found.items() if not self.book.rules[key[0]].lasts}
+        else:
+            self.remember(reading)
         self._fold(found)
         self._forget(reading, {gpu.uuid for gpu in present})
         return self.standing
@@ -64,6 +72,7 @@ class Judge:
                 kept.append(int(reasons))
 
     def _fold(self, found: Findings) -> None:
+        self.is_unsure = self.has_changed = False
         for key, condition in found.items():
             rule = self.book.rules[key[0]]
             if (condition is not None) == (key in self._standing):
@@ -76,8 +85,12 @@ class Judge:
             if condition is not None and streak >= rule.samples:
                 self._standing[key] = condition
                 del self._streaks[key]
+                self.has_changed = not rule.lasts or self.has_changed
             elif condition is None and streak >= rule.clear_samples:
                 del self._standing[key], self._streaks[key]
+                self.has_changed = not rule.lasts or self.has_changed
+            elif condition is not None and not rule.lasts:
+                self.is_unsure = True
 
     def _forget(self, reading: GpuReading, uuids: set[str]) -> None:
         """What stands of a part that is known no more: a GPU that was taken out, a place on the bus that is empty."""

@@ -31,6 +31,11 @@ class Rule:
     blocks: bool = True
 
     @property
+    def lasts(self) -> bool:
+        """It is about some minutes: only readings at their turn tell it."""
+        return self.samples > 2 or self.clear_samples > 1
+
+    @property
     def limit(self) -> float:
         return self.above if self.above is not None else self.below or 0.0
 

@@ -28,6 +28,8 @@ class Topic(StrEnum):
     """An address of this machine may have changed, its own or the one that the marketplace sees."""
     GPUS = "gpus"
     """The driver was asked how the GPUs are."""
+    DRIVER = "driver"
+    """The driver answers otherwise than a moment ago: the GPUs are to be read."""
     REPORT = "report"
     """The owner wants the machine read and reported now."""
     TIME = "time"

@@ -6,7 +6,7 @@ import pytest
 
 from kaalia.model.gpu_health import BusGpu
 from kaalia.model.power import PowerMark
-from tests.support.gpu_readings import BOOK, OTHER, UUID, Watched, broken, sample
+from tests.support.gpu_readings import BOOK, OTHER, UUID, Watched, broken, reading, sample
 
 IDLE = 5.0
 """Percent of use."""
@@ -170,3 +170,35 @@ def test_gpus_without_a_fabric_wait_for_none() -> None:
 
 def test_sensors_that_are_not_there_are_not_hot() -> None:
     assert Watched().see(sample(memory_c=0), sample(1, OTHER, memory_limit_c=0), times=5) == set()
+
+
+def test_readings_out_of_turn_tell_what_is_so_and_nothing_of_what_lasts() -> None:
+    machine = Watched()
+    machine.see(sample(), times=12)
+
+    def out_of_turn(**facts: float) -> set[str]:
+        return machine.look(replace(reading(sample(**facts)), out_of_turn=True))
+
+    for _ in range(12):
+        hot = out_of_turn(temperature_c=89, pci_width_current=8, clock_reasons=0x80, fabric_state=1)
+    assert hot == set()
+    assert out_of_turn(rows_pending=1) == {"gpu_row_remap_pending"}
+    assert out_of_turn(fabric_status=9) == set()
+    assert machine.judge.is_unsure, "another reading tells"
+    assert out_of_turn(fabric_status=9) == {"gpu_fabric_failed"}
+    assert not machine.judge.is_unsure
+    assert out_of_turn() == set()
+    machine.see(sample(temperature_c=89))
+    assert not machine.judge.is_unsure, "heat takes its time"
+
+
+def test_rates_are_counted_from_turn_to_turn() -> None:
+    """What was repeated in the two seconds before tells nothing of a minute."""
+    machine = Watched()
+    machine.see(sample(pcie_replays=0))
+    before = machine.judge._earlier[UUID]
+    for replays in (10, 20, 30):
+        machine.look(replace(reading(sample(pcie_replays=replays)), out_of_turn=True))
+
+    assert machine.judge._earlier[UUID] == before
+    assert "gpu_pcie_replays" not in machine.see(sample(pcie_replays=30)), "30 in four minutes"

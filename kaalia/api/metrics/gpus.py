@@ -1,6 +1,7 @@
 """Metrics of each GPU, by its UUID: the newest reading of the driver, and which contract has it.
 
-A reading is as old as the report (`kaalia_report_timestamp_seconds`). What a GPU did not tell is absent, never 0.
+A reading is as old as the report (`kaalia_report_timestamp_seconds`), but temperature, power, use and clock are those
+of the last look at the driver. What a GPU did not tell is absent, never 0.
 """
 
 from collections import Counter

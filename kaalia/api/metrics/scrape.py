@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
 
 from kaalia.api.context import Context
 from kaalia.api.metrics import reading
@@ -9,6 +11,8 @@ from kaalia.api.metrics.internals import Internals
 from kaalia.api.metrics.reading import Reading
 from kaalia.api.responses import NotFoundError
 from kaalia.errors import StoreError
+from kaalia.model.gpu_health import GpuFigures
+from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState
 from kaalia.pulse import PULSE
 
@@ -49,8 +53,9 @@ class Scraper:
             return {number: await asyncio.to_thread(_of_contract, self._context, found, number) for number in numbers}
 
     async def _read(self) -> Reading:
-        now = self._context.clock.now()
-        return await self._context.read(lambda tx: reading.read(tx, now))
+        now, figures = self._context.clock.now(), self._context.figures()
+        found = await self._context.read(lambda tx: reading.read(tx, now))
+        return replace(found, report=_newer(found.report, figures)) if found.report is not None else found
 
     def _internals(self) -> Internals:
         here = self._context
@@ -76,6 +81,23 @@ def _of_contract(here: Context, found: Reading, contract_id: int) -> bytes:
     from kaalia.api.metrics import text  # noqa: PLC0415
 
     return text.of_contract(found, here.usages(_running(found, contract_id)), contract_id)
+
+
+def _newer(report: MachineReport, figures: Mapping[int, GpuFigures]) -> MachineReport:
+    """With what moves of its GPUs as it was seen last."""
+    gpus = (
+        replace(
+            gpu,
+            temperature_c=figures[gpu.index].temperature_c,
+            power_draw_w=figures[gpu.index].power_draw_w,
+            utilization_percent=figures[gpu.index].utilization_percent,
+            sm_clock_mhz=figures[gpu.index].sm_clock_mhz,
+        )
+        if gpu.index in figures
+        else gpu
+        for gpu in report.gpus
+    )
+    return replace(report, gpus=tuple(gpus))
 
 
 def _running(found: Reading, contract_id: int | None = None) -> list[str]:
