@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from kaalia.client import LocalClient
 from kaalia.health.gpu_rules import book
 from tests.proofs import fault_driver
-from tests.proofs.fault import Fault, World
+from tests.proofs.disks import Disks
+from tests.proofs.fault import APPEARS_S, Fault, World
 from tests.proofs.report import Report, Say
 from tests.proofs.tenant import Tenant
 from tests.support.clocked import Clocks
@@ -19,7 +20,6 @@ from tests.support.kmsg import FakeKernelLog
 from tests.support.scene import scene
 from tests.support.waiting import wait_until
 
-APPEARS_S = 10.0
 CLEARS_S = 30.0
 """A hang is waited for longer each time."""
 
@@ -33,7 +33,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
         kernel = FakeKernelLog(Path("/"))
         with scene("8xRTX_4090", home, clocks=(clocks := Clocks(home / "clocks")).files) as (stack, image):
             stack.list_machine()
-            world = World(stack, kernel, clocks, home / "gpus.txt", Tenant(stack, image), report)
+            world = World(stack, kernel, clocks, home / "gpus.txt", Disks(home, home), Tenant(stack, image), report)
             fault_driver.begin(world)
             wait_until("the GPUs to be well", lambda: _is_well(world), 120, 1)
             for fault in faults[:rounds] if rounds else faults:
@@ -45,12 +45,12 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
 
 
 def _one(world: World, fault: Fault) -> None:
-    report, appeared_s, cleared_s = world.report, 0.0, 0.0
+    report, part, appeared_s, cleared_s = world.report, fault.part(world), 0.0, 0.0
     began = time.monotonic()
     fault.strike(world)
     try:
         told = f"{fault.name} to be told"
-        appeared_s = world.wait(told, lambda: world.tells(fault.code, fault.scope), 3 * APPEARS_S, began)
+        appeared_s = world.wait(told, lambda: world.tells(fault.code, part), 3 * APPEARS_S, began)
     except TimeoutError:
         report.check(f"{fault.name} is told as {fault.code}", False, world.codes())
     report.worst("slowest_to_appear_s", appeared_s)
@@ -59,7 +59,7 @@ def _one(world: World, fault: Fault) -> None:
     fault.mend(world)
     try:
         over = f"{fault.name} to be over"
-        cleared_s = world.wait(over, lambda: not world.tells(fault.code, fault.scope), CLEARS_S, began)
+        cleared_s = world.wait(over, lambda: not world.tells(fault.code, part), CLEARS_S, began)
     except TimeoutError:
         report.check(f"{fault.name} is over by observation", False, world.codes())
     report.worst("slowest_to_clear_s", cleared_s)
