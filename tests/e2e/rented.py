@@ -22,10 +22,16 @@ SLEEP = {"image": DEMO_IMAGE, "disk": 1, "runtype": "args", "args": ["sleep", "9
 
 @contextmanager
 def running_stack(
-    engine: PrivateDocker, folder: Path, gpus: str = "2xRTX_4090", config: dict[str, Any] | None = None, **more: Any
+    engine: PrivateDocker,
+    folder: Path,
+    gpus: str = "2xRTX_4090",
+    config: dict[str, Any] | None = None,
+    *,
+    cuda: bool = False,
+    **more: Any,
 ) -> Iterator[Stack]:
     """A stack that is up, and ended with all that it runs. `more`: further StackOptions."""
-    options = StackOptions(engine, gpu_env=simulated_gpus(folder, gpus), extra_config=config, **more)
+    options = StackOptions(engine, gpu_env=simulated_gpus(folder, gpus, cuda=cuda), extra_config=config, **more)
     stack = Stack(folder, options)
     try:
         stack.up()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.docker_engine import DISK_BYTES, PrivateDocker
-from tests.support.fake_nvidia.build import build, environment, install_hook
+from tests.support.fake_nvidia.build import build, build_cuda, environment, install_hook
 from tests.support.fake_nvidia.profiles import machine, write
 from tests.support.images import import_demo
 from tests.support.stack import Stack, StackOptions
@@ -46,8 +46,12 @@ def scene(
         yield stack, image
 
 
-def simulated_gpus(folder: Path, gpus: str) -> dict[str, str]:
-    """Build the simulated driver into `folder`; the environment that makes a probe read it."""
+def simulated_gpus(folder: Path, gpus: str, *, cuda: bool = False) -> dict[str, str]:
+    """Build the simulated driver into `folder`; the environment that makes a probe read it.
+
+    `cuda`: with a libcuda that computes the self-test's kernels, which takes five seconds to build.
+    """
     profile = folder / "gpus.txt"
     write(profile, machine(gpus))
-    return environment(build(folder / "driver"), profile)
+    library = build(folder / "driver")
+    return environment(build_cuda(library) if cuda else library, profile)

@@ -7,7 +7,6 @@ back and waits until everything is given back.
 import os
 import signal
 import sys
-import time
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -20,13 +19,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from kaalia.cli import output
 from kaalia.cli.burn_chart import draw
+from kaalia.cli.following import follow
 from kaalia.client import LocalClient
-from kaalia.contracts.selftest import BURN_MAX_S, steps_named
+from kaalia.contracts.selftest import BURN_MAX_S, MARGIN, steps_named
 from kaalia.errors import ConfigError, HostError, KaaliaError
 from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
 from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
 
-POLL_S = 0.3
+FOLLOW_S = BURN_MAX_S + MARGIN.total_seconds()
+"""Longer than any test."""
 THROUGHPUT = "burn_tflops"
 """The figure of the burn whose samples the picture shows."""
 END_S = 30.0
@@ -130,24 +131,26 @@ def _followed(client: LocalClient, run_id: int, *, quiet: bool) -> SelfTestDocum
     bar = Progress(*columns, console=screen)
     with bar if screen.is_terminal and not quiet else nullcontext():
         task = bar.add_task("waiting", total=1.0, words="")
-        while (document := client.self_test(run_id)).run is not None and document.run.result is None:
+
+        def show(document: SelfTestDocument) -> None:
             if (now := document.progress) is not None:
                 share = (now.done + (now.share or 0.0)) / max(1, now.steps)
                 words = f"{now.done}/{now.steps} {now.words}"
                 bar.update(task, description=str(now.step), completed=share, words=words)
-            time.sleep(POLL_S)
-        bar.update(task, completed=1.0, words="")
-    return document
+
+        return follow(lambda: client.self_test(run_id), _goes_on, FOLLOW_S, show=show)
+
+
+def _goes_on(document: SelfTestDocument) -> bool:
+    return document.run is not None and document.run.result is None
 
 
 def _broken_off(client: LocalClient, run_id: int) -> SelfTestDocument:
     """Ask for the end and see it. Raises HostError `selftest_goes_on`."""
     client.cancel_self_test()
-    deadline_s = time.monotonic() + END_S
-    while (document := client.self_test(run_id)).run is not None and document.run.result is None:
-        if time.monotonic() >= deadline_s:
-            raise HostError("selftest_goes_on", "cannot see the end of the self-test", remedy="see the daemon's log")
-        time.sleep(POLL_S)
+    document = follow(lambda: client.self_test(run_id), _goes_on, END_S)
+    if _goes_on(document):
+        raise HostError("selftest_goes_on", "cannot see the end of the self-test", remedy="see the daemon's log")
     return document
 
 
