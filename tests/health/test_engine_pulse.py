@@ -30,23 +30,35 @@ class Dockerd:
         self.is_well = asyncio.Event()
         self.is_well.set()
         self._server: asyncio.Server | None = None
+        self._lines: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self.socket_path)
 
     async def end(self) -> None:
+        """Its process ends, and all of its lines with it."""
         assert self._server is not None
-        self._server.close()
         self.socket_path.unlink(missing_ok=True)
+        for _ in range(10):  # whom it let in last it serves: asyncio would forget his socket
+            await asyncio.sleep(0)
+        self._server.close()
+        self.is_well.set()
+        async with asyncio.timeout(SOON_S):
+            while self._lines:
+                await asyncio.sleep(0.005)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
+        self._lines.add(writer)
+        with suppress(ConnectionError, EOFError):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /_ping ")
             self.asked += 1
             await self.is_well.wait()
             writer.write(b"HTTP/1.0 200 OK\r\n\r\nOK")
             await writer.drain()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self._lines.discard(writer)
 
 
 class Bench:
@@ -133,7 +145,6 @@ async def test_an_engine_that_is_gone_does_not_hang(tmp_path: Path, changes: Cha
         await bench.rung()
 
         await bench.dockerd.end()
-        bench.dockerd.is_well.set()  # its process ends, and all lines with it
 
         await bench.rung()
         async with bench.pulse.beating():
