@@ -13,14 +13,18 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import requirement_facts, retest
+from kaalia.contracts import sightings as sighting_rules
 from kaalia.contracts import verification as rules
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.requirement_facts import Facts
 from kaalia.contracts.verification import News
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import benchmarks, errands, liveness, machines, reports
+from kaalia.marketplace import benchmarks, errands, liveness, machines, reports, sightings
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.verification_tables import selftests
 from kaalia.marketplace.machines import MachineRecord
+from kaalia.model.machine import Network
+from kaalia.model.sightings import Sightings
 from kaalia.model.verification import Ordered, State, Verification
 from kaalia.wire import document, facts
 from kaalia.wire.protocol import TaskRequest, Verb
@@ -135,6 +139,7 @@ async def _news(
         reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
         tflops = facts.encode(report)["total_flops"]
         found = requirement_facts.of(report, reliability, tflops, proof.figures if proof else {})
+        found = _with_sightings(found, report.network, await sightings.get(tx, machine.id))
         if report.driver is not None and report.driver.simulated and not context.settings.verifies_simulated:
             refused = "its driver is a simulated one: no GPU is behind it"
     reporters = 0
@@ -151,6 +156,14 @@ async def _news(
         refused=refused,
         reporters=reporters,
     )
+
+
+def _with_sightings(found: Facts, network: Network, seen: Sightings | None) -> Facts:
+    """What this marketplace reached itself, where it tried the address that the machine names."""
+    if seen is None or (network.proven is not None and network.proven.address != seen.address):
+        return found
+    tcp, udp = sighting_rules.counted(seen, network.port_range)
+    return replace(found, tcp_ports=tcp, udp_ports=udp)
 
 
 async def _order(

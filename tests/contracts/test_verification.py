@@ -8,6 +8,7 @@ import pytest
 
 from kaalia.contracts import impact, retest, verification
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.impact import Effect, Impact
 from kaalia.contracts.verification import News
 from kaalia.model.health import HOST, Severity
 from kaalia.model.selftest import Outcome, RunResult, SelfTestOrder, SelfTestRun, StepName, StepResult
@@ -193,6 +194,27 @@ def test_a_fault_that_comes_and_goes_is_not_over() -> None:
 
     assert known.state is State.DEVERIFIED
     assert known.causes[0].since == START + HOUR
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "entry"),
+    [(pattern.replace("*", "79"), min(entry.severities), entry) for entry in impact.effects() for pattern in entry.ids],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_condition_of_the_data_does_what_it_says(code: str, severity: Severity, entry: Effect) -> None:
+    """Of the machine: not before its time, then for as long as it stands, and a test after it where that is needed."""
+    wrong = (fault(code, severity=severity),)
+    first = verification.advance(verified(), news(HOUR, conditions=wrong))
+    early = verification.advance(first, news(HOUR + entry.grace * 0.9, conditions=wrong))
+    late = verification.advance(first, news(HOUR + entry.grace, conditions=wrong))
+    gone = verification.advance(late, news(DAY))
+    over = verification.advance(gone, news(DAY + impact.settle()))
+    costs = entry.impact is Impact.MACHINE
+
+    assert late.state is (State.DEVERIFIED if costs else State.VERIFIED)
+    assert early.state is (State.DEVERIFIED if costs and not entry.grace else State.VERIFIED)
+    assert gone.state is late.state
+    assert over.state is (State.UNVERIFIED if costs and entry.needs_test else State.VERIFIED)
 
 
 def test_a_short_outage_of_docker_costs_nothing_and_a_long_one_only_while_it_lasts() -> None:

@@ -16,13 +16,15 @@ from kaalia.contracts.fitness import Fault
 from kaalia.errors import ConfigError
 from kaalia.marketplace import machines, verification, verification_by_hand
 from kaalia.marketplace.db import tables
-from kaalia.marketplace.db.verification_tables import selftests
+from kaalia.marketplace.db.verification_tables import selftests, sightings
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.health import HOST, Severity
 from kaalia.model.machine import GpuDriver, MachineReport
 from kaalia.model.selftest import Figure, RunResult, SelfTestRun, StepName
+from kaalia.model.sightings import Sightings
 from kaalia.model.verification import State, VerificationView
 from kaalia.model.workload import WorkloadState
+from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind, StatusMessage, TaskRequest, Verb
 from tests.marketplace.liar import Liar, new_token, open_liar
 from tests.marketplace.renting import ask_of, rent, say
@@ -387,6 +389,25 @@ async def test_a_fault_of_the_whole_machine_for_a_moment_costs_nothing(tmp_path:
         long = (await record(liar)).verification
 
     assert (short, long) == ("verified", "deverified")
+
+
+@pytest.mark.parametrize(("address", "wanted"), [("203.0.113.7", "unverified"), ("203.0.113.8", "verified")])
+async def test_ports_that_the_marketplace_tried_itself_go_before_the_machines_word(
+    tmp_path: Path, address: str, wanted: str
+) -> None:
+    """The machine claims a thousand ports; at its address five were reached, and six are required."""
+    seen = Sightings(address, START, tcp=((40000, 40004),))
+    async with open_machine(tmp_path) as liar:
+        async with liar.market.context.engine.begin() as tx:
+            record_text = document.encode(seen)
+            await tx.execute(sa.insert(sightings).values(machine_id=liar.machine_id, record=record_text))
+        await prove(liar)
+        known = await record(liar)
+
+    assert known.verification == wanted
+    assert known.verified is not None
+    if wanted == "unverified":
+        assert [(lack.code, lack.actual) for lack in known.verified.lacks] == [("network.direct_ports", "5 ports")]
 
 
 async def test_posts_at_once_are_judged_one_after_the_other(tmp_path: Path) -> None:

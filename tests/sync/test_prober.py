@@ -1,15 +1,18 @@
 """The way to a prober: the marketplace's by signed requests, another one over HTTP, and what can be wrong with it."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from kaalia.errors import MarketplaceError, UnreachableError
+from kaalia.marketplace import sightings
 from kaalia.model.reach import Outcome
 from kaalia.model.workload import Protocol
 from kaalia.prober import app
@@ -18,6 +21,7 @@ from kaalia.prober.work import Prober
 from kaalia.store import reach
 from kaalia.store.changes import Topic
 from kaalia.sync.prober import ProberLink
+from kaalia.wire import probe
 from kaalia.wire.probe import PATH_PROBE, ProbeReply, ProbeRequest, ProbeTarget
 from tests.support.clock import FakeClock
 from tests.sync.support import Machine, open_pair, open_state
@@ -61,6 +65,41 @@ async def test_the_marketplace_tries_ports_for_its_machines(tmp_path: Path) -> N
                 reply = await ask(ProbeRequest(NONCE, (ProbeTarget(port, Protocol.TCP, connect_only=True),)))
 
     assert [one.outcome for one in reply.results] == [Outcome.CONNECTED]
+
+
+class Door(asyncio.DatagramProtocol):
+    """Answers the questions of the prober that knows the nonce."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        nonce = bytes.fromhex(NONCE)
+        if (asked := probe.read_question(nonce, Protocol.UDP, data)) is not None:
+            self._transport.sendto(probe.answer(nonce, b"s", Protocol.UDP, self._port, asked.challenge), addr)
+
+
+async def test_the_marketplace_remembers_what_it_reached(tmp_path: Path) -> None:
+    async with open_pair(tmp_path, may_probe=LOOPBACK) as (market, host):
+        door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        door.bind((HERE, 0))
+        port = int(door.getsockname()[1])
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Door(port), sock=door)
+        async with link_of(host).open() as ask:
+            await ask(ProbeRequest(NONCE))
+            async with market.context.engine.begin() as tx:
+                before = await sightings.get(tx, host.member.machine_id)
+            await ask(ProbeRequest(NONCE, (ProbeTarget(port, Protocol.UDP),)))
+            transport.close()
+        async with market.context.engine.begin() as tx:
+            seen = await sightings.get(tx, host.member.machine_id)
+
+    assert before is None
+    assert seen is not None
+    assert (seen.address, seen.tcp, seen.udp) == (HERE, (), ((port, port),))
 
 
 async def test_the_marketplace_tries_nobody_elses_address(tmp_path: Path) -> None:

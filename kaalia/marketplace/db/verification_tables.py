@@ -4,7 +4,7 @@ from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table,
 
 from kaalia.marketplace.db.tables import metadata
 
-__all__ = ["benchmarks", "metadata", "selftests", "verifications"]
+__all__ = ["benchmarks", "metadata", "selftests", "sightings", "verifications"]
 
 verifications = Table(
     "verifications",
@@ -28,6 +28,14 @@ selftests = Table(
     sqlite_autoincrement=True,
 )
 """`document`: SelfTestNotice JSON (`wire.selftest`), as the machine signed and sent it; the newest few of a machine."""
+
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+"""`record`: Sightings JSON (`model.sightings`), of machines whose ports this marketplace's own prober tried."""
 
 benchmarks = Table(
     "benchmarks",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import clouds, daemons, enrolment
+from kaalia.marketplace import clouds, daemons, enrolment, sightings
 from kaalia.marketplace.daemons import Signed
 from kaalia.marketplace.routing import MACHINE, Call, Route
 from kaalia.prober import bounds
@@ -53,6 +53,7 @@ async def probe(call: Call) -> web.Response:
     asked = _read(ProbeRequest, signed)
     identity = f"machine {call.number('machine_id')}"
     reply = await call.context.prober.probe(origin.address, asked, is_direct=origin.is_direct, identity=identity)
+    await sightings.note(call.context, call.number("machine_id"), asked, reply)
     return _answer(reply)
 
 

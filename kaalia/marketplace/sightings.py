@@ -1,0 +1,38 @@
+"""Keeps what this marketplace's own prober saw of machines' ports: its word goes before theirs."""
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kaalia.contracts import sightings as rules
+from kaalia.marketplace.context import Context
+from kaalia.marketplace.db.verification_tables import sightings as table
+from kaalia.model.sightings import Sightings
+from kaalia.wire.probe import ProbeReply, ProbeRequest
+
+_SIGHTINGS = TypeAdapter(Sightings)
+
+
+async def note(context: Context, machine_id: int, asked: ProbeRequest, reply: ProbeReply) -> None:
+    """What a probe showed that the machine asked for."""
+    if not reply.results:
+        return
+    held = {(target.port, target.protocol) for target in asked.targets if target.connect_only}
+    sights = [
+        rules.sight(one.port, one.protocol, one.outcome, one.answered_port, is_held=(one.port, one.protocol) in held)
+        for one in reply.results
+    ]
+    now = context.clock.now()
+    async with context.engine.begin() as tx:
+        known = await get(tx, machine_id, for_update=True)
+        record = _SIGHTINGS.dump_json(rules.noted(known, reply.address, sights, now)).decode()
+        changed = await tx.execute(sa.update(table).where(table.c.machine_id == machine_id).values(record=record))
+        if changed.rowcount == 0:
+            await tx.execute(sa.insert(table).values(machine_id=machine_id, record=record))
+
+
+async def get(tx: AsyncConnection, machine_id: int, *, for_update: bool = False) -> Sightings | None:
+    """None: it never asked this prober."""
+    query = sa.select(table.c.record).where(table.c.machine_id == machine_id)
+    text = await tx.scalar(query.with_for_update() if for_update else query)
+    return None if text is None else _SIGHTINGS.validate_json(text)
