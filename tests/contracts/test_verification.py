@@ -7,67 +7,14 @@ from typing import Any
 import pytest
 
 from kaalia.contracts import impact, retest, verification
-from kaalia.contracts.fitness import Fault
 from kaalia.contracts.impact import Effect, Impact
-from kaalia.contracts.verification import News
-from kaalia.model.health import HOST, Severity
-from kaalia.model.selftest import Outcome, RunResult, SelfTestOrder, SelfTestRun, StepName, StepResult
-from kaalia.model.verification import Ordered, RunNote, State, Verification
+from kaalia.model.health import Severity
+from kaalia.model.selftest import Outcome, RunResult, StepName
+from kaalia.model.verification import State
 from tests.contracts.test_requirements import GOOD
 from tests.support.clock import START
 from tests.support.machines import machine_report
-
-REPORT = machine_report(gpus=2)
-CAPACITY = verification.capacity(REPORT)
-HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
-
-
-def news(after: timedelta = timedelta(0), **changes: Any) -> News:
-    return replace(News(START + after, GOOD, CAPACITY), **changes)
-
-
-def run(after: timedelta = timedelta(0), run_id: int = 1, failed: str = "", **changes: Any) -> SelfTestRun:
-    """Of all steps, ten minutes long; it ends at `after`."""
-    steps = tuple(
-        StepResult(step, Outcome.FAILED if step == failed else Outcome.PASSED, f"{step} was looked at")
-        for step in StepName
-    )
-    ended_at = START + after
-    made = SelfTestRun(
-        run_id=run_id,
-        order=SelfTestOrder(ended_at - timedelta(minutes=11)),
-        began_at=ended_at - timedelta(minutes=10),
-        ended_at=ended_at,
-        result=RunResult.FAILED if failed else RunResult.PASSED,
-        steps=steps,
-    )
-    return replace(made, **changes)
-
-
-def note(told: SelfTestRun, uuids: tuple[str, ...] = ("GPU-00000000", "GPU-00000001")) -> RunNote:
-    assert told.ended_at is not None
-    found = retest.note(told, uuids, told.ended_at)
-    assert found is not None
-    return found
-
-
-def after_test(known: Verification, told: RunNote, capacity: Any = CAPACITY) -> Verification:
-    return retest.tested(known, told, told.taken_at, capacity, 0.5)
-
-
-def verified() -> Verification:
-    known = verification.advance(after_test(verification.begun(START), note(run())), news())
-    assert known.state is State.VERIFIED
-    return known
-
-
-def fault(code: str, scope: str = HOST, severity: Severity = Severity.CRITICAL) -> Fault:
-    return Fault(scope, code, severity, START, f"cannot: {code}")
-
-
-def codes(known: Verification) -> list[str]:
-    return [one.code for one in known.lacks]
+from tests.support.verifying import CAPACITY, DAY, HOUR, after_test, codes, fault, news, note, run, verified
 
 
 def test_a_new_machine_lacks_its_test_and_nothing_else() -> None:
@@ -346,61 +293,3 @@ def test_history_tells_every_change_with_its_reason() -> None:
 
     assert len(known.history) == verification.HISTORY_KEPT
     assert {one.why for one in known.history if one.state is State.DEVERIFIED} == {("gpu_driver_hung",)}
-
-
-def test_random_tests_come_between_five_and_twenty_days_and_only_on_idle_machines() -> None:
-    for chance, days in ((0.0, 5), (0.5, 12.5), (1.0, 20)):
-        known = retest.tested(verification.begun(START), note(run()), START, CAPACITY, chance)
-        assert known.retest_at == START + timedelta(days=days)
-    known = verified()
-    assert known.retest_at is not None
-    due = news(known.retest_at - START)
-
-    assert retest.wanted_test(known, news(DAY)) == ""
-    assert retest.wanted_test(known, due) == "at random"
-    for changes in ({"is_rented": True}, {"is_listed": False}, {"facts": None}, {"refused": "simulated"}):
-        assert retest.wanted_test(known, replace(due, **changes)) == ""
-
-
-def test_nobody_puts_his_random_test_off_by_tests_of_his_own() -> None:
-    known = verified()
-    own = retest.tested(known, note(run(4 * DAY, 2)), START + 4 * DAY, CAPACITY, 0.9)
-    asked = replace(known, ordered=Ordered("task", START + 4 * DAY, "at random"))
-    order = SelfTestOrder(START + 4 * DAY, task_id="task")
-    answered = retest.tested(asked, note(run(5 * DAY, 3, order=order)), START + 5 * DAY, CAPACITY, 0.9)
-
-    assert own.retest_at == known.retest_at
-    assert (answered.ordered, answered.retest_at) == (None, START + timedelta(days=5 + 5 + 15 * 0.9))
-
-
-def test_an_order_is_not_repeated_until_a_day_has_passed_without_an_answer() -> None:
-    known = verification.advance(verification.begun(START), news())
-    known = replace(known, ordered=Ordered("task", START, "it lacks a test that passed"))
-
-    assert retest.wanted_test(known, news(23 * HOUR)) == ""
-    assert retest.wanted_test(known, news(25 * HOUR)) != ""
-
-
-def test_a_machine_that_fails_again_and_again_is_asked_less_and_less_often() -> None:
-    known, waits = verified(), []
-    for number in range(1, 7):
-        at = timedelta(days=10 * number)
-        known = verification.advance(after_test(known, note(run(at, number + 1, failed=StepName.BURN))), news(at))
-        hours = next(h for h in range(100) if retest.wanted_test(known, news(at + h * HOUR)))
-        waits.append(hours)
-
-    assert waits == [1, 6, 24, 72, 72, 72]
-
-
-def test_two_renters_who_report_a_machine_have_it_tested() -> None:
-    known = verified()
-
-    assert retest.wanted_test(known, news(DAY, reporters=1)) == ""
-    assert retest.wanted_test(known, news(DAY, reporters=2)) == "2 renters reported it"
-
-
-def test_a_clock_of_the_machine_that_is_ahead_proves_nothing_for_later() -> None:
-    ahead = retest.note(run(400 * DAY), ("GPU-00000000",), START)
-
-    assert ahead is not None
-    assert (ahead.began_at, ahead.ended_at) == (START, START)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kaalia.model.selftest import StepName
 from tests.marketplace.support import Market
-from tests.marketplace.test_verification import beat, open_machine, open_verified, prove
+from tests.marketplace.verifying import beat, open_machine, open_verified, prove
 from tests.support.selftests import notice, sound_report, whole_run
 
 

@@ -1,9 +1,6 @@
 """Verification on the marketplace: by heartbeats of a machine that signs what it says, as all sides see it."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,82 +11,22 @@ import sqlalchemy as sa
 
 from kaalia.contracts.fitness import Fault
 from kaalia.errors import ConfigError
-from kaalia.marketplace import machines, verification, verification_by_hand
+from kaalia.marketplace import verification_by_hand
 from kaalia.marketplace.db import tables
-from kaalia.marketplace.db.verification_tables import selftests, sightings
-from kaalia.marketplace.machines import MachineRecord
+from kaalia.marketplace.db.verification_tables import sightings
 from kaalia.model.health import HOST, Severity
-from kaalia.model.machine import GpuDriver, MachineReport
-from kaalia.model.selftest import Figure, RunResult, SelfTestRun, StepName
+from kaalia.model.machine import GpuDriver
 from kaalia.model.sightings import Sightings
-from kaalia.model.verification import State, VerificationView
+from kaalia.model.verification import State
 from kaalia.model.workload import WorkloadState
 from kaalia.wire import document
-from kaalia.wire.protocol import MessageKind, StatusMessage, TaskRequest, Verb
-from tests.marketplace.liar import Liar, new_token, open_liar
+from kaalia.wire.protocol import MessageKind, StatusMessage
+from tests.marketplace.liar import new_token
 from tests.marketplace.renting import ask_of, rent, say
 from tests.marketplace.support import statements
+from tests.marketplace.verifying import HOUR, beat, open_machine, open_verified, orders, prove, record, view, xid
 from tests.support.clock import START
 from tests.support.selftests import notice, sound_report, whole_run
-
-HOUR = timedelta(hours=1).total_seconds()
-
-
-@asynccontextmanager
-async def open_machine(folder: Path, report: MachineReport | None = None, **settings: Any) -> AsyncIterator[Liar]:
-    """A listed machine that has reported what it is."""
-    async with open_liar(folder, **settings) as liar:
-        await liar.post(StatusMessage(1, MessageKind.REPORT, report=report or sound_report()), conditions=())
-        body = {"machine": liar.machine_id, "price_gpu": 0.4, "price_disk": 0}
-        answer = await liar.market.host.call("PUT", "/api/v0/machines/create_asks/", body)
-        assert answer.status == 200, answer.body
-        yield liar
-
-
-@asynccontextmanager
-async def open_verified(folder: Path, **settings: Any) -> AsyncIterator[Liar]:
-    async with open_machine(folder, **settings) as liar:
-        await prove(liar)
-        assert (await record(liar)).verification == "verified"
-        yield liar
-
-
-async def prove(liar: Liar, run_id: int = 1, **changes: Any) -> SelfTestRun:
-    run = whole_run(liar.market.clock.now(), run_id, **changes)
-    await beat(liar, selftests=(notice(run),))
-    return run
-
-
-async def beat(liar: Liar, *messages: StatusMessage, after_s: float = 60.0, **changes: Any) -> None:
-    liar.market.clock.advance(after_s)
-    await liar.post(*messages, **{"conditions": (), **changes})
-
-
-async def record(liar: Liar) -> MachineRecord:
-    async with liar.market.context.engine.begin() as tx:
-        found = await machines.get(tx, liar.machine_id)
-    assert found is not None
-    return found
-
-
-async def view(liar: Liar) -> VerificationView:
-    """As the machine is told it, signed."""
-    snapshot = await liar.look()
-    assert snapshot is not None
-    assert snapshot.standing is not None
-    assert snapshot.standing.view is not None
-    assert snapshot.standing.verification == snapshot.standing.view.state
-    return snapshot.standing.view
-
-
-async def orders(liar: Liar) -> list[TaskRequest]:
-    snapshot = await liar.look()
-    assert snapshot is not None
-    return [task for task in snapshot.tasks if task.verb is Verb.SELF_TEST]
-
-
-def xid(scope: str = "GPU-00000001") -> Fault:
-    return Fault(scope, "gpu_xid_79", Severity.CRITICAL, START, "cannot count on the GPU: Xid 79")
 
 
 async def test_a_machine_is_verified_when_its_test_arrives_and_renters_find_it_then(tmp_path: Path) -> None:
@@ -194,69 +131,6 @@ async def test_nobody_who_rents_is_disturbed_by_a_test(tmp_path: Path) -> None:
     assert rented == []
     assert down.verification == "deverified"
     assert instance.body["instances"]["intended_status"] == "running"
-
-
-async def test_a_test_counts_once_however_often_it_is_told(tmp_path: Path) -> None:
-    async with open_machine(tmp_path) as liar:
-        run = whole_run(liar.market.clock.now(), failed=StepName.MEMORY)
-        for _ in range(3):
-            await beat(liar, selftests=(notice(run),))
-        known = (await record(liar)).verified
-        async with liar.market.context.engine.begin() as tx:
-            kept = await tx.scalar(sa.select(sa.func.count()).select_from(selftests))
-        for number in range(2, 40):
-            await beat(liar, selftests=(notice(whole_run(liar.market.clock.now(), number)),))
-        async with liar.market.context.engine.begin() as tx:
-            many = await tx.scalar(sa.select(sa.func.count()).select_from(selftests))
-
-    assert known is not None
-    assert (known.failures, kept, many) == (1, 1, verification.KEPT)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{}",
-        "[]",
-        '{"run": {"run_id": 1}}',
-        notice(whole_run(START, ended_at=None)),
-        notice(whole_run(START, ended_at=START - timedelta(days=1))),
-        notice(whole_run(START, result=None)),
-    ],
-)
-async def test_what_is_no_test_is_left_out_and_the_rest_of_the_post_counts(tmp_path: Path, text: str) -> None:
-    async with open_machine(tmp_path) as liar:
-        run = whole_run(liar.market.clock.now())
-        await beat(liar, selftests=(text, notice(run)))
-
-        assert (await record(liar)).verification == "verified"
-
-
-async def test_endless_tests_are_cut_or_refused(tmp_path: Path) -> None:
-    async with open_machine(tmp_path) as liar:
-        run = whole_run(liar.market.clock.now())
-        figures = tuple(Figure(f"f{number}", 1.0, "") for number in range(5000))
-        huge = replace(run, steps=(replace(run.steps[0], figures=figures, words="w" * 10**5), *run.steps[1:]))
-        cut = notice(huge)
-        named = json.loads(notice(run))
-        named["run"]["steps"][0]["figures"] = [{"name": "n" * 65, "value": 1.0, "unit": ""}]
-        await beat(liar, selftests=(cut, json.dumps(named)))
-        known = (await record(liar)).verified
-
-    assert len(cut) < 100_000
-    assert known is not None
-    assert known.proof is not None
-    assert len(known.proof.figures) <= 64
-
-
-async def test_a_test_without_verdict_leaves_everything_as_it_is(tmp_path: Path) -> None:
-    async with open_machine(tmp_path) as liar:
-        await prove(liar, result=RunResult.NOT_RUN, steps=())
-        known = (await record(liar)).verified
-
-    assert known is not None
-    assert (known.state, known.last, known.failures) == (State.UNVERIFIED, None, 0)
 
 
 async def test_a_simulated_driver_is_verified_only_where_the_operator_says_so(tmp_path: Path) -> None:
