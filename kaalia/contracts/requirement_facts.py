@@ -11,7 +11,7 @@ from kaalia.model.machine import Gpu, MachineReport
 from kaalia.model.selftest import StepResult
 from kaalia.units import GB, MIB
 
-_FIGURES = {"pcie_gbps": ("host_to_device", "device_to_host")}
+_FIGURES = {"pcie_gbps": ("host_to_device_gbps", "device_to_host_gbps")}
 """Fact -> figures of the self-test's steps, of which the least counts."""
 _NOTHING: Mapping[str, float] = {}
 

@@ -157,10 +157,7 @@ def room(folder: Path, bridge: str | None = None) -> Iterator[Room]:
 
 def with_cuda(driver: Path) -> Path:
     """The folder of the simulated driver, with its libcuda beside NVML."""
-    made = driver / "libcuda.so.1"
-    if not made.exists():
-        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", made, build.HERE / "cuda.c"], check=True)
-    return driver
+    return build.build_cuda(driver)
 
 
 def _stack(engine: PrivateDocker, driver: Path, folder: Path, number: int, config: dict[str, Any]) -> Stack:

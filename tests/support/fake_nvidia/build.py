@@ -22,7 +22,18 @@ LIBRARY = "libnvidia-ml.so.1"
 CUDA_LIBRARY = "libcuda.so.1"
 HOOK = "nvidia-container-runtime-hook"
 CUDA_FLAGS = (
-    *("-shared", "-fPIC", "-std=c++17", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-DKAALIA_ON_CPU"),
+    # A container has no libstdc++ of its own.
+    *(
+        "-static-libstdc++",
+        "-static-libgcc",
+        "-shared",
+        "-fPIC",
+        "-std=c++17",
+        "-O2",
+        "-ffp-contract=off",
+        "-fvisibility=hidden",
+        "-DKAALIA_ON_CPU",
+    ),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-Wl,-soname,{CUDA_LIBRARY}"),
 )
 FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}")
