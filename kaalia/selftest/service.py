@@ -3,6 +3,7 @@
 Most machines are tested once: what runs a test is imported with the first order.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -67,11 +68,12 @@ class SelfTestService:
             await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
             return
         self._begun = run.run_id
-        self._test = self._test or self._make()
+        self._test = self._test or await asyncio.to_thread(self._make)
         await self._test(run, self._work, self._containers)
 
     def _end_interrupted(self, tx: Transaction) -> None:
-        """Whoever ordered it has seen the daemon go."""
-        while (run := selftest.open_run(tx)) is not None:
-            now = self._clock.now()
-            selftest.put(tx, replace(run, ended_at=now, result=RunResult.NOT_RUN, problem=INTERRUPTED))
+        """Whoever ordered it has seen the daemon go; what a marketplace wants waits on."""
+        for run in selftest.open_runs(tx):
+            if run.began_at is not None or not run.order.task_id:
+                now = self._clock.now()
+                selftest.put(tx, replace(run, ended_at=now, result=RunResult.NOT_RUN, problem=INTERRUPTED))

@@ -55,8 +55,13 @@ def newest(tx: Transaction) -> SelfTestRun | None:
 
 def open_run(tx: Transaction) -> SelfTestRun | None:
     """The one that is ordered or runs."""
-    row = tx.execute("SELECT document FROM selftest_runs WHERE is_open ORDER BY run_id LIMIT 1").fetchone()
-    return None if row is None else _run(row["document"])
+    return next(iter(open_runs(tx)), None)
+
+
+def open_runs(tx: Transaction) -> tuple[SelfTestRun, ...]:
+    """A second one was ordered by the owner, while one that a marketplace wants was waiting."""
+    rows = tx.execute("SELECT document FROM selftest_runs WHERE is_open ORDER BY run_id").fetchall()
+    return tuple(_run(row["document"]) for row in rows)
 
 
 def cancel(tx: Transaction, run_id: int, now: datetime) -> None:

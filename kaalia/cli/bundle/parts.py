@@ -88,6 +88,7 @@ def _sources(config: Config, config_text: str, client: LocalClient, now: datetim
         Source("ports.json", "kaalia ports --json", lambda: _thread(lambda: _json(client.ports()))),
         Source("speed.json", "kaalia speedtest --json", lambda: _thread(lambda: _json(client.speed()))),
         Source("canary.json", "kaalia canary --json", lambda: _thread(lambda: _json(client.canary()))),
+        Source("self-test.json", "the newest self-test", lambda: _thread(lambda: _json(client.self_test()))),
         Source("reliability.json", "outages and what they cost", lambda: _thread(lambda: _json(client.reliability()))),
         Source("metrics.txt", "kaalia metrics", lambda: _thread(client.metrics)),
         Source("state.json", "how many rows the state holds of what", _state(state, overview.counts)),
