@@ -264,6 +264,15 @@ async def test_a_run_that_no_end_was_written_of_is_interrupted(trial: Trial) -> 
     assert (run.run_id, run.problem.code) == (number, "selftest_interrupted")
 
 
+async def test_what_a_marketplace_wants_outlives_a_restart(trial: Trial) -> None:
+    number = await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
+
+    await trial.start()
+
+    run = await trial.ended()
+    assert (run.run_id, run.result) == (number, RunResult.PASSED)
+
+
 async def test_a_rented_machine_is_left_alone(trial: Trial) -> None:
     await trial.bench.rig.put(contract(51))
     await trial.bench.rig.settle()
