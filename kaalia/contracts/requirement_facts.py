@@ -46,6 +46,8 @@ class Facts:
     disk_gb: float | None = None
     quota: float | None = None
     """1: sizes are enforced."""
+    is_simulated: bool = False
+    """No GPU is behind the driver: what such a one measures is the processor's memory."""
 
 
 def of(
@@ -58,7 +60,10 @@ def of(
     gpus, network, cpu, disk = report.gpus, report.network, report.cpu, report.disk
     capabilities = [_number(*gpu.compute_capability) for gpu in gpus if gpu.compute_capability]
     speed, proven = network.speed, network.proven
-    pcie = _measured("pcie_gbps", measured) or (report.benchmarks.pcie_gbps if report.benchmarks else None)
+    is_simulated = report.driver is not None and report.driver.simulated
+    pcie = None if is_simulated else _measured("pcie_gbps", measured)
+    if pcie is None and report.benchmarks is not None:
+        pcie = report.benchmarks.pcie_gbps
     return Facts(
         gpus=len(gpus),
         models=len(by_model(gpus)),
@@ -80,6 +85,7 @@ def of(
         avx=1 if cpu.architecture == "arm64" else None if cpu.has_avx is None else float(cpu.has_avx),
         disk_gb=None if disk is None else disk.total_bytes // GB,
         quota=None if report.engine is None else float(report.engine.enforces_disk_size),
+        is_simulated=is_simulated,
     )
 
 

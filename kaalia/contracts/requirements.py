@@ -51,6 +51,7 @@ class Requirement:
     greatest: float | None = None
     is_advice: bool = False
     is_measured: bool = False
+    is_of_gpu: bool = False
 
 
 @cache
@@ -100,7 +101,7 @@ def _verdict(one: Requirement, facts: Facts) -> RequirementVerdict:
         required="not known" if wanted is None else _required(one, wanted),
         source=one.source,
         remedy="" if outcome is Outcome.PASSED else one.remedy,
-        is_advice=one.is_advice,
+        is_advice=one.is_advice or (one.is_of_gpu and facts.is_simulated),
     )
 
 
@@ -163,6 +164,7 @@ def _requirement(entry: Mapping[str, Any], variant: str) -> Requirement:
         greatest=told.get("greatest"),
         is_advice=told.get("advice", False),
         is_measured=told.get("measured", False),
+        is_of_gpu=told.get("of_gpu", False),
     )
 
 

@@ -92,9 +92,9 @@ COPIES = "device_bandwidth_gbps"
 
 
 def measured_dlperf(report: MachineReport, figures: Mapping[str, float]) -> float | None:
-    """Of all GPUs, by what a self-test measured; None: it measured nothing, or the model is not known."""
+    """Of all GPUs, by what a self-test measured; None: it measured no GPU, or the model is not known."""
     copied = figures.get(COPIES)
-    if copied is None or not report.gpus:
+    if copied is None or not report.gpus or (report.driver is not None and report.driver.simulated):
         return None
     found = [gpu_figures.measured_dlperf(gpu, gpu_name(gpu.name), copied) for gpu in report.gpus]
     each = _least_derived(found)

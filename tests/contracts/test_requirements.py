@@ -8,7 +8,7 @@ import pytest
 from kaalia.contracts import requirement_facts, requirements
 from kaalia.contracts.requirement_facts import Facts
 from kaalia.errors import ContractError
-from kaalia.model.machine import Benchmarks, ProvenPorts
+from kaalia.model.machine import Benchmarks, GpuDriver, ProvenPorts
 from kaalia.model.selftest import Figure, Outcome, RequirementVerdict, StepName, StepResult
 from kaalia.model.speed import Confidence, MeasuredSpeed
 from kaalia.model.speed import Figure as Rate
@@ -176,6 +176,24 @@ def test_facts_of_a_report() -> None:
     assert facts.gpu_tflops == pytest.approx(82.6)
     assert (facts.memory_mib, facts.logical_cores, facts.physical_cores) == (256 * GIB // 2**20, 64, 32)
     assert (facts.avx, facts.disk_gb, facts.quota) == (1, 1200, 1)
+
+
+def test_a_self_test_is_newer_than_the_report_and_of_a_simulated_gpu_nothing_is_measured() -> None:
+    report = machine_report(gpus=2, benchmarks=Benchmarks(pcie_gbps=12.5))
+    steps = [
+        step(Figure("host_to_device_gbps", 24.0, "GB/s", "GPU-0"), Figure("host_to_device_gbps", 2.1, "GB/s", "GPU-1")),
+        step(Figure("device_to_host_gbps", 22.0, "GB/s", "GPU-0")),
+    ]
+    measured = requirement_facts.least(steps)
+    simulated = replace(report, driver=GpuDriver("550.54.15", "12.4", simulated=True), benchmarks=None)
+    facts = requirement_facts.of(simulated, measured=measured)
+    verdict = found(facts, "pcie.bandwidth")
+
+    assert measured == {"host_to_device_gbps": 2.1, "device_to_host_gbps": 22.0}
+    assert requirement_facts.of(report, measured=measured).pcie_gbps == 2.1
+    assert facts.pcie_gbps is None
+    assert (verdict.outcome, verdict.is_advice) == (Outcome.SKIPPED, True)
+    assert not found(replace(facts, is_simulated=False), "pcie.bandwidth").is_advice
 
 
 def test_what_the_report_does_not_tell_is_not_guessed() -> None:
