@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,12 @@ ALLOWED = {
     "kaalia/marketplace/db/engine.py": {"open_engine"},
 }
 """Blocking that cannot be avoided and harms nobody: the functions below which it may happen, by file."""
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and every program that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
