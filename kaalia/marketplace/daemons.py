@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 SNAPSHOT_LIFE = timedelta(hours=1)
 """New contracts of a snapshot are not admitted later than this after its issue."""
 _NUMBER_MAX = 2**53
+NAME_MAX_CHARS = 80
 FAULTS_MAX = facts.GPUS_MAX + 1
 """Of a machine: its GPUs and itself."""
 
@@ -337,7 +338,15 @@ async def _apply_faults(tx: AsyncConnection, machine: MachineRecord, told: tuple
 
 def _told(told: tuple[Fault, ...]) -> tuple[Fault, ...]:
     """Within bounds."""
-    return tuple(replace(one, message=one.message[: fitness.MESSAGE_MAX_CHARS]) for one in told[:FAULTS_MAX])
+    return tuple(
+        replace(
+            one,
+            scope=one.scope[:NAME_MAX_CHARS],
+            code=one.code[:NAME_MAX_CHARS],
+            message=one.message[: fitness.MESSAGE_MAX_CHARS],
+        )
+        for one in told[:FAULTS_MAX]
+    )
 
 
 async def _apply_statuses(

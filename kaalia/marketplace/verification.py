@@ -28,7 +28,7 @@ from kaalia.model.sightings import Sightings
 from kaalia.model.verification import Ordered, State, Verification
 from kaalia.wire import document, facts
 from kaalia.wire.protocol import TaskRequest, Verb
-from kaalia.wire.selftest import SelfTestNotice, fault
+from kaalia.wire.selftest import TEXT_MAX_CHARS, SelfTestNotice, fault
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,9 @@ async def _with_tests(
 
 
 def _read(machine_id: int, text: str) -> SelfTestNotice | None:
+    if len(text) > TEXT_MAX_CHARS:
+        log.error("selftest_unreadable: a self-test of machine %d is not taken: it is endless", machine_id)
+        return None
     try:
         notice = document.decode(SelfTestNotice, text)
     except KaaliaError as error:

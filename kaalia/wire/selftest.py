@@ -15,6 +15,10 @@ WORDS_MAX_CHARS = 500
 NAME_MAX_CHARS = 64
 FIGURES_MAX = 2048
 """Of a run: sixteen GPUs with the pairs between them are some hundreds."""
+TEXT_MAX_CHARS = 512 * 1024
+"""Of a notice: what one within these bounds takes, twice."""
+RUN_ID_MAX = 2**31 - 1
+"""What the marketplace's columns hold."""
 GPUS_MAX = 256
 FIGURE_MAX = 1e12
 
@@ -48,6 +52,9 @@ def fault(told: SelfTestNotice) -> str | None:
     checks = (
         (run.began_at is None or run.ended_at is None or run.result is None, "it has not ended"),
         (run.began_at is not None and run.ended_at is not None and run.ended_at < run.began_at, "it ended too early"),
+        (not 0 <= run.run_id <= RUN_ID_MAX, "its number is none"),
+        (len(run.order.task_id) > NAME_MAX_CHARS, "it answers an order that was never given"),
+        (any(len(uuid) > NAME_MAX_CHARS for uuid in told.gpu_uuids), "a GPU of it has an endless name"),
         (len({step.step for step in run.steps}) < len(run.steps), "a step is told twice"),
         (len(run.steps) > len(StepName), "it has more steps than there are"),
         (len(figures) > FIGURES_MAX, f"it has more than {FIGURES_MAX} figures"),

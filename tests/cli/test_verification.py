@@ -14,7 +14,7 @@ from kaalia.store import machine, standing
 from kaalia.store.database import Transaction
 from tests.cli.conftest import Daemon, Run
 from tests.support.clock import START
-from tests.support.selftests import sound_report
+from tests.support.sound import sound_report
 
 HOUR = timedelta(hours=1)
 NOTE = RunNote(

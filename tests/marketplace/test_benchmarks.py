@@ -5,7 +5,7 @@ from pathlib import Path
 from kaalia.model.selftest import StepName
 from tests.marketplace.support import Market
 from tests.marketplace.verifying import beat, open_machine, open_verified, prove
-from tests.support.selftests import notice, sound_report, whole_run
+from tests.support.sound import notice, sound_report, whole_run
 
 
 async def dlperf(market: Market) -> set[float]:

@@ -4,17 +4,20 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from kaalia.contracts.fitness import Fault
 from kaalia.marketplace import verification
 from kaalia.marketplace.db.verification_tables import selftests
-from kaalia.model.selftest import Figure, RunResult, StepName
+from kaalia.model.health import Severity
+from kaalia.model.selftest import Figure, RunResult, SelfTestOrder, StepName
 from kaalia.model.verification import State
 from tests.marketplace.verifying import beat, open_machine, prove, record
 from tests.support.clock import START
-from tests.support.selftests import notice, whole_run
+from tests.support.sound import notice, whole_run
 
 
 async def test_a_test_counts_once_however_often_it_is_told(tmp_path: Path) -> None:
@@ -69,6 +72,44 @@ async def test_endless_tests_are_cut_or_refused(tmp_path: Path) -> None:
     assert known is not None
     assert known.proof is not None
     assert len(known.proof.figures) <= 64
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": 2**31},
+        {"run_id": -1},
+        {"order": SelfTestOrder(START, task_id="t" * 65)},
+        {"steps": whole_run(START).steps * 2},
+    ],
+    ids=str,
+)
+async def test_numbers_and_names_that_no_machine_has_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    async with open_machine(tmp_path) as liar:
+        run = replace(whole_run(liar.market.clock.now()), **changes)
+        gpus = json.loads(notice(whole_run(liar.market.clock.now(), 5)))
+        gpus["gpu_uuids"] = ["G" * 65]
+        endless = json.loads(notice(whole_run(liar.market.clock.now(), 6)))
+        endless["agent_version"] = "v" * 10**6
+        await beat(liar, selftests=(notice(run), json.dumps(gpus), json.dumps(endless)))
+        known = (await record(liar)).verified
+
+    assert known is not None
+    assert known.last is None
+
+
+async def test_conditions_with_endless_names_are_cut(tmp_path: Path) -> None:
+    async with open_machine(tmp_path) as liar:
+        many = tuple(
+            Fault(f"GPU-{number}", "gpu_xid_" + "9" * 5000, Severity.CRITICAL, START, "m" * 5000)
+            for number in range(600)
+        )
+        await beat(liar, conditions=many)
+        known = (await record(liar)).verified
+
+    assert known is not None
+    assert 0 < len(known.causes) < 300
+    assert max(len(one.code) + len(one.words) for one in known.causes) < 400
 
 
 async def test_a_test_without_verdict_leaves_everything_as_it_is(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.marketplace.renting import ask_of, rent, say
 from tests.marketplace.support import statements
 from tests.marketplace.verifying import HOUR, beat, open_machine, open_verified, orders, prove, record, view, xid
 from tests.support.clock import START
-from tests.support.selftests import notice, sound_report, whole_run
+from tests.support.sound import notice, sound_report, whole_run
 
 
 async def test_a_machine_is_verified_when_its_test_arrives_and_renters_find_it_then(tmp_path: Path) -> None:

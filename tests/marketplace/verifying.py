@@ -16,7 +16,7 @@ from kaalia.model.verification import VerificationView
 from kaalia.wire.protocol import MessageKind, StatusMessage, TaskRequest, Verb
 from tests.marketplace.liar import Liar, open_liar
 from tests.support.clock import START
-from tests.support.selftests import notice, sound_report, whole_run
+from tests.support.sound import notice, sound_report, whole_run
 
 HOUR = timedelta(hours=1).total_seconds()
 

@@ -13,7 +13,7 @@ from kaalia.store import conditions, outbox, selftest, standing, tasks
 from kaalia.sync.push import collect
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind, Verb
-from tests.support.selftests import notice, sound_report, whole_run
+from tests.support.sound import notice, sound_report, whole_run
 from tests.sync.support import Machine, open_pair
 from tests.sync.test_pull import pull_of
 from tests.sync.test_push import push_of, record
