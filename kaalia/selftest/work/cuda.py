@@ -28,7 +28,7 @@ POLL_S = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)
 
 NOT_READY = 600
 OUT_OF_MEMORY = 2
-PEER_ALREADY_ENABLED = 704
+PEER_ALREADY_ENABLED, PEER_UNSUPPORTED, TOO_MANY_PEERS = 704, 217, 711
 BLOCKING_SYNC = 4
 ON_DEVICE, STREAM_NON_BLOCKING, PINNED_PORTABLE = 1, 1, 1
 MULTIPROCESSORS, MAJOR, MINOR, SHARED_OPTIN = 16, 75, 76, 97
@@ -297,6 +297,8 @@ class Gpu:
             return False
         self.call("cuCtxSetCurrent", self._context)
         number = self.driver.number("cuCtxEnablePeerAccess", other._context, ctypes.c_uint(0))
+        if number in (PEER_UNSUPPORTED, TOO_MANY_PEERS):
+            return False  # more than eight without NVSwitch: the driver copies by way of the host
         if number not in (0, PEER_ALREADY_ENABLED):
             raise CudaError(number, "cuCtxEnablePeerAccess", self.where)
         return True
