@@ -64,8 +64,8 @@ def build_cuda(library: Path, missing: Sequence[str] = ()) -> Path:
     target = library / CUDA_LIBRARY
     sources = [*sorted(HERE.glob("*.[ch]*")), *sorted(KERNELS.glob("*.cu*"))]
     text = b"".join(path.read_bytes() for path in sources) + repr((CUDA_FLAGS, sorted(missing))).encode()
-    mark = library / f"cuda-{hashlib.sha256(text).hexdigest()[:16]}"
-    if mark.exists():
+    mark, made_of = library / "cuda.built", hashlib.sha256(text).hexdigest()
+    if mark.exists() and mark.read_text() == made_of:
         return library
     # In two steps: C and C++ are two compilers.
     driver = library / f"cuda.{os.getpid()}.o"
@@ -74,7 +74,7 @@ def build_cuda(library: Path, missing: Sequence[str] = ()) -> Path:
     )
     _link(target, missing, ["g++", *CUDA_FLAGS, f"-I{HERE}", f"-I{KERNELS}", str(driver), str(HERE / "kernels.cc")])
     driver.unlink()
-    mark.touch()
+    mark.write_text(made_of)
     return library
 
 

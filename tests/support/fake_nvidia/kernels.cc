@@ -57,6 +57,7 @@ struct Warp {
 Thread threads[MOST_THREADS];
 Warp warps[MOST_THREADS / LANES];
 Barrier whole;
+u32 events; /* barriers opened and threads ended: while there are none, all wait */
 jmp_buf runner;
 /* Pages that no thread ever used cost nothing. */
 u8 *const stacks = (u8 *)malloc((size_t)MOST_THREADS * STACK_BYTES);
@@ -74,6 +75,7 @@ void pass(Barrier &barrier, u32 expected) {
     if (++barrier.arrived == expected) {
         barrier.arrived = 0;
         barrier.opened++;
+        events++;
         return;
     }
     while (barrier.opened == seen)
@@ -83,6 +85,7 @@ void pass(Barrier &barrier, u32 expected) {
 void begin() {
     body(given);
     threads[threadIdx.x].is_done = true;
+    events++;
     _longjmp(runner, 1);
 }
 
@@ -102,21 +105,30 @@ void step(u32 number) {
     setcontext(&one.first);
 }
 
-/* Threads take turns upwards in even blocks and downwards in odd ones: a missing barrier shows in one of them. */
+void run_warp(u32 warp) {
+    for (volatile u32 before = events - 1; before != events;) {
+        before = events;
+        for (volatile u32 lane = 0; lane < LANES; lane = lane + 1) {
+            u32 number = warp * LANES + lane;
+            if (number < blockDim.x && !threads[number].is_done)
+                step(number);
+        }
+    }
+}
+
+/* A warp goes on alone until its block's barrier holds it, and only then the next: upwards in even blocks, downwards in odd
+   ones. A barrier that is missing shows. */
 void run_block() {
     for (u32 i = 0; i < blockDim.x; i++) {
         threads[i].is_begun = threads[i].is_done = false;
         threads[i].turns = threads[i].groups = 0;
         threads[i].copies.clear();
     }
-    for (u32 done = 0; done < blockDim.x;) {
-        done = 0;
-        for (volatile u32 i = 0; i < blockDim.x; i = i + 1) {
-            u32 number = blockIdx.x % 2 ? blockDim.x - 1 - i : i;
-            if (!threads[number].is_done)
-                step(number);
-            done += threads[number].is_done;
-        }
+    u32 count = (blockDim.x + LANES - 1) / LANES;
+    for (u32 before = events - 1; before != events;) {
+        before = events;
+        for (volatile u32 i = 0; i < count; i = i + 1)
+            run_warp(blockIdx.x % 2 ? count - 1 - i : i);
     }
 }
 } // namespace

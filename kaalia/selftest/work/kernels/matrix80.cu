@@ -33,6 +33,15 @@ INSIDE void take(u32 (&fa)[4][4], u32 (&fb)[4][4], const u8 *stage, u32 y, u32 x
             fb[n], stage + LEFT_BYTES + place(x + 16 * n + lane % 8 + lane / 16 * 8, 2 * half + lane / 8 % 2));
 }
 
+/* A warp's 64 x 64 of C, 16 deep. */
+INSIDE void multiply(float (&sums)[4][8][4], const u32 (&fa)[4][4], const u32 (&fb)[4][4]) {
+#pragma unroll
+    for (u32 m = 0; m < 4; m++)
+#pragma unroll
+        for (u32 n = 0; n < 8; n++)
+            multiply_bf16(sums[m][n], fa[m], fb[n / 2][n % 2 * 2], fb[n / 2][n % 2 * 2 + 1]);
+}
+
 /* 256 threads make 128 x 256 of C: 2 x 4 warps of 64 x 64. Three stages are on their way while one is multiplied. */
 KERNEL void __launch_bounds__(256, 1) product_bf16(float *c, const u16 *a, const u16 *columns, u32 size) {
     DYNAMIC_SHARED(stages);
@@ -57,27 +66,20 @@ KERNEL void __launch_bounds__(256, 1) product_bf16(float *c, const u16 *a, const
     __syncthreads();
     take(fa[0], fb[0], stages, y, x, 0);
     for (u32 tile = 0; tile < tiles; tile++) {
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            if (half == 0) {
-                take(fa[1], fb[1], stages + tile % STAGES * STAGE_BYTES, y, x, 1);
-                /* Into the stage that everybody had left at the barrier of the tile before. */
-                u32 next = tile + STAGES - 1;
-                if (next < tiles)
-                    bring(stages + next % STAGES * STAGE_BYTES, a, columns, size, next * DEEP);
-                copy_commit();
-            } else {
-                copy_wait<STAGES - 2>();
-                __syncthreads();
-                if (tile + 1 < tiles)
-                    take(fa[0], fb[0], stages + (tile + 1) % STAGES * STAGE_BYTES, y, x, 0);
-            }
-#pragma unroll
-            for (u32 m = 0; m < 4; m++)
-#pragma unroll
-                for (u32 n = 0; n < 8; n++)
-                    multiply_bf16(sums[m][n], fa[half][m], fb[half][n / 2][n % 2 * 2], fb[half][n / 2][n % 2 * 2 + 1]);
-        }
+        /* The next tile is there before this one begins: fragments of both are then taken while others are multiplied,
+           and nothing waits behind the barrier. */
+        copy_wait<STAGES - 3>();
+        __syncthreads();
+        take(fa[1], fb[1], stages + tile % STAGES * STAGE_BYTES, y, x, 1);
+        multiply(sums, fa[0], fb[0]);
+        if (tile + 1 < tiles)
+            take(fa[0], fb[0], stages + (tile + 1) % STAGES * STAGE_BYTES, y, x, 0);
+        /* Into the stage of the tile before, which everybody left before the barrier. */
+        u32 next = tile + STAGES - 1;
+        if (next < tiles)
+            bring(stages + next % STAGES * STAGE_BYTES, a, columns, size, next * DEEP);
+        copy_commit();
+        multiply(sums, fa[1], fb[1]);
     }
     copy_wait<0>();
     float *to = c + (u64)(row0 + y + lane / 4) * size + col0 + x + lane % 4 * 2;
