@@ -30,9 +30,12 @@ def import_self_test(
     engine: EngineApi, tar: Path, name: str = SELF_TEST_IMAGE, files: Mapping[str, str] | None = None
 ) -> str:
     """`files`: by path, instead of the image's own."""
-    buffer = io.BytesIO(tar.read_bytes())
-    with tarfile.open(fileobj=buffer, mode="a") as archive:
-        for path, text in (files or {}).items():
+    files, buffer = files or {}, io.BytesIO()
+    with tarfile.open(tar) as source, tarfile.open(fileobj=buffer, mode="w") as archive:
+        for entry in source:
+            if entry.name not in files:  # the engine takes no path twice
+                archive.addfile(entry, source.extractfile(entry) if entry.isfile() else None)
+        for path, text in files.items():
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(text.encode()), 0o755
             archive.addfile(entry, io.BytesIO(text.encode()))

@@ -100,12 +100,12 @@ def result(running: "subprocess.Popen[str]", timeout_s: float) -> dict[str, Any]
 
 
 def bundle(found: dict[str, Any]) -> dict[str, str]:
-    """Files of the support bundle of a test that failed, by name without the folder."""
+    """Files of the support bundle of a test that failed."""
     where = found["diagnostics"]["support_bundle"]["path"]
     with tarfile.open(where) as archive:
         members = [one for one in archive.getmembers() if one.isfile()]
         read = {one.name: archive.extractfile(one) for one in members}
-        return {name.partition("/")[2] or name: file.read().decode() for name, file in read.items() if file}
+        return {name: file.read().decode() for name, file in read.items() if file}
 
 
 @dataclass
