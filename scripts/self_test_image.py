@@ -19,6 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 IMAGE = HERE / "images" / "self-test"
+REQUIREMENTS = HERE / "kaalia" / "contracts" / "requirements.toml"
 WORK = Path("kaalia/selftest/work")
 """The machine's own work programs: the image has the same, in the same folders."""
 OLDEST_PYTHON = (3, 11)
@@ -40,7 +41,8 @@ FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nsshd:*:100:65534:sshd:/run/sshd:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/debian_version": "12.0\n",  # by it NVIDIA's hook knows where its libraries go
-    "etc/ld.so.conf": "/usr/local/lib\n",
+    "etc/ld.so.conf": "include /etc/ld.so.conf.d/*.conf\n",
+    "etc/ld.so.conf.d/local.conf": "/usr/local/lib\n",
 }
 LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
@@ -74,6 +76,9 @@ def contents(root: Path, *, is_quick: bool = False) -> dict[str, bytes]:
 def settings(is_quick: bool) -> dict[str, Any]:
     """settings.json of the image. `is_quick`: each step as short as it still proves something."""
     told = tomllib.loads((IMAGE / "settings.toml").read_text())
+    required = {one["id"]: one for one in tomllib.loads(REQUIREMENTS.read_text())["requirement"]}
+    ram, cores = required["system.ram"], required["cpu.physical_cores"]
+    told["limits"] |= {"ram_share": ram["number"], "ram_cap_mib": ram["greatest"], "cores_per_gpu": cores["number"]}
     if is_quick:
         told["arguments"] = {step: {"quick": True} for step in told["deadline_s"]}
     return told

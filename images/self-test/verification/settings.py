@@ -16,7 +16,7 @@ class Limits:
 
     vram_free_share: float
     ram_share: float
-    ram_cap_mib: int
+    ram_cap_mib: float
     cores_per_gpu: int
 
 
