@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ CUDA_FLAGS = (
     ),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-Wl,-soname,{CUDA_LIBRARY}"),
 )
+_bringing = threading.Lock()
 FLAGS = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}")
 
 
@@ -130,10 +132,11 @@ class Hook:
 
         Orders for other GPUs stay.
         """
-        control = json.loads(self.control.read_text()) if self.control.exists() else {}
         own = {"mounts": dict(mounts), **({"fail": fail} if fail else {})}
-        control["of"] = {**control.get("of", {}), **dict.fromkeys(gpu_uuids, own)}
-        self._write(control)
+        with _bringing:
+            control = json.loads(self.control.read_text()) if self.control.exists() else {}
+            control["of"] = {**control.get("of", {}), **dict.fromkeys(gpu_uuids, own)}
+            self._write(control)
 
     def _write(self, control: dict[str, object]) -> None:
         part = self.control.with_suffix(".part")
