@@ -67,8 +67,10 @@ def contents(root: Path, *, is_quick: bool = False) -> dict[str, bytes]:
     for path in _libraries(root, with_libraries):
         files.setdefault(_merged(path), _read(root / path))
     files |= {f"verification/{path}": data for path, data in _tree(IMAGE / "verification", WITHOUT)}
-    if (HERE / WORK).is_dir():
-        files |= {f"verification/{WORK}/{path}": data for path, data in _tree(HERE / WORK, WITHOUT)}
+    files |= {f"verification/{WORK}/{path}": data for path, data in _tree(HERE / WORK, WITHOUT)}
+    missing = sorted(step for step in settings(is_quick)["deadline_s"] if f"verification/{WORK}/{step}.py" not in files)
+    if missing:
+        raise BuildError(f"cannot find the programs of steps in {WORK}: {', '.join(missing)}: get the whole source")
     files["verification/settings.json"] = json.dumps(settings(is_quick), indent=1).encode()
     return {**files, **{path: text.encode() for path, text in FILES.items()}}
 

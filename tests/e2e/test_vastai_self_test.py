@@ -22,7 +22,7 @@ def test_a_good_machine_passes_and_nothing_of_the_test_stays(tmp_path: Path) -> 
 
         assert (early["failure_code"], early["phase"]) == ("preflight_requirements_failed", "preflight")
         assert set(early["failure"]["failed_check_ids"]) == {"pcie.bandwidth", "network.download", "network.upload"}
-        assert (found["success"], found["phase"]) == (True, "complete"), found
+        assert (found["success"], found["phase"]) == (True, "complete"), found["reason"]
         assert (found["offer"]["num_gpus"], found["offer"]["rentable"]) == (2, True)
         wait_until("nothing of it to be left", lambda: not host.left(), 30)
         wait_until("the whole machine to be offered again", lambda: host.stack.rentable_offer(2), 30)

@@ -4,13 +4,13 @@ A queue is what one machine goes through, one after the other; the queues run si
 are long: two minutes of silence, ten of a test, fifteen of a start.
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from tests.support.fake_nvidia.profiles import fault, setting
 from tests.support.images import DEMO_IMAGE
 from tests.support.rest import Rest
 from tests.support.self_test_image import SELF_TEST_IMAGE
@@ -24,15 +24,14 @@ PASSES = "passes"
 
 @dataclass(frozen=True)
 class World:
-    """`absent`, `slow`: names of images of registries that have no such image, or take an hour to give it."""
+    """Names of images: of registries that have no such image (`absent`), or take an hour to give it (`slow`); and such
+    whose test is `stuck`, is `endless`, or is `dying` in the middle."""
 
     absent: str
     slow: str
     stuck: str
     endless: str
     dying: str
-    failing: dict[str, str] = field(default_factory=dict)
-    """By step: an image whose step fails."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,6 @@ def instances(host: Host) -> list[int]:
     return [int(row["id"]) for row in rows if row["machine_id"] == host.stack.machine_id]
 
 
-def step_fails(step: str) -> str:
-    """A work program whose step fails."""
-    words = {"end": "failed", "code": "wrong", "words": "cannot trust GPU 0: 3 words of it are wrong", "remedy": ""}
-    return f"print({json.dumps(json.dumps(words))})  # {step}\n"
-
-
 STUCK = "import time\ntime.sleep(3600)\n"
 ENDLESS = (
     "import json, time\nfor turn in range(3600):\n"
@@ -136,13 +129,6 @@ DYING = "import os, signal, time\ntime.sleep(45)\nos.kill(os.getppid(), signal.S
 """The client has met the door by then."""
 
 HOOK_WORDS = "nvidia-container-cli: initialization error: nvml error: driver not loaded"
-STEPS = {
-    "compute": "resnet_failed",
-    "memory": "ecc_failed",
-    "collective": "nccl_failed",
-    "burn": "stress_gpu_burn_failed",
-}
-
 FIRST = (
     Case("nothing measured yet", "preflight_requirements_failed", _unmeasured, has_instance=False),
     Case("all is well", PASSES, _measured),
@@ -158,11 +144,16 @@ FIRST = (
 )
 SECOND = (
     Case("no driver in the container", "nvml_failed", _seen(has_driver=False)),
+    Case("the driver's versions differ", "nvml_failed", _seen(faults=fault("nvmlInit_v2", "error 18"))),
+    Case("somebody else uses a GPU", "legacy_progress_error", _seen(faults=setting(1, "vram_used_mb", 2000))),
     Case("too little memory", "legacy_progress_error", _seen(is_roomy=False)),
-    *(
-        Case(f"{step} fails", code, _image(lambda world, step=step: world.failing[step]))  # type: ignore[misc]
-        for step, code in STEPS.items()
-    ),
+    Case("a GPU computes wrongly", "resnet_failed", _seen(faults=fault("launch_singles", "flip", 0))),
+    Case("tensor cores multiply wrongly", "resnet_failed", _seen(faults=fault("launch_product_bf16", "flip", 1))),
+    Case("a kernel never ends", "resnet_failed", _seen(faults=fault("cuStreamQuery", "error 600"))),
+    Case("a bit of GPU memory is worn", "ecc_failed", _seen(faults=setting(1, "cuda_stuck", "7800001 3"))),
+    Case("an ECC error that nobody can correct", "ecc_failed", _seen(faults=fault("launch_doubles", "error 214", 0))),
+    Case("GPUs do not agree on a sum", "nccl_failed", _seen(faults=fault("launch_add", "flip", 0))),
+    Case("a kernel fails under load", "stress_gpu_burn_failed", _seen(faults=fault("launch_digest", "error 700", 0))),
 )
 QUEUES: tuple[tuple[Case, ...], ...] = (
     FIRST,

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.proofs.report import Report, Say
-from tests.proofs.selftest_faults import DYING, ENDLESS, PASSES, QUEUES, STEPS, STUCK, Case, Found, World, step_fails
+from tests.proofs.selftest_faults import DYING, ENDLESS, PASSES, QUEUES, STUCK, Case, Found, World
 from tests.support.registry import Mode, Registry
 from tests.support.self_test_image import import_self_test, settings_file, work_file
 from tests.support.self_tests import Host, Room, bundle, room
@@ -121,17 +121,13 @@ def _told(found: Found) -> object:
 def _world(made: Room) -> Iterator[World]:
     """Variants of the image, and two registries."""
     tar, late = made.tar, settings_file(deadline_s=NEVER_S)
-    names = {
-        step: import_self_test(made.engine, tar, f"kaalia/{step}:latest", {work_file(step): step_fails(step)})
-        for step in STEPS
-    }
     odd = {
         name: import_self_test(made.engine, tar, f"kaalia/{name}:latest", {work_file("compute"): program, **late})
         for name, program in (("stuck", STUCK), ("endless", ENDLESS), ("dying", DYING))
     }
     with _registry(Registry()) as plain, _registry(Registry(mode=Mode.SLOW, chunk_wait_s=10)) as slow:
         slow_image = slow.add("self-test", "latest", [os.urandom(12 << 20)])
-        yield World(f"{plain.address}/absent:1", slow_image, failing=names, **odd)
+        yield World(f"{plain.address}/absent:1", slow_image, **odd)
 
 
 @contextmanager

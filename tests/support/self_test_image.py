@@ -15,6 +15,13 @@ from tests.support.fake_nvidia import build
 SELF_TEST_IMAGE = "kaalia/self-test:latest"
 BUILDER = Path(__file__).parents[2] / "scripts" / "self_test_image.py"
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+BRIEF: dict[str, dict[str, object]] = {
+    "burn": {"minutes": 0.02},
+    "cpu": {"seconds": 1},
+    "ram": {"seconds": 1, "bytes_max": 32 << 20},
+    "disk": {"seconds": 0.2, "bytes": 16 << 20},
+}
+"""The simulated GPUs compute on the processor, which tests share."""
 PROFILE = "/usr/share/gpus.txt"
 _CHANGES = (f"ENV KAALIA_FAKE_NVML={PROFILE}",)
 
@@ -48,14 +55,20 @@ def work_file(step: str) -> str:
     return f"verification/kaalia/selftest/work/{step}.py"
 
 
-def settings_file(deadline_s: float) -> dict[str, str]:
-    """The image's settings with short steps that have so much time; for `import_self_test`."""
+def settings_file(deadline_s: float | None = None) -> dict[str, str]:
+    """The image's settings with the shortest steps, which have so much time; for `import_self_test`."""
     told = settings(is_quick=True)
-    told["deadline_s"] = dict.fromkeys(told["deadline_s"], deadline_s)
+    for step, arguments in BRIEF.items():
+        told["arguments"][step] |= arguments
+    if deadline_s is not None:
+        told["deadline_s"] = dict.fromkeys(told["deadline_s"], deadline_s)
     return {"verification/settings.json": json.dumps(told)}
 
 
 def driver_files(driver: Path, profile: Path) -> dict[str, str]:
     """What containers get of the simulated driver, by their paths in them."""
-    libraries = {f"{LIBRARIES}/{name}": str(driver / name) for name in (build.LIBRARY, "libcuda.so.1")}
-    return {**libraries, PROFILE: str(profile)}
+    libraries = {name: str(driver / name) for name in (build.LIBRARY, build.CUDA_LIBRARY)}
+    for name in ("libstdc++.so.6", "libgcc_s.so.1"):  # the simulated one's own
+        found = subprocess.run(["gcc", f"-print-file-name={name}"], check=True, capture_output=True, text=True)
+        libraries[name] = str(Path(found.stdout.strip()).resolve())
+    return {**{f"{LIBRARIES}/{name}": path for name, path in libraries.items()}, PROFILE: str(profile)}

@@ -16,16 +16,20 @@ from typing import Any
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia import build
 from tests.support.fake_nvidia.build import Hook, environment, install_hook
-from tests.support.fake_nvidia.profiles import gpu_uuid, machine, write
+from tests.support.fake_nvidia.profiles import gpu_uuid, machine, setting, write
 from tests.support.images import import_demo
 from tests.support.roomy import files as roomy_files
 from tests.support.roomy import roomy
-from tests.support.self_test_image import SELF_TEST_IMAGE, build_tar, driver_files, import_self_test
+from tests.support.self_test_image import SELF_TEST_IMAGE, build_tar, driver_files, import_self_test, settings_file
 from tests.support.stack import Stack, StackOptions
 from tests.support.vastai import VastAI, program
 from tests.support.waiting import wait_until
 
 GPUS = "2xRTX_4090"
+PEERS = setting(0, "p2p_1", 0) + setting(1, "p2p_0", 0)
+SMALL = setting(0, "cuda_mb", 8) + setting(1, "cuda_mb", 8)
+LARGE = setting(0, "cuda_mb", 160) + setting(1, "cuda_mb", 160)
+"""What the simulated GPUs truly have: small for the steps, which fill it, and enough for the daemon's measurement."""
 DISK_BYTES = 1024**4
 """The client rents 40 GB on each machine."""
 CONFIG: dict[str, Any] = {"speed": {"peer": "marketplace", "max_gb": 1}}
@@ -42,10 +46,6 @@ class Host:
     seed: str
 
     @property
-    def profile(self) -> Path:
-        return self.stack.folder / "gpus.txt"
-
-    @property
     def gpus(self) -> list[str]:
         return [gpu_uuid(index, self.seed) for index in range(int(GPUS.split("x", maxsplit=1)[0]))]
 
@@ -56,7 +56,7 @@ class Host:
         """
         folder = self.stack.folder
         inside = folder / "gpus-inside.txt"
-        write(inside, faults + self.profile.read_text())
+        write(inside, faults + PEERS + SMALL + machine(GPUS, self.seed))
         shown = driver_files(self.driver, inside) if has_driver else {}
         self.hook.bring(self.gpus, {**shown, **(roomy_files(folder / "roomy") if is_roomy else {})}, fail)
 
@@ -147,22 +147,17 @@ def room(folder: Path, bridge: str | None = None) -> Iterator[Room]:
         engine = cleanup.enter_context(private)
         import_demo(engine)
         tar = build_tar(folder)
-        import_self_test(engine, tar)
-        driver = with_cuda(build.build(folder / "driver"))
+        import_self_test(engine, tar, files=settings_file())
+        driver = build.build_cuda(build.build(folder / "driver"))
         stack = _stack(engine, driver, folder / "m0", 0, {})
         cleanup.callback(stack.close)
         stack.up()
         yield Room(engine, hook, driver, folder, tar, Host(stack, hook, driver, seed(0)), cleanup)
 
 
-def with_cuda(driver: Path) -> Path:
-    """The folder of the simulated driver, with its libcuda beside NVML."""
-    return build.build_cuda(driver)
-
-
 def _stack(engine: PrivateDocker, driver: Path, folder: Path, number: int, config: dict[str, Any]) -> Stack:
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "gpus.txt", machine(GPUS, seed(number)))
+    write(folder / "gpus.txt", LARGE + machine(GPUS, seed(number)))
     first = 21000 + 200 * number
     own = {**CONFIG, "docker": {"subnet_pool": f"10.{200 + number}.0.0/16"}, **config}
     options = StackOptions(

@@ -22,6 +22,8 @@ GRACE_S = 5.0
 """For a child that was killed: one that is stuck in a driver cannot die, and is left behind."""
 TELL_EVERY_S = 5.0
 """The client asks every 20 s."""
+_ENVIRONMENT = {"CUDA_CACHE_DISABLE": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""As the machine's own test has it: nothing is left on disk, and the driver counts as the bus does."""
 Say = Callable[[str], None]
 
 
@@ -50,6 +52,7 @@ def run(file: Path, arguments: dict[str, Any], deadline_s: float, say: Say) -> E
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        env={**os.environ, **_ENVIRONMENT},
         start_new_session=True,
     )
     heard, complaints = Heard(), list[str]()
