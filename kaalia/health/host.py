@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -32,7 +32,7 @@ SETTLE_S = 1.0
 """After a change of mounts: a container that starts makes several."""
 CHECKS: tuple[Check, ...] = (*docker.CHECKS, *storage.CHECKS, *system.CHECKS)
 _KERNEL_SAYS = "filesystem_read_only"
-"""The cause, where the kernel's log told it: the read-only mount is not told again."""
+"""The cause, where the kernel's log told it."""
 
 _OF_GPUS = frozenset({"gpu_injection_missing", "other_manager"})
 """Faults of machines with GPUs: while nobody can tell whether this is one, they stay as they were."""
@@ -128,12 +128,16 @@ class HealthService:
             unseen |= self._patient
         if self._debounce is None:
             self._debounce = Debounce(known.told)
-        found = [
-            condition(one, self._book.rules[one.id])
-            for one in self._find(facts, unseen)
-            if one.id != "mount_read_only" or one.words["device"].rpartition("/")[2] not in known.broken_devices
-        ]
+        found = [self._condition(one, known.broken_devices) for one in self._find(facts, unseen)]
         await self._tell(self._debounce.look(found, self._turns, unseen))
+
+    def _condition(self, found: Finding, broken_devices: frozenset[str]) -> Condition:
+        """Where the kernel's log told why a mount is read-only, that is shown; the mount keeps new rentals out yet."""
+        told = condition(found, self._book.rules[found.id])
+        device = found.words.get("device", "").rpartition("/")[2]
+        if found.id != "mount_read_only" or device not in broken_devices:
+            return told
+        return replace(told, scope=device, hidden_by=(_KERNEL_SAYS,))
 
     def _find(self, facts: HostFacts, unseen: set[str]) -> Iterator[Finding]:
         for check in CHECKS:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from kaalia.contracts import fitness
+from kaalia.contracts.symptoms import causes
 from kaalia.health.engine_time import EngineTime
 from kaalia.health.host import HealthService
 from kaalia.health.host_reading import HostReader, Places
@@ -181,10 +183,19 @@ async def test_who_shares_the_gpus_stays_told_while_nobody_knows_them(host: Mach
 async def test_the_kernels_own_word_hides_the_mount(host: Machine) -> None:
     write_files(host.root, {"proc/1/mountinfo": MOUNTS.replace("vda1 rw", "vda1 ro")})
     (one,) = (await host.look()).values()
-    cause = replace(one.condition, problem=replace(one.condition.problem, code="filesystem_read_only"), scope="vda1")
+    problem = replace(one.condition.problem, code="filesystem_read_only")
+    cause = replace(one.condition, problem=problem, scope="vda1", blocks=None)
     now = host.clock.now()
     await host.store.transaction(lambda tx: conditions.replace(tx, "kernel", [cause], now))
+    await host.look()
 
+    found = await host.store.read(conditions.all_open)
+    assert [each.condition.problem.code for each in causes(found)] == ["filesystem_read_only"]
+    keeps_out = fitness.of_host(fitness.faults(found))
+    assert keeps_out is not None, "nobody rents a machine whose disk cannot be written"
+    assert keeps_out.code == "mount_read_only"
+
+    write_files(host.root, {"proc/1/mountinfo": MOUNTS})
     assert (await host.look()).keys() == {"filesystem_read_only"}
 
 
