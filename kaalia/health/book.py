@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from kaalia.health.kernel_lines import UNLISTED, Action, catalogue
+from kaalia.model.health import Severity
 
 _FOLDER = Path(__file__).parent
 _XIDS = "xid.toml"
+_GPU, _OF_GPUS = "gpu_", ("gpu", "kernel")
+"""Faults of GPUs, which keep theirs from being rented unless they say otherwise, and the files that they stand in."""
 _XID_SOURCE = "NVIDIA, Xid Errors, https://docs.nvidia.com/deploy/xid-errors/"
 _XID_WORD = re.compile(r"(?:gpu_)?(?:xid)?[ _:-]?(\d{1,5})")
 """As people write it: gpu_xid_79, xid_79, `Xid 79`, 79."""
@@ -38,7 +41,16 @@ class Entry:
     has_fix: bool = False
     """`kaalia doctor --fix` can mend it."""
     blocks: bool = False
-    """While it stands, and is critical or unknown, nothing is rented out anew."""
+    """While it stands, and is critical or unknown, what it is about is not rented out anew."""
+
+    @property
+    def keeps_out(self) -> str:
+        """What is not rented out anew meanwhile, in words; "" where all is."""
+        if not self.blocks or self.severity not in (Severity.CRITICAL, Severity.UNKNOWN):
+            return ""
+        if self.id.startswith(_GPU):
+            return "the GPU is not rented out anew, and of a fault of the driver no GPU is; what runs goes on"
+        return "nothing is rented out anew; what runs goes on"
 
 
 @cache
@@ -82,7 +94,7 @@ def _of_files() -> Iterator[Entry]:
                     plain(entry.get("clears", "")) or _clears(entry.get("quiet_h"), "the machine is booted anew"),
                     entry["source"],
                     entry.get("fix", False),
-                    entry.get("blocks", False),
+                    entry.get("blocks", path.stem in _OF_GPUS and entry["id"].startswith(_GPU)),
                 )
 
 
@@ -107,7 +119,8 @@ def _xid(number: int) -> Entry:
 def _of_action(entry_id: str, says: str, action: Action) -> Entry:
     clears = _clears(action.quiet_h, "the GPU is reset and its driver says so (Xid 154), or the machine is booted anew")
     severity = str(action.severity or "")
-    return Entry(entry_id, "xid", severity, says, plain(action.remedy), clears if severity else "", _XID_SOURCE)
+    remedy, ends = plain(action.remedy), clears if severity else ""
+    return Entry(entry_id, "xid", severity, says, remedy, ends, _XID_SOURCE, blocks=True)
 
 
 def plain(text: str) -> str:

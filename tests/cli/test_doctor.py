@@ -104,6 +104,7 @@ def test_a_condition_is_explained_without_a_daemon(run: Run) -> None:
     assert [line.split(":")[0].strip() for line in result.out.splitlines()] == [
         "gpu_xid_79  critical",
         "means",
+        "meanwhile",
         "remedy",
         "ends when",
         "source",

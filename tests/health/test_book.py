@@ -2,10 +2,16 @@
 
 import pytest
 
+from kaalia.contracts import canary
 from kaalia.health import book
 from kaalia.health.kernel_lines import catalogue
+from kaalia.model.canary import CanaryRun, CanaryState, Cause, Step, StepResult, Versions
 from kaalia.model.health import Severity
+from kaalia.model.selftest import Outcome
 from scripts import health_tables
+from tests.support.clock import START
+
+FAILED = tuple(StepResult(step, Outcome.FAILED, "no") for step in Step)
 
 
 def test_every_condition_that_the_code_tells_is_explained() -> None:
@@ -58,3 +64,16 @@ def test_what_is_none_is_answered_by_its_neighbours(word: str, nearest: str) -> 
     assert book.find(word) is None
     assert nearest in book.near(word)
     assert book.near("qqqqqqqqqq") == []
+
+
+def test_what_keeps_new_rentals_out_is_said_as_it_is_done() -> None:
+    """By the conditions that the code makes: those of the machine say so themselves, those of a GPU by their part."""
+    since = {"gpu_lost", "gpu_xid_79", "gpu_fallen_off_bus", "gpu_driver_hung", "mount_absent", "canary_launch_failed"}
+    quiet = {"gpu_hot", "gpu_driver_missing", "drive_silent", "live_restore_off", "gpu_xid_31", "disk_errors"}
+
+    assert [code for code in sorted(since) if not book.entries()[code].keeps_out] == []
+    assert [code for code in sorted(quiet) if book.entries()[code].keeps_out] == []
+    last = CanaryRun(Cause.BOOT, START, START, "b", Versions("1", None, None), FAILED)
+    for state, need in ((CanaryState(last=last, failures=2), None), (CanaryState(), Cause.BOOT)):
+        for one in canary.conditions(state, need):
+            assert book.entries()[one.problem.code].keeps_out

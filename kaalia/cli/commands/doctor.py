@@ -81,7 +81,7 @@ def _print_entry(entry: Entry, out: Console) -> None:
     findings.print_fields(
         (
             ("means", entry.says),
-            ("meanwhile", "nothing is rented out anew; what runs goes on" if entry.blocks else ""),
+            ("meanwhile", entry.keeps_out),
             ("remedy", entry.remedy),
             ("ends when", entry.clears),
             ("source", entry.source),
