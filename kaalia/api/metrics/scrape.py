@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from kaalia.api.context import Context
@@ -43,14 +43,14 @@ class Scraper:
                     f"cannot show contract {contract_id}: this machine has none with that id",
                     remedy="see all with: kaalia contracts",
                 )
-            return await asyncio.to_thread(_of_contract, self._context, found, contract_id)
+            return (await asyncio.to_thread(_of_contracts, self._context, found, (contract_id,)))[contract_id]
 
     async def of_tenants(self) -> dict[int, bytes]:
         """What each tenant whose contract runs may see, by contract, of one moment. Raises StoreError."""
         async with self._one_at_a_time:
             found = await self._read()
             numbers = [number for number, one in found.workloads.items() if one.state is WorkloadState.RUNNING]
-            return {number: await asyncio.to_thread(_of_contract, self._context, found, number) for number in numbers}
+            return await asyncio.to_thread(_of_contracts, self._context, found, numbers)
 
     async def _read(self) -> Reading:
         now, figures = self._context.clock.now(), self._context.figures()
@@ -77,10 +77,10 @@ def _whole(here: Context, found: Reading | None, internals: Internals) -> bytes:
     return text.whole(found, here.usages(_running(found)) if found else {}, internals)
 
 
-def _of_contract(here: Context, found: Reading, contract_id: int) -> bytes:
+def _of_contracts(here: Context, found: Reading, contract_ids: Collection[int]) -> dict[int, bytes]:
     from kaalia.api.metrics import text  # noqa: PLC0415
 
-    return text.of_contract(found, here.usages(_running(found, contract_id)), contract_id)
+    return text.of_contracts(found, here.usages(_running(found, contract_ids)), contract_ids)
 
 
 def _newer(report: MachineReport, figures: Mapping[int, GpuFigures]) -> MachineReport:
@@ -100,10 +100,12 @@ def _newer(report: MachineReport, figures: Mapping[int, GpuFigures]) -> MachineR
     return replace(report, gpus=tuple(gpus))
 
 
-def _running(found: Reading, contract_id: int | None = None) -> list[str]:
-    """Ids of the containers that run; of one contract, if it is named."""
+def _running(found: Reading, contract_ids: Collection[int] | None = None) -> list[str]:
+    """Ids of the containers that run; of these contracts, if they are named."""
     return [
         status.container_id
         for number, status in found.workloads.items()
-        if status.container_id and status.state is WorkloadState.RUNNING and contract_id in (None, number)
+        if status.container_id
+        and status.state is WorkloadState.RUNNING
+        and (contract_ids is None or number in contract_ids)
     ]

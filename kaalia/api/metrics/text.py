@@ -1,6 +1,6 @@
 """The text of a scrape, out of what was read: all of it, or what one tenant may see. Imported by the first scrape."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 from kaalia.api.metrics import availability, conditions, contracts, counters, daemon, gpus, machine
@@ -21,8 +21,13 @@ def whole(found: Reading | None, usages: Usages, internals: Internals) -> bytes:
     return render((*own, *_samples(found, usages)) if found else own, with_process=True)
 
 
-def of_contract(found: Reading, usages: Usages, contract_id: int) -> bytes:
-    return render(_for_tenant(found, usages, contract_id), with_process=False)
+def of_contracts(found: Reading, usages: Usages, contract_ids: Collection[int]) -> dict[int, bytes]:
+    """What each of these tenants may see, of one pass over all samples."""
+    mine: dict[int, list[Sample]] = {number: [] for number in contract_ids}
+    for number, sample in _by_tenant(found, usages):
+        if number in mine:
+            mine[number].append(sample)
+    return {number: render(samples, with_process=False) for number, samples in mine.items()}
 
 
 def _samples(found: Reading, usages: Usages) -> Iterator[Sample]:
@@ -35,24 +40,26 @@ def _samples(found: Reading, usages: Usages) -> Iterator[Sample]:
     yield from availability.samples(found)
 
 
-def _for_tenant(found: Reading, usages: Usages, contract_id: int) -> Iterator[Sample]:
-    """What concerns this contract alone, or a GPU that it has.
+def _by_tenant(found: Reading, usages: Usages) -> Iterator[tuple[int, Sample]]:
+    """What concerns one contract, or a GPU that it has, with its number.
 
     A GPU is shown from the first reading on that was made after the contract got it: the one before may be of
     somebody else's work.
     """
     read_at = found.report.collected_at if found.report else None
-    mine = {
-        claim.key
+    owners = {
+        claim.key: claim.contract_id
         for claim, since in found.claims
-        if claim.kind is ClaimKind.GPU and claim.contract_id == contract_id and _is_after(read_at, since)
+        if claim.kind is ClaimKind.GPU and _is_after(read_at, since)
     }
     for sample in _samples(found, usages):
+        if not sample.metric.is_tenants:
+            continue
         labels = dict(zip(sample.metric.labels, sample.labels, strict=True))
-        contract, gpu = labels.get("contract", ""), labels.get("gpu", "")
-        is_mine = contract == str(contract_id) if contract else gpu in mine
-        if sample.metric.is_tenants and is_mine:
-            yield sample
+        contract = labels.get("contract", "")
+        number = int(contract) if contract else owners.get(labels.get("gpu", ""))
+        if number is not None:
+            yield number, sample
 
 
 def _is_after(read_at: datetime | None, since: datetime) -> bool:
