@@ -149,7 +149,9 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
             await machines.put_cordon(tx, machine_id, post.cordon)
         has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
         conditions = None if post.conditions is None else _told(post.conditions)
-        is_judged = await verification.heed(context, tx, machine_id, conditions, post.selftests)
+        now_known = await machines.get(tx, machine_id) if any(changed) or record is None else None
+        now_known = now_known or replace(machine, availability=record, last_seen_at=now)
+        is_judged = await verification.heed(context, tx, now_known, conditions, post.selftests)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
         await tx.execute(

@@ -62,11 +62,11 @@ async def counts(tx: AsyncConnection, machine_ids: Collection[int]) -> dict[int,
     return {row.machine_id: int(row.total) for row in rows}
 
 
-async def reporters(tx: AsyncConnection, machine_id: int, since: datetime) -> int:
+def reporters(machine_id: int, since: datetime) -> sa.ScalarSelect[int]:
     """How many different renters have reported it since then."""
     query = sa.select(sa.func.count(sa.distinct(machine_reports.c.user_id)))
     mine = (machine_reports.c.machine_id == machine_id, machine_reports.c.created_at > since.timestamp())
-    return int(await tx.scalar(query.where(*mine)) or 0)
+    return query.where(*mine).scalar_subquery()
 
 
 async def _has_rented(tx: AsyncConnection, user_id: int, machine: MachineRecord) -> bool:

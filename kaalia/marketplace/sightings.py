@@ -34,5 +34,13 @@ async def note(context: Context, machine_id: int, asked: ProbeRequest, reply: Pr
 async def get(tx: AsyncConnection, machine_id: int, *, for_update: bool = False) -> Sightings | None:
     """None: it never asked this prober."""
     query = sa.select(table.c.record).where(table.c.machine_id == machine_id)
-    text = await tx.scalar(query.with_for_update() if for_update else query)
+    return read(await tx.scalar(query.with_for_update() if for_update else query))
+
+
+def of(machine_id: int) -> sa.ScalarSelect[str]:
+    """For a query of more: the text that `read` reads."""
+    return sa.select(table.c.record).where(table.c.machine_id == machine_id).scalar_subquery()
+
+
+def read(text: str | None) -> Sightings | None:
     return None if text is None else _SIGHTINGS.validate_json(text)

@@ -44,17 +44,16 @@ _CHANCE = random.SystemRandom()
 async def heed(
     context: Context,
     tx: AsyncConnection,
-    machine_id: int,
+    machine: MachineRecord,
     conditions: tuple[Fault, ...] | None,
     told: Iterable[str] = (),
 ) -> bool:
-    """A machine was heard of; what it said is written. `conditions`: open ones, None: an older daemon; `told`: tests.
+    """A machine was heard of, and is so now. `conditions`: open ones, None: an older daemon; `told`: its tests.
 
     True: it has news to learn, so ring its bell after the commit.
     """
     now = context.clock.now()
-    machine = await machines.get(tx, machine_id)
-    if machine is None or machine.deleted_at is not None:
+    if machine.deleted_at is not None:
         return False
     before = known(machine, now)
     after = await _with_tests(tx, machine, before, list(told)[:NOTICES_TAKEN], now)
@@ -138,16 +137,14 @@ async def _news(
     report, proof = machine.report, known.proof
     is_rented = machine.availability is not None and machine.availability.is_rented
     found, refused = None, ""
+    seen, reporters = await _seen(tx, machine.id, known.last.taken_at if known.last else now)
     if report is not None:
         reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
         tflops = facts.encode(report)["total_flops"]
         found = requirement_facts.of(report, reliability, tflops, proof.figures if proof else {})
-        found = _with_sightings(found, report.network, await sightings.get(tx, machine.id))
+        found = _with_sightings(found, report.network, seen)
         if report.driver is not None and report.driver.simulated and not context.settings.verifies_simulated:
             refused = "its driver is a simulated one: no GPU is behind it"
-    reporters = 0
-    if known.last is not None and not is_rented:
-        reporters = await reports.reporters(tx, machine.id, known.last.taken_at)
     return News(
         now=now,
         facts=found,
@@ -159,6 +156,12 @@ async def _news(
         refused=refused,
         reporters=reporters,
     )
+
+
+async def _seen(tx: AsyncConnection, machine_id: int, since: datetime) -> tuple[Sightings | None, int]:
+    """What was reached of its ports, and how many renters reported it since then: one question, every heartbeat."""
+    row = (await tx.execute(sa.select(sightings.of(machine_id), reports.reporters(machine_id, since)))).one()
+    return sightings.read(row[0]), int(row[1])
 
 
 def _with_sightings(found: Facts, network: Network, seen: Sightings | None) -> Facts:
