@@ -23,6 +23,7 @@ from kaalia.runtime.base import BindMount, ImageFacts, Observed, Placement, Prog
 from kaalia.runtime.networking import NetworkPool
 from kaalia.service import Tasks
 from kaalia.store.claims import Claim, ClaimKind
+from kaalia.wire import gpu_figures
 
 PLACES_MAX = 3
 """How often other ports or another subnet are tried when a foreign program turns out to hold them."""
@@ -122,7 +123,8 @@ async def tagged(tools: Tools, contract: Contract, row: WorkloadStatus | None, r
         return contract
     if _is_creating(contract, row) and row is not None and row.image is not None:
         return replace(contract, spec=replace(contract.spec, image=row.image))
-    cuda = report.driver.cuda_version if report.driver else None
+    driver_cuda = report.driver.cuda_version if report.driver else None
+    cuda = gpu_figures.cuda_max(driver_cuda, report.gpus) if driver_cuda else None
     login = await tools.login_source(contract.contract_id) if contract.spec.needs_registry_login else None
     tags = await tools.tags(name, login) if cuda else ()
     tag = await asyncio.to_thread(image.choose_tag, tags, cuda) if cuda else None

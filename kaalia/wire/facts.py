@@ -246,7 +246,7 @@ def _driver(report: MachineReport) -> dict[str, Any]:
     return {
         "driver_version": driver.version if driver else None,
         "driver_vers": driver_number(driver.version) if driver else None,
-        "cuda_max_good": None if cuda is None else float(cuda),
+        "cuda_max_good": None if cuda is None else float(gpu_figures.cuda_max(cuda, report.gpus)),
     }
 
 

@@ -4,7 +4,7 @@ Each figure says by which method it came. None: neither the driver nor the data 
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -16,10 +16,16 @@ _TRANSFERS = 2
 _OPERATIONS = 2
 """A fused multiply-add, each core, each clock."""
 
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+
+
 # When the module is imported, not in somebody's event loop.
 _DATA = tomllib.loads((resources.files("kaalia.wire") / "gpu_models.toml").read_text(encoding="utf-8"))
 _MODELS: Mapping[str, Mapping[str, Any]] = _DATA["model"]
 _NVLINK: Mapping[str, float] = _DATA["nvlink"]
+_CUDA_LAST = tuple((_version(one["below"]), str(one["version"])) for one in _DATA["cuda_last"])
 _DLPERF_PER_GBPS = float(_DATA["dlperf"]["points_per_gbps"])
 _COPIES_REACH = float(_DATA["dlperf"]["copies_reach"])
 _BELIEVED = float(_DATA["dlperf"]["believed"])
@@ -61,6 +67,14 @@ def nvlink_gbps(gpu: Gpu) -> Derived | None:
     return (
         None if each is None else Derived(gpu.nvlinks * float(each), "NVML: links that are up x rate of their version")
     )
+
+
+def cuda_max(driver_cuda: str, gpus: Iterable[Gpu]) -> str:
+    """The newest CUDA whose programs run on all of these GPUs. `driver_cuda`: the newest that their driver knows."""
+    known = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
+    least = min(known, default=None)
+    bounds = [last for below, last in _CUDA_LAST if least is not None and least < below]
+    return min([driver_cuda, *bounds], key=_version)
 
 
 def dlperf(gpu: Gpu, name: str) -> Derived | None:

@@ -282,7 +282,12 @@ OFFER = tuple(
         ("gpu_max_power", "number", "W", "gpus.power_limit_w, the least"),
         ("gpu_max_temp", "integer", "°C", "gpus.temperature_limit_c, the least"),
         ("gpu_display_active", "flag", "yes or no", "gpus.display_active, any"),
-        ("cuda_max_good", "number", "version", "driver.cuda_version"),
+        (
+            "cuda_max_good",
+            "number",
+            "version",
+            "driver.cuda_version, at most the last that knows every GPU's capability",
+        ),
         ("driver_version", "text", "version", "driver.version"),
         ("driver_vers", "integer", "3 digits a part", "driver.version"),
         ("cpu_name", "text", "name", "cpu.model"),
