@@ -19,7 +19,5 @@ def test_a_gpu_that_is_well_passes(program: str) -> None:
     lines = [protocol.read(line) for line in done.stdout.splitlines()]
     end = lines[-1] if lines else None
 
-    if isinstance(end, End) and end.code == "cuda_missing":
-        pytest.skip("there is no CUDA driver here")
     assert isinstance(end, End), done.stderr
     assert end.outcome is not Outcome.FAILED, end
