@@ -222,6 +222,19 @@ async def test_on_a_machine_without_gpus_a_renter_wins_too(trial: Trial) -> None
     await gone(pid)
 
 
+async def test_a_machine_whose_gpus_are_all_gone_comes_to_a_verdict(trial: Trial) -> None:
+    """Contracts without GPUs run one at a time, so that nobody logs in to a second one."""
+    await trial.bench.put_report(replace(trial.bench.report, gpus=(), driver=None))
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    assert run.result is RunResult.PASSED, run
+    assert "ssh was not tried" in run.steps[0].words
+    assert trial.bench.logins == 0
+
+
 async def test_the_owner_breaks_it_off(trial: Trial) -> None:
     trial.add(StepName.MEMORY, HANGS)
     await trial.start()
