@@ -69,6 +69,8 @@ def plan(
             settings.append(change)
         if after != known:
             changed[gpu.uuid] = after
+    there = {gpu.uuid for gpu in gpus}
+    changed |= {uuid: None for uuid, mark in marks.items() if uuid not in there and mark.boot_id != boot_id}
     return Plan(tuple(wanted), tuple(settings), changed)
 
 

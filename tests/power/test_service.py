@@ -13,7 +13,7 @@ from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.power import PowerPolicy
 from kaalia.daemon import power as root
 from kaalia.host.power import PowerProbe, PowerReading
-from kaalia.model.power import PowerSetting
+from kaalia.model.power import PowerMark, PowerSetting
 from kaalia.power.policy import read
 from kaalia.power.service import PowerService
 from kaalia.store import claims, conditions, contracts, machine
@@ -186,6 +186,20 @@ async def test_a_gpu_that_is_lost_leaves_the_others_their_guard(rig: Rig) -> Non
 
     assert rig.value(1, "power_limit_mw") == "150000"
     assert await rig.wrong() == [("power_guarded", gpu_uuid(1))]
+
+
+async def test_what_was_set_on_a_gpu_that_is_gone_since_another_boot_is_forgotten(rig: Rig) -> None:
+    here = rig.clock.boot_id()
+    gone = [
+        PowerMark("GPU-removed", "another boot", 450.0, 200.0, None),
+        PowerMark("GPU-lost", here, 450.0, 200.0, None),
+    ]
+    await rig.store.transaction(lambda tx: rows.put(tx, gone, ()))
+    await rig.reported(40, 40)
+
+    await rig.service(PowerPolicy({})).look()
+
+    assert (await rig.store.read(rows.marks)).keys() == {"GPU-lost"}
 
 
 async def test_what_is_refused_is_asked_for_once_a_minute_however_often_the_bell_rings(rig: Rig) -> None:
