@@ -14,6 +14,7 @@ from kaalia.host.kernel import unreadable
 ROOT = Path("/")
 _TOKEN = re.compile(r'"(?P<text>[^"]*)"|(?P<mark>[{};])|(?P<word>[^\s{};"]+)')
 _COMMENT = re.compile(r'("[^"]*")|//[^\n]*|(?:^|(?<=\s))#(?!clear|include)[^\n]*|/\*.*?\*/', re.DOTALL)
+_FIELDS = ("Package", "Status", "Architecture")
 _SWITCH = "apt::periodic::unattended-upgrade"
 _BLACKLIST = "unattended-upgrade::package-blacklist"
 
@@ -57,15 +58,34 @@ def _is_on(settings: Iterable[tuple[str, str]]) -> bool:
 
 
 def _exposed(status: Path, watched: re.Pattern[str], blacklist: tuple[str, ...]) -> Iterator[str]:
-    """Installed, not on hold, and not on the blacklist, whose entries are patterns for the beginning of a name."""
-    name = ""
+    """Installed, not on hold, and not on the blacklist, whose entries are patterns for the beginning of a name.
+
+    As apt-mark takes them: those of a foreign architecture (32-bit libraries) with it, since they are held apart.
+    """
+    found, native = [], ""
+    for name, state, architecture in _installed(status):
+        if name == "dpkg":
+            native = architecture
+        if state.startswith("install ok installed") and watched.match(name):
+            found.append((name, architecture))
+    for name, architecture in found:
+        if not any(_matches(pattern, name) for pattern in blacklist):
+            is_foreign = architecture not in (native, "all", "") and native
+            yield f"{name}:{architecture}" if is_foreign else name
+
+
+def _installed(status: Path) -> Iterator[tuple[str, str, str]]:
+    """(name, state, architecture) of each package that dpkg knows; a blank line ends one."""
+    known = dict.fromkeys(_FIELDS, "")
     with status.open(errors="replace") as file:
         for line in file:
-            if line.startswith("Package: "):
-                name = line[9:].strip()
-            elif line.startswith("Status: install ok installed") and watched.match(name):
-                is_kept = any(_matches(pattern, name) for pattern in blacklist)
-                yield from () if is_kept else (name,)
+            name, _, value = line.partition(": ")
+            if name in known:
+                known[name] = value.strip()
+            elif line == "\n":
+                yield known["Package"], known["Status"], known["Architecture"]
+                known = dict.fromkeys(_FIELDS, "")
+    yield known["Package"], known["Status"], known["Architecture"]
 
 
 def _matches(pattern: str, name: str) -> bool:

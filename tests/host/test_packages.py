@@ -44,6 +44,25 @@ def test_packages_that_may_be_replaced_are_named(tmp_path: Path) -> None:
     assert found == Upgrades(is_on=True, exposed=("nvidia-driver-570", "containerd"))
 
 
+def test_libraries_of_another_architecture_are_held_apart(tmp_path: Path) -> None:
+    """As Ubuntu's drivers bring them: `apt-mark hold NAME` holds the native one only."""
+    entries = [
+        ("dpkg", "install", "amd64"),
+        ("libnvidia-gl-570", "hold", "amd64"),
+        ("libnvidia-gl-570", "install", "i386"),
+    ]
+    entries += [("nvidia-dkms-570", "install", "amd64"), ("nvidia-firmware-570", "install", "all")]
+    status = "\n\n".join(
+        f"Package: {name}\nStatus: {state} ok installed\nPriority: optional\nArchitecture: {kind}\nDepends: libc6: x"
+        for name, state, kind in entries
+    )
+    root = write_files(machine(tmp_path), {"var/lib/dpkg/status": status + "\n"})
+
+    found = upgrades(WATCHED, root)
+
+    assert found == Upgrades(is_on=True, exposed=("libnvidia-gl-570:i386", "nvidia-dkms-570", "nvidia-firmware-570"))
+
+
 def test_what_is_on_the_blacklist_is_safe(tmp_path: Path) -> None:
     more = """Unattended-Upgrade::Package-Blacklist {
         // "vim";
