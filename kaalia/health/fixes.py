@@ -74,7 +74,8 @@ _Made = tuple[str, tuple[Step, ...]]
 
 def _live_restore(machine: Machine, _: list[Condition]) -> _Made:
     path = machine.root / ENGINE_SETTINGS
-    settings = _engine_settings(path)
+    path = path.resolve() if path.is_symlink() else path  # as tools put it there that keep such files elsewhere
+    settings, before = _engine_settings(path)
     data_root = machine.root / str(settings.get("data-root", "/var/lib/docker")).lstrip("/")
     if (data_root / "swarm/docker-state.json").exists():
         raise _unsafe("this Docker is part of a swarm, which does not go together with live-restore")
@@ -82,20 +83,24 @@ def _live_restore(machine: Machine, _: list[Condition]) -> _Made:
         raise _unsafe("dockerd is started with --live-restore, and refuses the same setting in daemon.json")
     text = json.dumps({**settings, "live-restore": True}, indent=2) + "\n"
     kept = path.with_name(f"{path.name}.before-kaalia-{machine.now:%Y%m%dT%H%M%SZ}") if path.exists() else None
-    steps = (WriteFile(path, text, kept), Command(("systemctl", "reload", "docker")))
+    steps = (WriteFile(path, text, kept, based_on=before), Command(("systemctl", "reload", "docker")))
     return "lets containers run on while dockerd is restarted; a reload stops nothing", steps
 
 
-def _engine_settings(path: Path) -> Mapping[str, object]:
+def _engine_settings(path: Path) -> tuple[Mapping[str, object], bytes]:
+    """What it says, and its bytes."""
     if not path.exists():
-        return {}
+        return {}, b""
     try:
-        found = json.loads(read_text(path) or "{}")
+        content = path.read_bytes()
+        found = json.loads(content.strip() or b"{}")
+    except OSError as error:
+        raise _unsafe(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise _unsafe(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise _unsafe(f"{path} holds {type(found).__name__}, not an object")
-    return found
+    return found, content
 
 
 def _engine_arguments(root: Path) -> Iterable[tuple[str, ...]]:

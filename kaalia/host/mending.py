@@ -27,12 +27,16 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
-    """`kept_as`: where the old file goes, if there was one. `mode`: of a new file; an old one's stays."""
+    """`kept_as`: where the old file goes, if there was one. `mode`: of a new file; an old one's stays.
+
+    `based_on`: what it held when this was planned; another content since then is not overwritten.
+    """
 
     path: Path
     text: str
     kept_as: Path | None = None
     mode: int = 0o644
+    based_on: bytes | None = None
 
     @property
     def shown(self) -> str:
@@ -45,24 +49,31 @@ Step = Command | WriteFile
 
 
 async def carry_out(steps: tuple[Step, ...]) -> None:
-    """All of them in order. When one fails, files are as they were before. Raises HostError."""
+    """All of them in order. When one fails, or somebody breaks it off, files are as they were. Raises HostError."""
     written: list[tuple[WriteFile, bytes | None]] = []
+    is_done = False
     try:
         for step in steps:
             if isinstance(step, Command):
                 await run(step.argv, TIMEOUT_S, check=True)
             else:
                 written.append((step, await asyncio.to_thread(_replace, step)))
-    except HostError:
-        for step, before in reversed(written):
+        is_done = True
+    finally:
+        for step, before in reversed(written if not is_done else ()):
             await asyncio.to_thread(_take_back, step, before)
-        raise
 
 
 def _replace(step: WriteFile) -> bytes | None:
     """What the file held before; None: there was none."""
     try:
         before = step.path.read_bytes() if step.path.exists() else None
+        if step.based_on is not None and (before or b"") != step.based_on:
+            raise HostError(
+                "fix_outdated",
+                f"cannot write {step.path}: it was changed since this was planned",
+                remedy="look at it, and run kaalia doctor --fix again",
+            )
         mode = step.path.stat().st_mode & 0o7777 if before is not None else step.mode
         if before is not None and step.kept_as is not None:
             _put(step.kept_as, before, mode)

@@ -92,6 +92,49 @@ def test_what_docker_does_not_take_is_taken_back(tmp_path: Path, shell: Path) ->
     assert (root / fixes.ENGINE_SETTINGS).read_text() == "{}\n"
 
 
+def test_what_was_changed_since_it_was_shown_is_left_alone(tmp_path: Path, shell: Path) -> None:
+    root = write_files(tmp_path, {"etc/docker/daemon.json": "{}"})
+    made = one_fix(root, condition("live_restore_off"))
+    write_files(root, {"etc/docker/daemon.json": '{"debug": true}'})
+
+    with pytest.raises(HostError) as caught:
+        done(made.steps)
+
+    assert caught.value.code == "fix_outdated"
+    assert json.loads((root / fixes.ENGINE_SETTINGS).read_text()) == {"debug": True}
+    assert not shell.exists()
+
+
+def test_settings_that_are_kept_elsewhere_stay_there(tmp_path: Path, shell: Path) -> None:
+    root = write_files(tmp_path, {"srv/settings.json": '{"debug": true}'})
+    path = root / fixes.ENGINE_SETTINGS
+    path.parent.mkdir(parents=True)
+    path.symlink_to(root / "srv/settings.json")
+
+    done(one_fix(root, condition("live_restore_off")).steps)
+
+    assert path.is_symlink()
+    assert json.loads((root / "srv/settings.json").read_text()) == {"debug": True, "live-restore": True}
+
+
+def test_who_breaks_it_off_finds_the_files_as_they_were(tmp_path: Path, shell: Path) -> None:
+    root = write_files(tmp_path, {"etc/docker/daemon.json": "{}"})
+    (tmp_path / "bin/systemctl").write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 600\n")
+    steps = one_fix(root, condition("live_restore_off")).steps
+
+    async def broken_off() -> None:
+        work = asyncio.ensure_future(carry_out(steps))
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(broken_off())
+
+    assert (root / fixes.ENGINE_SETTINGS).read_text() == "{}\n"
+
+
 @pytest.mark.parametrize(
     ("files", "why"),
     [
