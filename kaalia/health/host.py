@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from kaalia.health.host_facts import Check, Finding, HostFacts, Moved, Silence, 
 from kaalia.health.host_reading import HostReader
 from kaalia.health.host_rules import UNREAD, condition, rules, unread
 from kaalia.model.certificate import Certificate
-from kaalia.model.health import Condition
+from kaalia.model.health import Condition, OpenCondition
 from kaalia.model.machine import MachineReport
 from kaalia.service import run_forever
 from kaalia.store import certificates, conditions, enrolment, machine, public_address
@@ -31,9 +31,6 @@ AFTER_S = 10.0
 SETTLE_S = 1.0
 """After a change of mounts: a container that starts makes several."""
 CHECKS: tuple[Check, ...] = (*docker.CHECKS, *storage.CHECKS, *system.CHECKS)
-_KERNEL_SAYS = "filesystem_read_only"
-"""The cause, where the kernel's log told it."""
-
 _OF_GPUS = frozenset({"gpu_injection_missing", "other_manager"})
 """Faults of machines with GPUs: while nobody can tell whether this is one, they stay as they were."""
 
@@ -99,6 +96,7 @@ class HealthService:
         finally:
             if ear is not None:
                 ear.close()
+            await self._reader.close()
 
     def _mounts_changed(self) -> None:
         if not self._is_settling:
@@ -128,16 +126,8 @@ class HealthService:
             unseen |= self._patient
         if self._debounce is None:
             self._debounce = Debounce(known.told)
-        found = [self._condition(one, known.broken_devices) for one in self._find(facts, unseen)]
+        found = [condition(one, self._book.rules[one.id]) for one in self._find(facts, unseen)]
         await self._tell(self._debounce.look(found, self._turns, unseen))
-
-    def _condition(self, found: Finding, broken_devices: frozenset[str]) -> Condition:
-        """Where the kernel's log told why a mount is read-only, that is shown; the mount keeps new rentals out yet."""
-        told = condition(found, self._book.rules[found.id])
-        device = found.words.get("device", "").rpartition("/")[2]
-        if found.id != "mount_read_only" or device not in broken_devices:
-            return told
-        return replace(told, scope=device, hidden_by=(_KERNEL_SAYS,))
 
     def _find(self, facts: HostFacts, unseen: set[str]) -> Iterator[Finding]:
         for check in CHECKS:
@@ -160,6 +150,8 @@ class HealthService:
             silence=stored.silence if stored.silence is not None and stored.silence.since < now else None,
             moved=await self._moved(report, now),
             certificates=stored.certificates,
+            made_read_only=stored.made_read_only,
+            damaged=stored.damaged,
             **await self._reader.read(self._data_root),
         )
         return facts, stored
@@ -187,13 +179,14 @@ class HealthService:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Rows of others, and what this service told before. `broken_devices`: read-only by the kernel's own word."""
+    """Rows of others, and what this service told before; devices by the kernel's own word."""
 
     report: MachineReport | None
     silence: Silence | None
     certificates: tuple[Certificate, ...]
     told: tuple[Condition, ...]
-    broken_devices: frozenset[str]
+    made_read_only: frozenset[str]
+    damaged: frozenset[str]
 
 
 def _stored(tx: Transaction) -> _Stored:
@@ -205,8 +198,13 @@ def _stored(tx: Transaction) -> _Stored:
         Silence(enrolled.url, snapshot.not_after) if enrolled and snapshot else None,
         tuple(one for number, one in certificates.all_certificates(tx).items() if number in wanted),
         tuple(one.condition for one in known if one.source == SOURCE),
-        frozenset(one.condition.scope for one in known if one.condition.problem.code == _KERNEL_SAYS),
+        *(_told_of(known, code) for code in ("filesystem_read_only", "filesystem_damaged")),
     )
+
+
+def _told_of(known: Iterable[OpenCondition], code: str) -> frozenset[str]:
+    """The parts of which a condition stands."""
+    return frozenset(one.condition.scope for one in known if one.condition.problem.code == code)
 
 
 def _is_unread(check: Check, facts: HostFacts) -> bool:

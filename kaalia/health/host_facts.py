@@ -82,6 +82,9 @@ class HostFacts:
     silence: Silence | None = None
     moved: Moved | None = None
     certificates: tuple[Certificate, ...] = ()
+    made_read_only: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
+    """Devices of which the kernel's log told it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Finding:
     scope: str = HOST
     severity: Severity | None = None
     words: Mapping[str, str] = field(default_factory=dict)
+    hidden_by: tuple[str, ...] = ()
+    """As in `model.health.Condition`."""
 
 
 @dataclass(frozen=True, slots=True)

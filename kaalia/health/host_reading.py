@@ -12,8 +12,13 @@ from kaalia.health.host_facts import Limits, Reboot, Swapping, Unread
 from kaalia.host import block, boots, drives, mountinfo, packages, pci, raid, swapping, units
 from kaalia.host.drives import Drive
 from kaalia.host.packages import Upgrades
+from kaalia.service import Tasks, answer_anyway
+from kaalia.store.changes import wait
 
 T = TypeVar("T")
+DRIVES_WAIT_S = 5.0
+"""Those that are well answer within a second."""
+_DRIVES = "drives"
 _ABSENT = "No such file or directory"
 
 
@@ -43,11 +48,17 @@ class HostReader:
         self._limits = limits
         self._engine_answer_s = engine_answer_s
         self._read_drives = read_drives
-        self._drives: tuple[Drive, ...] | Unread | None = None
+        self._drives: tuple[Drive, ...] | Unread | None = Unread("smartctl has not answered yet")
         self._drives_at_s: float | None = None
+        self._drives_told = asyncio.Event()
+        self._tasks = Tasks()
         self._packages_stamp: tuple[object, ...] | None = None
         self._upgrades: Upgrades | Unread | None = None
         self._swapped: tuple[float, int] | None = None
+
+    async def close(self) -> None:
+        """What is under way yet ends."""
+        await self._tasks.close()
 
     async def read(self, data_root: str | None) -> dict[str, Any]:
         """The fields of HostFacts that this machine tells. Raises nothing of kaalia's."""
@@ -125,14 +136,22 @@ class HostReader:
         return found
 
     async def _seldom_drives(self) -> tuple[Drive, ...] | Unread | None:
+        """As they were told last: those that hang are waited for beside the looks, which find what else is wrong."""
         now_s = self._clock.monotonic_s()
-        if self._drives_at_s is None or now_s - self._drives_at_s >= self._limits.drives_every_min * 60:
+        is_due = self._drives_at_s is None or now_s - self._drives_at_s >= self._limits.drives_every_min * 60
+        if is_due and not self._tasks.busy(_DRIVES):
             self._drives_at_s = now_s
-            try:
-                self._drives = await self._read_drives()
-            except HostError as error:
-                self._drives = Unread(error.problem.message)
+            self._drives_told.clear()
+            self._tasks.start(_DRIVES, answer_anyway(_DRIVES, self._ask_drives(), lambda: None))
+            await wait(self._drives_told, DRIVES_WAIT_S)
         return self._drives
+
+    async def _ask_drives(self) -> None:
+        try:
+            self._drives = await self._read_drives()
+        except HostError as error:
+            self._drives = Unread(error.problem.message)
+        self._drives_told.set()
 
 
 def _read(reader: Callable[[], T]) -> T | Unread:

@@ -53,7 +53,8 @@ def condition(finding: Finding, rule: Rule) -> Condition:
     """What is told of a finding."""
     remedy, clears = (_filled(text, finding.words) for text in (rule.remedy, rule.clears))
     problem = Problem(finding.id, finding.message, remedy, finding.evidence)
-    return Condition(problem, finding.severity or rule.severity, clears, finding.scope, blocks=rule.blocks)
+    severity, scope, hidden_by = finding.severity or rule.severity, finding.scope, finding.hidden_by
+    return Condition(problem, severity, clears, scope, hidden_by=hidden_by, blocks=rule.blocks)
 
 
 def unread(facts: HostFacts, needed: Iterable[str]) -> Finding | None:

@@ -17,18 +17,22 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """`source`: a device, a pool, a server's path. `is_read_only`: as mounted, or since the kernel made it so."""
+    """`source`: a device, a pool, a server's path. `is_read_only`: as mounted, or since the kernel made it so.
+
+    `device`: as the kernel's log names it, such as dm-3 of /dev/mapper/data; "": it is no device.
+    """
 
     point: str
     source: str
     kind: str
     is_read_only: bool
+    device: str = ""
 
 
 def mounts(root: Path = ROOT) -> tuple[Mount, ...]:
     """In the order in which they were mounted. Raises HostError `unreadable`."""
     lines = read_text(root / "proc/1/mountinfo").splitlines()
-    return tuple(one for line in lines if (one := _mount(line)) is not None)
+    return tuple(one for line in lines if (one := _mount(line, root)) is not None)
 
 
 def holding(path: str, known: Iterable[Mount]) -> Mount | None:
@@ -52,14 +56,22 @@ def wanted_points(path: str, root: Path = ROOT) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _mount(line: str) -> Mount | None:
+def _mount(line: str, root: Path) -> Mount | None:
     """`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: proc_pid_mountinfo(5)."""
     head, separator, tail = line.partition(" - ")
     before, after = head.split(), tail.split()
     if not separator or len(before) < 6 or len(after) < 2:
         return None
     options = {*before[5].split(","), *(after[2].split(",") if len(after) > 2 else ())}
-    return Mount(_plain(before[4]), _plain(after[1]), after[0], "ro" in options)
+    source = _plain(after[1])
+    return Mount(_plain(before[4]), source, after[0], "ro" in options, _device(source, root))
+
+
+def _device(source: str, root: Path) -> str:
+    if not source.startswith("/dev/"):
+        return ""
+    path = root / source.removeprefix("/")
+    return path.readlink().name if path.is_symlink() else path.name
 
 
 def _is_within(path: str, point: str) -> bool:

@@ -12,12 +12,14 @@ import pytest
 
 from kaalia.contracts import fitness
 from kaalia.contracts.symptoms import causes
+from kaalia.errors import Problem
+from kaalia.health import host_reading
 from kaalia.health.engine_time import EngineTime
 from kaalia.health.host import HealthService
 from kaalia.health.host_reading import HostReader, Places
 from kaalia.health.host_rules import rules
 from kaalia.host.drives import Drive
-from kaalia.model.health import OpenCondition, Severity
+from kaalia.model.health import Condition, OpenCondition, Severity
 from kaalia.model.machine import Engine, Missing
 from kaalia.store import conditions, enrolment, machine
 from kaalia.store.changes import Changes, Topic
@@ -49,6 +51,8 @@ class Machine:
         self.answer_s: float | None = 0.01
         self.told_drives: tuple[Drive, ...] | None = None
         self.asked_drives = 0
+        self.drives_answer = asyncio.Event()
+        self.drives_answer.set()
         clock.synchronised = True
         clock.advance(7200)
         self.service = self.again()
@@ -62,6 +66,7 @@ class Machine:
 
     async def _drives(self) -> tuple[Drive, ...] | None:
         self.asked_drives += 1
+        await self.drives_answer.wait()
         return self.told_drives
 
     async def report(self, **engine: Any) -> None:
@@ -197,6 +202,40 @@ async def test_the_kernels_own_word_hides_the_mount(host: Machine) -> None:
 
     write_files(host.root, {"proc/1/mountinfo": MOUNTS})
     assert (await host.look()).keys() == {"filesystem_read_only"}
+
+
+async def test_a_disk_that_the_kernel_shut_down_keeps_new_rentals_out(host: Machine) -> None:
+    """XFS on a volume: it looks well among the mounts."""
+    write_files(
+        host.root, {"proc/1/mountinfo": "21 1 253:0 / / rw shared:1 - xfs /dev/mapper/vg-root rw", "dev/dm-3": ""}
+    )
+    (host.root / "dev/mapper").mkdir()
+    (host.root / "dev/mapper/vg-root").symlink_to("../dm-3")
+    problem = Problem("filesystem_damaged", "cannot count on this machine: a file system is damaged (dm-3)")
+    cause, now = Condition(problem, Severity.CRITICAL, "a boot", "dm-3"), host.clock.now()
+    await host.store.transaction(lambda tx: conditions.replace(tx, "kernel", [cause], now))
+    await host.look()
+
+    found = await host.store.read(conditions.all_open)
+    assert [each.condition.problem.code for each in causes(found)] == ["filesystem_damaged"]
+    keeps_out = fitness.of_host(fitness.faults(found))
+    assert keeps_out is not None
+    assert keeps_out.code == "mount_damaged"
+
+
+async def test_drives_that_hang_hold_up_no_look(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_reading, "DRIVES_WAIT_S", 0.01)
+    host.drives_answer.clear()
+    write_files(host.root, {"run/reboot-required": ""})
+
+    assert (await host.look()).keys() == {"reboot_pending"}
+    assert (await host.look()).keys() == {"reboot_pending", "host_unread"}
+    host.told_drives = (Drive("/dev/nvme0", "SSD", has_passed=False),)
+    host.drives_answer.set()
+    await asyncio.sleep(0)
+    await host.look()
+    assert (await host.look()).keys() == {"reboot_pending", "drive_failing"}
+    assert host.asked_drives == 1
 
 
 async def test_drives_are_asked_once_an_hour(host: Machine) -> None:

@@ -23,8 +23,8 @@ from tests.support.builders import build_report
 from tests.support.clock import START
 
 DATA, STATE = "/srv/docker", "/var/lib/kaalia"
-DISK = Mount("/srv", "/dev/nvme0n1p2", "xfs", is_read_only=False)
-ROOT = Mount("/", "/dev/nvme0n1p1", "ext4", is_read_only=False)
+DISK = Mount("/srv", "/dev/nvme0n1p2", "xfs", is_read_only=False, device="nvme0n1p2")
+ROOT = Mount("/", "/dev/nvme0n1p1", "ext4", is_read_only=False, device="nvme0n1p1")
 ROOM = Room("/srv", 100 * GIB, 50 * GIB, 1_000_000, 500_000)
 SOUND = Engine("27.0", "1.47", "overlay2", DATA, "2", True, True, "cdi", "runc")
 
@@ -79,6 +79,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("cgroup_v1", {"report": engine(cgroup_version="1")}),
     ("mount_absent", {"wanted_mounts": ("/srv/docker",)}),
     ("mount_read_only", {"mounts": (ROOT, replace(DISK, is_read_only=True))}),
+    ("mount_damaged", {"damaged": frozenset({"nvme0n1p2"})}),
     ("inodes_low", {"rooms": {DATA: FEW_INODES, STATE: FEW_INODES}}),
     ("state_disk_low", {"rooms": {DATA: ROOM, STATE: replace(ROOM, free_bytes=1000 * MIB)}}),
     ("raid_degraded", {"raid": (RaidArray("md0", is_active=True, wanted=3, present=2, failed=("sdc",)),)}),
@@ -131,6 +132,10 @@ def test_every_entry_of_the_catalogue_can_happen() -> None:
         {"services": None, "raid": None, "drives": None, "upgrades": None},  # no systemd, no md, no smartctl, no apt
         {"rooms": {DATA: replace(ROOM, inodes=0, free_inodes=0)}},  # btrfs has no fixed number
         {"engine_answer_s": None},
+        {
+            "damaged": frozenset({"loop7", "sdb1"}),
+            "made_read_only": frozenset({"loop7"}),
+        },  # a tenant's, and another disk
         {"certificates": (replace(STALE, begins_at=START - timedelta(hours=12), ends_at=START + timedelta(hours=12)),)},
         {"report": None},
         {"report": replace(build_report(gpus=0), engine=replace(SOUND, gpu_mode="none"))},

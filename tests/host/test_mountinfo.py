@@ -25,9 +25,9 @@ def test_mounts_are_read_with_what_the_kernel_made_read_only(tmp_path: Path) -> 
     write_files(tmp_path, {"proc/1/mountinfo": LINES})
 
     assert mounts(tmp_path) == (
-        Mount("/", "/dev/vda1", "ext4", is_read_only=False),
-        Mount("/srv", "/dev/nvme0n1p2", "xfs", is_read_only=False),
-        Mount("/srv/with space", "/dev/nvme0n1p3", "xfs", is_read_only=True),
+        Mount("/", "/dev/vda1", "ext4", is_read_only=False, device="vda1"),
+        Mount("/srv", "/dev/nvme0n1p2", "xfs", is_read_only=False, device="nvme0n1p2"),
+        Mount("/srv/with space", "/dev/nvme0n1p3", "xfs", is_read_only=True, device="nvme0n1p3"),
         Mount("/ro", "tmpfs", "tmpfs", is_read_only=True),
     )
 

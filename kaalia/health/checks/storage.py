@@ -10,6 +10,8 @@ from kaalia.model.health import Severity
 from kaalia.units import MIB, format_bytes
 
 T = TypeVar("T")
+_MADE_READ_ONLY, _DAMAGED = "filesystem_read_only", "filesystem_damaged"
+"""The kernel's own words, which `health.kernel_log` tells."""
 
 
 def absent(facts: HostFacts, _: Limits) -> Iterator[Finding]:
@@ -25,7 +27,19 @@ def read_only(facts: HostFacts, _: Limits) -> Iterator[Finding]:
     for one in dict.fromkeys(mount for mount in held if mount is not None and mount.is_read_only):
         message = f"cannot write to {one.point}: it is mounted read-only"
         words = {"path": one.point, "device": one.source}
-        yield Finding("mount_read_only", message, f"{one.source} ({one.kind})", one.point, words=words)
+        # Where the kernel's log told why, that is shown; this keeps new rentals out nevertheless.
+        cause = (_MADE_READ_ONLY,) if one.device in facts.made_read_only else ()
+        scope = one.device if cause else one.point
+        yield Finding("mount_read_only", message, f"{one.source} ({one.kind})", scope, words=words, hidden_by=cause)
+
+
+def damaged(facts: HostFacts, _: Limits) -> Iterator[Finding]:
+    """A file system that the kernel has shut down may look well among the mounts."""
+    held = (holding(path, _mounts(facts)) for path in _paths(facts))
+    for one in dict.fromkeys(mount for mount in held if mount is not None and mount.device in facts.damaged):
+        message = f"cannot count on {one.point}: the kernel found its file system damaged"
+        words, evidence = {"path": one.point, "device": one.source}, f"{one.source} ({one.kind}); dmesg"
+        yield Finding("mount_damaged", message, evidence, one.device, words=words, hidden_by=(_DAMAGED,))
 
 
 def inodes(facts: HostFacts, limits: Limits) -> Iterator[Finding]:
@@ -104,6 +118,7 @@ def _known(fact: tuple[T, ...] | Unread | None) -> tuple[T, ...]:
 CHECKS = (
     Check(("mount_absent",), absent, ("mounts", "wanted_mounts")),
     Check(("mount_read_only",), read_only, ("mounts",)),
+    Check(("mount_damaged",), damaged, ("mounts",)),
     Check(("inodes_low",), inodes, ("rooms",)),
     Check(("state_disk_low",), state_room, ("rooms",)),
     Check(("raid_degraded", "raid_failed"), raid, ("raid",)),
