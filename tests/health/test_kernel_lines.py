@@ -40,6 +40,8 @@ LINES = [
     ("XFS (dm-1): Metadata CRC error detected at xfs_agi_read_verify", "filesystem_damaged", "dm-1"),
     ("XFS (dm-1): Mounting V5 Filesystem", None, None),
     ("BTRFS error (device loop7): bdev /dev/loop7 errs: corrupt 1", "filesystem_damaged", "loop7"),
+    ("BTRFS error (device sda2): bdev /dev/sda2 errs: wr 5, rd 0, flush 0, corrupt 0, gen 0", None, None),
+    ("BTRFS error (device sda2): checksum verify failed on 30408704 wanted 1 found 2", "filesystem_damaged", "sda2"),
     ("I/O error, dev nvme1n1, sector 12 op 0x0:(READ)", "disk_errors", "nvme1n1"),
     ("blk_update_request: I/O error, dev sdb, sector 2048", "disk_errors", "sdb"),
     ("critical medium error, dev sdc, sector 9 op 0x0:(READ)", "disk_errors", "sdc"),
