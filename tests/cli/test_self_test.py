@@ -96,14 +96,16 @@ def test_a_test_that_passes(call: Call, rented: Daemon) -> None:
 
 
 def test_one_that_fails_names_what_and_what_to_do(call: Call, rented: Daemon) -> None:
-    with answered(rented, result=RunResult.FAILED, steps=(GOOD, BAD), verdicts=(UNMET,)):
+    advice = replace(UNMET, requirement="ports.many", words="ports", is_advice=True)
+    with answered(rented, result=RunResult.FAILED, steps=(GOOD, BAD), verdicts=(UNMET, advice)):
         shown = call("machine", "--socket", str(rented.socket))
 
     words = " ".join(shown.out.split())
     assert shown.code == 1
     assert "cannot trust 3 words of GPU 1 [wrong_bits]" in words
     assert "2.1 GB/s, required > 2.85 GB/s [pcie]" in words
-    assert "see the riser" in words
+    assert words.count("see the riser") == 1, "an advice is no failure"
+    assert "ports advice" in words
 
 
 def test_one_that_gave_way_is_no_verdict(call: Call, rented: Daemon) -> None:

@@ -23,7 +23,7 @@ from kaalia.cli.following import follow
 from kaalia.client import LocalClient
 from kaalia.contracts.selftest import BURN_MAX_S, MARGIN, steps_named
 from kaalia.errors import ConfigError, HostError, KaaliaError
-from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
+from kaalia.model.selftest import Outcome, RequirementVerdict, RunResult, SelfTestRun, StepName
 from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
 
 FOLLOW_S = BURN_MAX_S + MARGIN.total_seconds()
@@ -188,7 +188,7 @@ def _print(run: SelfTestRun, out: Console) -> None:
         output.print_table(("Step", "Result", ">Took", "~Seen"), rows, out)
     if run.verdicts:
         out.print()
-        kept = [(one.words, str(one.outcome), one.actual, one.required) for one in run.verdicts]
+        kept = [(one.words, _outcome(one), one.actual, one.required) for one in run.verdicts]
         output.print_table(("~Requirement", "Result", ">Actual", ">Required"), kept, out)
     out.print()
     _print_failures(run, out)
@@ -197,12 +197,16 @@ def _print(run: SelfTestRun, out: Console) -> None:
     out.print(_verdict(run))
 
 
+def _outcome(one: RequirementVerdict) -> str:
+    return "advice" if one.is_advice and one.outcome is Outcome.FAILED else str(one.outcome)
+
+
 def _print_failures(run: SelfTestRun, out: Console) -> None:
     for step in run.steps:
         if step.outcome is Outcome.FAILED:
             output.print_pairs([(f"{step.step} failed", f"{step.words} [{step.code}]"), ("remedy", step.remedy)], out)
     for one in run.verdicts:
-        if one.outcome is Outcome.FAILED:
+        if one.outcome is Outcome.FAILED and not one.is_advice:
             seen = f"{one.actual}, required {one.required} [{one.requirement}]"
             output.print_pairs([(one.words, seen), ("source", one.source), ("remedy", one.remedy)], out)
 
