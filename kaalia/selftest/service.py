@@ -68,8 +68,8 @@ class SelfTestService:
             await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
             return
         self._begun = run.run_id
-        self._test = self._test or await asyncio.to_thread(self._make)
-        await self._test(run, self._work, self._containers)
+        test = self._test = self._test or await asyncio.to_thread(self._make)
+        await test(run, self._work, self._containers)
 
     def _end_interrupted(self, tx: Transaction) -> None:
         """Whoever ordered it has seen the daemon go; what a marketplace wants waits on."""
