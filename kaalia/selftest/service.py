@@ -68,8 +68,9 @@ class SelfTestService:
             await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
             return
         self._begun = run.run_id
-        test = self._test = self._test or await asyncio.to_thread(self._make)
-        await test(run, self._work, self._containers)
+        if self._test is None:
+            self._test = await asyncio.to_thread(self._make)
+        await self._test(run, self._work, self._containers)
 
     def _end_interrupted(self, tx: Transaction) -> None:
         """Whoever ordered it has seen the daemon go; what a marketplace wants waits on."""
