@@ -1,14 +1,11 @@
-"""A machine that seems to have more memory and processors than it has, for all programs of a sandbox: the files of the
-kernel that tell it are covered. Only inside scripts/sandbox, whose mounts are its own.
+"""A machine that seems to have more memory and processors than it has: the kernel's files that tell it are covered.
 
-with roomy(folder): ...                 here, and for what is started here
+Popen([*around(folder), *command])      for one program, and what it starts; as root
 files(folder)                           for a container, by their paths in it
 """
 
 import re
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import shlex
 from pathlib import Path
 
 MEMORY_MIB = 65536
@@ -39,10 +36,8 @@ def files(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> dic
     return paths
 
 
-@contextmanager
-def roomy(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> Iterator[None]:
-    with ExitStack() as cleanup:
-        for path, shown in files(folder, memory_mib, cores).items():
-            subprocess.run(["mount", "--bind", shown, path], check=True)
-            cleanup.callback(subprocess.run, ["umount", path], check=True)
-        yield
+def around(folder: Path, memory_mib: int = MEMORY_MIB, cores: int = CORES) -> tuple[str, ...]:
+    """Words to put before a command: it, and what it starts, sees such a machine, and nobody else does."""
+    shown = files(folder, memory_mib, cores)
+    covered = "".join(f"mount --bind {shlex.quote(made)} {path} && " for path, made in shown.items())
+    return ("unshare", "--mount", "sh", "-c", f'{covered}exec "$@"', "roomy")

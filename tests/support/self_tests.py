@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import roomy
 from tests.support.docker_engine import PrivateDocker
 from tests.support.fake_nvidia import build
 from tests.support.fake_nvidia.build import Hook, environment, install_hook
 from tests.support.fake_nvidia.profiles import gpu_uuid, machine, setting, write
 from tests.support.images import import_demo
-from tests.support.roomy import files as roomy_files
-from tests.support.roomy import roomy
 from tests.support.self_test_image import SELF_TEST_IMAGE, build_tar, driver_files, import_self_test, settings_file
 from tests.support.stack import Stack, StackOptions
 from tests.support.vastai import VastAI, program
@@ -28,8 +27,10 @@ from tests.support.waiting import wait_until
 GPUS = "2xRTX_4090"
 PEERS = setting(0, "p2p_1", 0) + setting(1, "p2p_0", 0)
 SMALL = setting(0, "cuda_mb", 8) + setting(1, "cuda_mb", 8)
-LARGE = setting(0, "cuda_mb", 160) + setting(1, "cuda_mb", 160)
-"""What the simulated GPUs truly have: small for the steps, which fill it, and enough for the daemon's measurement."""
+_FAST = (("cuda_mb", 160), ("cuda_copies", 0))
+LARGE = "".join(setting(gpu, key, value) for gpu in (0, 1) for key, value in _FAST)
+"""What the simulated GPUs truly have: small for the steps, which fill it; enough for the daemon's measurement, and links
+that are fast on any machine."""
 DISK_BYTES = 1024**4
 """The client rents 40 GB on each machine."""
 CONFIG: dict[str, Any] = {"speed": {"peer": "marketplace", "max_gb": 1}}
@@ -58,7 +59,7 @@ class Host:
         inside = folder / "gpus-inside.txt"
         write(inside, faults + PEERS + SMALL + machine(GPUS, self.seed))
         shown = driver_files(self.driver, inside) if has_driver else {}
-        self.hook.bring(self.gpus, {**shown, **(roomy_files(folder / "roomy") if is_roomy else {})}, fail)
+        self.hook.bring(self.gpus, {**shown, **(roomy.files(folder / "roomy-inside") if is_roomy else {})}, fail)
 
     def measure(self) -> None:
         """The owner's two orders; afterwards offers have all that the preflight asks."""
@@ -140,7 +141,6 @@ def room(folder: Path, bridge: str | None = None) -> Iterator[Room]:
     `bridge`: of the engine, where another one has docker0.
     """
     with ExitStack() as cleanup:
-        cleanup.enter_context(roomy(folder / "roomy"))
         hook = install_hook(folder / "hook")
         own: dict[str, Any] = {"bridge": bridge, "bridge_cidr": "172.27.8.1/24"} if bridge else {}
         private = PrivateDocker(folder / "docker", extra_path=hook.folder, disk_bytes=DISK_BYTES, **own)
@@ -161,6 +161,10 @@ def _stack(engine: PrivateDocker, driver: Path, folder: Path, number: int, confi
     first = 21000 + 200 * number
     own = {**CONFIG, "docker": {"subnet_pool": f"10.{200 + number}.0.0/16"}, **config}
     options = StackOptions(
-        engine, f"{first}-{first + 127}", gpu_env=environment(driver, folder / "gpus.txt"), extra_config=own
+        engine,
+        f"{first}-{first + 127}",
+        gpu_env=environment(driver, folder / "gpus.txt"),
+        extra_config=own,
+        around_daemon=roomy.around(folder / "roomy"),
     )
     return Stack(folder, options)

@@ -43,6 +43,8 @@ class StackOptions:
     extra_config: dict[str, Any] | None = None
     extra_env: dict[str, str] | None = None
     marketplace_args: tuple[str, ...] = ()
+    around_daemon: tuple[str, ...] = ()
+    """Words before its command, such as those of `tests.support.roomy`."""
     clocks: dict[str, Path] | None = None
     """Control files of `tests.support.clocked` for `daemon` and `marketplace`; None: the real clocks."""
 
@@ -254,13 +256,16 @@ class Stack:
     def _spawn(self, name: str, args: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *self._program(name, args)],
+                [*self._around(name), sys.executable, *self._program(name, args)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._env(env),
                 start_new_session=True,
             )
+
+    def _around(self, name: str) -> tuple[str, ...]:
+        return self.options.around_daemon if name == "daemon" else ()
 
     def _program(self, name: str, args: list[str]) -> list[str]:
         clocks = self.options.clocks or {}
