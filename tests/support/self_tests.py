@@ -29,8 +29,8 @@ PEERS = setting(0, "p2p_1", 0) + setting(1, "p2p_0", 0)
 SMALL = setting(0, "cuda_mb", 8) + setting(1, "cuda_mb", 8)
 _FAST = (("cuda_mb", 160), ("cuda_copies", 0))
 LARGE = "".join(setting(gpu, key, value) for gpu in (0, 1) for key, value in _FAST)
-"""What the simulated GPUs truly have: small for the steps, which fill it; enough for the daemon's measurement, and links
-that are fast on any machine."""
+"""What the simulated GPUs truly have: small for the steps, which fill it; enough for the daemon's measurement, and
+links that are fast on any machine."""
 DISK_BYTES = 1024**4
 """The client rents 40 GB on each machine."""
 CONFIG: dict[str, Any] = {"speed": {"peer": "marketplace", "max_gb": 1}}
