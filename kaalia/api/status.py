@@ -17,7 +17,7 @@ from kaalia.errors import Problem
 from kaalia.model.health import Severity
 from kaalia.model.machine import MachineReport
 from kaalia.model.workload import WorkloadState
-from kaalia.store import conditions, contracts, enrolment, machine, maintenance, outbox, workloads
+from kaalia.store import conditions, contracts, enrolment, machine, maintenance, outbox, standing, workloads
 from kaalia.store.claims import Claim, ClaimKind, all_claims
 from kaalia.store.database import Transaction
 from kaalia.wire.local import DaemonStatus, GpuGroup, MarketplaceLink
@@ -68,7 +68,8 @@ def _read(context: Context, tx: Transaction, now: datetime) -> DaemonStatus:
     placed = maintenance.get_cordon(tx)
     is_up = placed is not None and cordon.is_up(placed.cordon, now)
     windows = open_windows(maintenance.windows(tx), now)
-    return replace(status, cordon=placed.cordon if placed and is_up else None, maintenances=windows)
+    shown = placed.cordon if placed and is_up else None
+    return replace(status, cordon=shown, maintenances=windows, verification=standing.verification(tx))
 
 
 def _is_told(problem: Problem, told: set[str]) -> bool:

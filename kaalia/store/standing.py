@@ -45,6 +45,12 @@ def get(tx: Transaction) -> StoredStanding | None:
     return StoredStanding(document.decode(Standing, row["document"]), row["previous"], from_epoch(row["changed_at"]))
 
 
+def verification(tx: Transaction) -> str:
+    """The state alone, as the marketplace said it last; "" when it never did."""
+    row = tx.execute("SELECT json_extract(document, '$.verification') AS state FROM standing").fetchone()
+    return "" if row is None else str(row["state"])
+
+
 def hear(tx: Transaction, now: datetime) -> None:
     """The marketplace answered. A clock that was set back makes no gap."""
     known = heard(tx)

@@ -88,6 +88,8 @@ class DaemonStatus:
     """Set while the owner drains the machine."""
     maintenances: tuple[Window, ...] = ()
     """Those that are not over."""
+    verification: str = ""
+    """As the marketplace said it last; "": it has not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,22 @@ def test_a_verified_machine_ends_with_0_and_shows_all_requirements_on_wish(run: 
     assert "> 2.85 GB/s" in everything.out
 
 
+def test_status_and_metrics_tell_the_state(run: Run, rented: Daemon) -> None:
+    silent = run("metrics", "--socket", str(rented.socket)).out
+    rented.write(told(DOWN))  # type: ignore[arg-type]
+    down = run("status", "--socket", str(rented.socket)).out
+    low = run("metrics", "--socket", str(rented.socket)).out
+    rented.write(told(VerificationView(State.VERIFIED, START), "verified"))  # type: ignore[arg-type]
+    up = run("status", "--json", "--socket", str(rented.socket)).out
+    high = run("metrics", "--socket", str(rented.socket)).out
+
+    assert "kaalia_marketplace_verified" not in silent
+    assert "deverified; what is missing: kaalia verification" in down
+    assert "kaalia_marketplace_verified 0" in low
+    assert json.loads(up)["verification"] == "verified"
+    assert "kaalia_marketplace_verified 1" in high
+
+
 def test_the_same_for_programs(run: Run, rented: Daemon) -> None:
     rented.write(told(DOWN))  # type: ignore[arg-type]
 

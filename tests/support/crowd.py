@@ -14,6 +14,7 @@ from kaalia.model.gpu_use import GpuProcess, GpuUse
 from kaalia.model.health import Condition, Severity
 from kaalia.model.kernel_log import KernelFault, KernelPosition
 from kaalia.model.machine import Gpu, MachineReport, Missing, ProvenPorts
+from kaalia.model.standing import Standing
 from kaalia.model.traffic import Bytes, Counter
 from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
 from kaalia.model.workload import WorkloadState
@@ -32,6 +33,7 @@ from kaalia.store import (
     machine,
     maintenance,
     outbox,
+    standing,
     traffic,
     volumes,
     workloads,
@@ -58,6 +60,7 @@ def crowd(tx: Transaction, at: datetime, gpus: int = 8, count: int = 50, *, all_
     maintenance.put_cordon(tx, Cordon(at, None))
     enrolment.put(tx, enrolment.Enrolment("https://m.example", 12, {"k": "x"}, at))
     enrolment.put_snapshot(tx, enrolment.AcceptedSnapshot(1, 5, at + timedelta(minutes=30), "{}", at))
+    standing.put(tx, Standing("verified"), at)
     gpu_use.put(tx, GpuUse(at, tuple(GpuProcess(gpu.uuid, 4000 + gpu.index, "python") for gpu in report.gpus)))
     outbox.add(tx, "workload", "{}", at)
     for number in range(FIRST, FIRST + count):

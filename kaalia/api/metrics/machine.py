@@ -6,6 +6,7 @@ from kaalia.api.metrics.metric import Sample, gauge, info
 from kaalia.api.metrics.reading import Reading
 from kaalia.contracts import cordon
 from kaalia.model.machine import MachineReport, Network
+from kaalia.model.verification import State
 from kaalia.store.amounts import AmountKind
 from kaalia.store.claims import ClaimKind
 
@@ -50,6 +51,10 @@ ADMITS = gauge(
     "kaalia_marketplace_admits_until_timestamp_seconds",
     "Until when the newest desired state lets new contracts in, since the epoch.",
 )
+VERIFIED = gauge(
+    "kaalia_marketplace_verified",
+    "1 while the marketplace holds this machine for verified, 0 while it does not. Absent: it has not said.",
+)
 REVISION = gauge("kaalia_marketplace_revision", "Revision of the newest desired state.")
 OUTBOX = gauge("kaalia_outbox_messages", "Messages that the marketplace has not acknowledged yet.")
 OUTBOX_OLDEST = gauge("kaalia_outbox_oldest_timestamp_seconds", "When the oldest of them was written, since the epoch.")
@@ -59,7 +64,7 @@ STATE_BYTES = gauge("kaalia_daemon_state_bytes", "Size of the state database, wi
 METRICS = (
     *(MACHINE, REPORTED, MISSING, BOOTED, CORES, CORES_CLAIMED, MEMORY, MEMORY_FREE, MEMORY_CLAIMED),
     *(DISK, DISK_FREE, DISK_CLAIMED, DISK_OTHERS, GPUS, GPUS_CLAIMED, PORTS, PORTS_CLAIMED, PORTS_PROVEN, SPEED),
-    *(PRICE, DRAINED, ENROLLED, SYNCED, ADMITS, REVISION, OUTBOX, OUTBOX_OLDEST, STATE_BYTES),
+    *(PRICE, DRAINED, ENROLLED, SYNCED, ADMITS, VERIFIED, REVISION, OUTBOX, OUTBOX_OLDEST, STATE_BYTES),
 )
 
 _CLAIMED = {
@@ -129,6 +134,8 @@ def _marketplace(reading: Reading) -> Iterator[Sample]:
     yield Sample(OUTBOX, (), reading.outbox_length)
     if reading.outbox_since is not None:
         yield Sample(OUTBOX_OLDEST, (), reading.outbox_since.timestamp())
+    if reading.verification:
+        yield Sample(VERIFIED, (), float(reading.verification == State.VERIFIED))
     if (known := reading.snapshot) is not None:
         yield Sample(SYNCED, (), known.received_at.timestamp())
         yield Sample(ADMITS, (), known.not_after.timestamp())

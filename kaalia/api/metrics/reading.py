@@ -32,6 +32,7 @@ from kaalia.store import (
     maintenance,
     outbox,
     overview,
+    standing,
     traffic,
     volumes,
     workloads,
@@ -60,6 +61,7 @@ class Reading:
     driver: GpuReading | None
     enrolled: Enrolment | None
     snapshot: AcceptedSnapshot | None
+    verification: str
     listing: Listing | None
     cordon: StoredCordon | None
     contracts: tuple[StoredContract, ...]
@@ -92,6 +94,7 @@ def read(tx: Transaction, now: datetime) -> Reading:
         driver=gpu_health.get(tx),
         enrolled=enrolment.get(tx),
         snapshot=enrolment.get_snapshot(tx),
+        verification=standing.verification(tx),
         listing=machine.get_listing(tx),
         cordon=maintenance.get_cordon(tx),
         contracts=tuple(one for one in contracts.all_contracts(tx) if not is_local(one.contract.contract_id)),

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kaalia.cli import output
 from kaalia.contracts import cordon, maintenance
+from kaalia.model.verification import State
 from kaalia.wire.local import DaemonStatus
 
 
@@ -30,6 +31,7 @@ def _print(document: DaemonStatus, out: Console) -> None:
         pairs += [
             ("Marketplace", _marketplace(document)),
             ("Listing", _listing(document)),
+            ("Verification", _verification(document)),
             ("GPUs", _gpus(document)),
             ("Docker", document.engine_version or "not answering"),
             ("Admission", cordon.in_short(document.cordon) if document.cordon else ""),
@@ -64,6 +66,11 @@ def _marketplace(document: DaemonStatus) -> str:
 def _listing(document: DaemonStatus) -> str:
     price = document.price_gpu_per_hour
     return "not listed" if price is None else f"$ {price} per GPU and hour"
+
+
+def _verification(document: DaemonStatus) -> str:
+    word = document.verification
+    return word if word in ("", State.VERIFIED) else f"{word}; what is missing: kaalia verification"
 
 
 def _gpus(document: DaemonStatus) -> str:
