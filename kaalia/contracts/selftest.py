@@ -13,6 +13,7 @@ from kaalia.contracts.contract import ContractKind
 from kaalia.errors import ContractError, Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.selftest import (
+    BURN_MAX_S,
     Outcome,
     RequirementVerdict,
     RunResult,
@@ -23,7 +24,6 @@ from kaalia.model.selftest import (
 )
 
 GAVE_WAY = "selftest_gave_way"
-BURN_MAX_S = 24 * 3600.0
 BURN_S, QUICK_BURN_S = 120.0, 10.0
 MARGIN = timedelta(minutes=20)
 """For all but the burn: after that the contract that holds the GPUs is over, whoever forgets it."""

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from kaalia.errors import Problem
 
+BURN_MAX_S = 24 * 3600.0
+
 
 class StepName(StrEnum):
     """In the order in which they are run."""

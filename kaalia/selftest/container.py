@@ -21,11 +21,9 @@ from kaalia.model.canary import Step, StepResult
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import Outcome as SeenOutside
 from kaalia.model.selftest import Outcome
-from kaalia.model.workload import Protocol, WorkloadStatus
-from kaalia.selftest import login
+from kaalia.model.workload import Protocol, WorkloadSpec, WorkloadStatus
 from kaalia.selftest.asking import answers, control
 from kaalia.selftest.local_work import LocalWork
-from kaalia.selftest.login import Key
 from kaalia.store import claims
 from kaalia.store.database import Database, Transaction
 
@@ -40,14 +38,13 @@ KEY_BYTES = 16
 @dataclass(frozen=True, slots=True)
 class Means:
     """`image`: makes sure of the test image, and gives its name. `logs`: the last lines that a contract's container
-    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. The others: for tests."""
+    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. `minors`: for tests."""
 
     image: Callable[[], Awaitable[str]]
     logs: Callable[[int, int], Awaitable[str]]
     target: Callable[[], Awaitable[Target]]
     outside: Callable[[int], Awaitable[SeenOutside | None]]
     minors: Callable[[], dict[str, int]] = gpu_nodes.minors
-    log_in: Callable[[WorkloadStatus, str, Key], Awaitable[None]] = login.log_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +85,14 @@ class Containers:
         finally:
             await self._work.end(numbers)
 
-    async def logged_in(self, report: MachineReport) -> str:
-        """By ssh, into a container of its own: what was seen. Raises KaaliaError: nobody could, or as `running`."""
-        if not await asyncio.to_thread(login.is_possible):
-            return "ssh was not tried: this machine has no client"
-        key = await asyncio.to_thread(Key)
+    @asynccontextmanager
+    async def one(self, spec: Callable[[str], WorkloadSpec], within_s: float) -> AsyncIterator[WorkloadStatus]:
+        """A further one; `spec`: by the test image. Raises as `running`."""
+        numbers = await self._work.begin([spec(await self._means.image())], rules.LASTS)
         try:
-            numbers = await self._work.begin([login.spec(await self._means.image(), key)], rules.LASTS)
-            try:
-                row = await self._work.running(numbers[0], login.LAUNCH_S)
-                await self._means.log_in(row, own_address(report), key)
-            finally:
-                await self._work.end(numbers)
+            yield await self._work.running(numbers[0], within_s)
         finally:
-            await asyncio.to_thread(key.close)
-        return "ssh logs in"
+            await self._work.end(numbers)
 
     async def proven(self, running: Running, report: MachineReport, room: Room) -> tuple[StepResult, ...]:
         """Each step with what was seen. While they run: what is ended gives its network back. Raises as `running`."""

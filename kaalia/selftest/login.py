@@ -3,11 +3,14 @@
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from kaalia.errors import HostError
 from kaalia.host.process import run
+from kaalia.model.machine import MachineReport
 from kaalia.model.workload import LaunchMode, PortRequest, WorkloadSpec, WorkloadStatus
+from kaalia.selftest.container import Containers, own_address
 from kaalia.units import MIB
 from kaalia.wire import signature
 
@@ -45,6 +48,23 @@ class Key:
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+LogIn = Callable[[WorkloadStatus, str, Key], Awaitable[None]]
+"""Into this container, at this address, with this key."""
+
+
+async def tried(containers: Containers, report: MachineReport, log_in: LogIn) -> str:
+    """By ssh, into a container of its own: what was seen. Raises KaaliaError: nobody could, or none came up."""
+    if not await asyncio.to_thread(is_possible):
+        return "ssh was not tried: this machine has no client"
+    key = await asyncio.to_thread(Key)
+    try:
+        async with containers.one(lambda image: spec(image, key), LAUNCH_S) as row:
+            await log_in(row, own_address(report), key)
+    finally:
+        await asyncio.to_thread(key.close)
+    return "ssh logs in"
 
 
 def is_possible() -> bool:

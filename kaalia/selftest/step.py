@@ -16,6 +16,7 @@ from kaalia.model.machine import Gpu, MachineReport
 from kaalia.model.selftest import Figure, Outcome, Sample, SelfTestOrder, StepName, StepResult
 from kaalia.selftest.container import Containers, Running
 from kaalia.selftest.gpu_watch import GpuWatch, words
+from kaalia.selftest.login import LogIn, log_in
 from kaalia.selftest.programs import Ears, Programs
 from kaalia.selftest.work.protocol import End
 from kaalia.store.changes import Changes
@@ -62,6 +63,7 @@ class Here:
     running: Running | None = None
     why_none: KaaliaError | None = None
     samples: list[Sample] = field(default_factory=list)
+    log_in: LogIn = log_in
     probe: NvmlProbe | None = None
     """Of the driver; None: nobody watches the GPUs."""
     _proven: tuple[canary.StepResult, ...] = ()

@@ -23,6 +23,7 @@ from kaalia.model.workload import WorkloadState
 from kaalia.selftest import sight, verdict
 from kaalia.selftest.container import Containers
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork
+from kaalia.selftest.login import LogIn, log_in
 from kaalia.selftest.programs import Programs
 from kaalia.selftest.registry import STEPS
 from kaalia.selftest.service import INTERRUPTED
@@ -57,6 +58,7 @@ class Trials:
     programs: Programs = field(default_factory=Programs)
     steps: Mapping[StepName, Step] = field(default_factory=lambda: STEPS)
     probe: NvmlProbe | None = None
+    log_in: LogIn = log_in
 
     async def test(self, run: SelfTestRun, work: LocalWork, containers: Containers) -> SelfTestRun:
         """One run to its end, which is stored whatever happens. Raises StoreError when it cannot be."""
@@ -130,6 +132,7 @@ class _Trial:
             programs=self._trials.programs,
             tell=self._tell,
             probe=self._trials.probe,
+            log_in=self._trials.log_in,
         )
 
     async def _tested(self, here: Here) -> None:

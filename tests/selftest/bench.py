@@ -80,7 +80,7 @@ class Bench:
 
     def means(self) -> Means:
         logs, minors = self.runtime.logs, lambda: self.minors
-        return Means(self._image, logs, self._target, self._outside, minors=minors, log_in=self._log_in)
+        return Means(self._image, logs, self._target, self._outside, minors=minors)
 
     async def _image(self) -> str:
         if self.image_fails_with is not None:
@@ -93,7 +93,7 @@ class Bench:
     async def _outside(self, _port: int) -> Outcome | None:
         return self.outside
 
-    async def _log_in(self, row: WorkloadStatus, _address: str, key: Key) -> None:
+    async def log_in(self, row: WorkloadStatus, _address: str, key: Key) -> None:
         assert row.state is WorkloadState.RUNNING
         status = await asyncio.to_thread(key.path.stat)
         assert status.st_mode & 0o777 == 0o600

@@ -7,9 +7,8 @@ from aiohttp import web
 from kaalia.api import context
 from kaalia.api.context import Context
 from kaalia.api.responses import NotFoundError, answer
-from kaalia.contracts.selftest import BURN_MAX_S
 from kaalia.errors import ConfigError, ContractError, KaaliaError
-from kaalia.model.selftest import SelfTestOrder
+from kaalia.model.selftest import BURN_MAX_S, SelfTestOrder
 from kaalia.store import enrolment, selftest
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction

@@ -21,9 +21,9 @@ from kaalia.cli import output
 from kaalia.cli.burn_chart import draw
 from kaalia.cli.following import follow
 from kaalia.client import LocalClient
-from kaalia.contracts.selftest import BURN_MAX_S, MARGIN, steps_named
+from kaalia.contracts.selftest import MARGIN, steps_named
 from kaalia.errors import ConfigError, HostError, KaaliaError
-from kaalia.model.selftest import Outcome, RequirementVerdict, RunResult, SelfTestRun, StepName
+from kaalia.model.selftest import BURN_MAX_S, Outcome, RequirementVerdict, RunResult, SelfTestRun, StepName
 from kaalia.wire.selftest_local import SelfTestDocument, SelfTestWish
 
 FOLLOW_S = BURN_MAX_S + MARGIN.total_seconds()

@@ -2,6 +2,7 @@
 
 from kaalia.model import canary
 from kaalia.model.selftest import Figure, Outcome, StepName, StepResult
+from kaalia.selftest import login
 from kaalia.selftest.container import Running
 from kaalia.selftest.step import Here, failed, failed_by, skipped
 
@@ -32,7 +33,7 @@ async def _logged_in(here: Here, running: Running) -> str:
         # Contracts without GPUs run one at a time: contracts/placement.py.
         return "ssh was not tried: without a GPU that is well no second container runs beside the first"
     here.tell(None, "ssh logs in to another container")
-    return await here.containers.logged_in(here.report)
+    return await login.tried(here.containers, here.report, here.log_in)
 
 
 def not_up(here: Here, step: StepName) -> StepResult:
