@@ -16,13 +16,12 @@ from typing import NoReturn, Self, TypeVar, cast
 
 from kaalia.errors import HostError
 from kaalia.host import stuck
+from kaalia.host.child_output import STDERR, STDOUT, Lines, Output, Told
 from kaalia.units import MIB
 
 KILL_GRACE_S = 1.0
 """How long to wait for a killed process to go. SIGKILL takes microseconds unless the process is stuck in the kernel."""
 EVIDENCE_CHARACTERS = 2000
-
-_STDOUT, _STDERR = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ async def run(
             f"cannot run `{_shown(argv)}`: the same command is stuck in the kernel since an earlier try",
             remedy=f"see what it waits for: cat /proc/{pid}/stack; dmesg; a disk or a driver does not answer",
         )
-    transport, output = await _spawn(argv, env, _Output(max_output_bytes), with_stdin=stdin is not None)
+    transport, output = await _spawn(argv, env, Output(max_output_bytes), with_stdin=stdin is not None)
     try:
         _feed(transport, stdin)
         async with asyncio.timeout(timeout_s):
@@ -68,14 +67,14 @@ async def run(
             "command_timeout",
             f"cannot finish `{_shown(argv)}` within {timeout_s:g} s",
             remedy="see whether the machine is overloaded or a device hangs (dmesg)",
-            evidence=output.text(_STDERR)[-EVIDENCE_CHARACTERS:],
+            evidence=output.text(STDERR)[-EVIDENCE_CHARACTERS:],
         ) from None
     finally:
         await _end(transport, output)
         if not output.exited.done():
             stuck.leave(argv, transport.get_pid(), output.exited)
     exit_code = cast(int, transport.get_returncode())
-    result = Result(tuple(argv), exit_code, output.text(_STDOUT), output.text(_STDERR), output.truncated)
+    result = Result(tuple(argv), exit_code, output.text(STDOUT), output.text(STDERR), output.truncated)
     if check and exit_code != 0:
         raise HostError(
             "command_failed",
@@ -96,7 +95,7 @@ def forked(work: Callable[[], NoReturn]) -> int:
 class Child:
     """A child that answers each line on its stdin with one line on its stdout. One request at a time."""
 
-    def __init__(self, argv: Sequence[str], transport: asyncio.SubprocessTransport, lines: "_Lines") -> None:
+    def __init__(self, argv: Sequence[str], transport: asyncio.SubprocessTransport, lines: Lines) -> None:
         self._argv = tuple(argv)
         self._transport = transport
         self._lines = lines
@@ -104,7 +103,7 @@ class Child:
     @classmethod
     async def start(cls, argv: Sequence[str], env: Mapping[str, str] | None = None, max_line_bytes: int = MIB) -> Self:
         """Start it. Raises HostError `command_missing` or `command_refused`."""
-        transport, lines = await _spawn(argv, env, _Lines(max_line_bytes), with_stdin=True)
+        transport, lines = await _spawn(argv, env, Lines(max_line_bytes), with_stdin=True)
         return cls(argv, transport, lines)
 
     @property
@@ -138,7 +137,7 @@ class Child:
             raise HostError(
                 "child_gone",
                 f"cannot get an answer from `{_shown(self._argv)}`: it ended with {self._transport.get_returncode()}",
-                evidence=self._lines.text(_STDERR)[-EVIDENCE_CHARACTERS:],
+                evidence=self._lines.text(STDERR)[-EVIDENCE_CHARACTERS:],
             ) from None
         except OverflowError:
             raise HostError(
@@ -169,7 +168,7 @@ class Program:
     What it starts in sessions of its own is left alone.
     """
 
-    def __init__(self, transport: asyncio.SubprocessTransport, told: "_Told") -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, told: Told) -> None:
         self._transport = transport
         self._told = told
 
@@ -188,7 +187,7 @@ class Program:
         Raises HostError `command_missing` or `command_refused`.
         """
         transport, told = await _spawn(
-            argv, env, _Told(on_line, _STDOUT if by_output else _STDERR), with_stdin=False, connection=connection
+            argv, env, Told(on_line, STDOUT if by_output else STDERR), with_stdin=False, connection=connection
         )
         return cls(transport, told)
 
@@ -204,7 +203,7 @@ class Program:
     @property
     def evidence(self) -> str:
         """The end of its stderr, with `by_output`."""
-        return self._told.text(_STDERR)[-EVIDENCE_CHARACTERS:]
+        return self._told.text(STDERR)[-EVIDENCE_CHARACTERS:]
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal."""
@@ -230,103 +229,7 @@ class Program:
             self._transport.close()  # who is cancelled once more while he waits leaves it killed
 
 
-class _Output(asyncio.SubprocessProtocol):
-    """Collects at most `limit_bytes` of each stream and drops the rest, so that the command never blocks on a pipe."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.limit_bytes = limit_bytes
-        self.exited: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        self.truncated = False
-        self._streams = {_STDOUT: bytearray(), _STDERR: bytearray()}
-
-    def text(self, fd: int) -> str:
-        return self._streams[fd].decode(errors="replace")
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        stream = self._streams[fd]
-        room = self.limit_bytes - len(stream)
-        stream += data[:room]
-        self.truncated = self.truncated or len(data) > room
-
-    def process_exited(self) -> None:
-        if not self.exited.done():
-            self.exited.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-
-class _Lines(_Output):
-    """Hands out one line of stdout per request; keeps stderr as evidence."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(limit_bytes)
-        self._buffer = bytearray()
-        self._answer: asyncio.Future[str] | None = None
-        self._ended = False
-
-    def expect(self) -> asyncio.Future[str]:
-        """The answer to the request that follows: EOFError if the child is gone, OverflowError if it is too long."""
-        self._answer = asyncio.get_running_loop().create_future()
-        if self._ended:
-            self._answer.set_exception(EOFError())
-        return self._answer
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd != _STDOUT:
-            super().pipe_data_received(fd, data)
-            return
-        self._buffer += data
-        line, found, rest = self._buffer.partition(b"\n")
-        if len(line) > self.limit_bytes:
-            self._settle(OverflowError())
-            self._buffer.clear()
-        elif found:
-            self._buffer = rest
-            self._settle(line.decode(errors="replace"))
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd == _STDOUT:
-            self._ended = True
-            self._settle(EOFError())
-
-    def _settle(self, outcome: str | Exception) -> None:
-        if self._answer is None or self._answer.done():
-            return
-        if isinstance(outcome, str):
-            self._answer.set_result(outcome)
-        else:
-            self._answer.set_exception(outcome)
-
-
-class _Told(_Output):
-    """Hands on a stream line by line; a line that does not end is handed on in parts. Progress returns to the start."""
-
-    def __init__(self, on_line: Callable[[str], None], stream: int = _STDERR, limit_bytes: int = 4096) -> None:
-        super().__init__(limit_bytes)
-        self._on_line = on_line
-        self._stream = stream
-        self._buffer = bytearray()
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd != self._stream:
-            if fd == _STDERR:
-                super().pipe_data_received(fd, data)
-            return
-        self._buffer += data.replace(b"\r", b"\n")
-        *lines, rest = self._buffer.split(b"\n")
-        if len(rest) > self.limit_bytes:
-            lines, rest = [*lines, rest], bytearray()
-        self._buffer = bytearray(rest)
-        for line in lines:
-            if line.strip():
-                self._on_line(line.decode(errors="replace").rstrip())
-
-
-_P = TypeVar("_P", bound=_Output)
+_P = TypeVar("_P", bound=Output)
 
 
 async def _spawn(
@@ -389,7 +292,7 @@ def _feed(transport: asyncio.SubprocessTransport, data: bytes | None, *, close: 
         pipe.write_eof()
 
 
-async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
+async def _end(transport: asyncio.SubprocessTransport, output: Output) -> None:
     """Make sure that the process group is gone and the pipes are closed, or abandon it after KILL_GRACE_S."""
     try:
         if not output.closed.done():
