@@ -13,6 +13,8 @@ from kaalia.host.nvml_parts import PartsReading
 from kaalia.model.inventory import CpuParts, Drive, GpuParts, Inventory, MemoryParts, SoftwareParts
 from kaalia.model.machine import Gpu, MachineReport, Missing
 
+DRIVES_S = 10.0
+"""A report waits no longer for drives that hang; who says that they do is `health`."""
 _SHARED = ("cores", "memory_bus_bits", "nvlinks", "nvlink_version")
 """Facts of the inventory that the marketplace derives figures from."""
 
@@ -112,7 +114,7 @@ async def _drives(device: str | None, root: Path, gaps: Gaps) -> tuple[Drive, ..
     if not found:
         gaps.note("drives", "the kernel shows no local disk of its own")
     try:
-        told = await drives.drives()
+        told = await drives.drives(DRIVES_S)
     except HostError as error:
         gaps.note("drives", error)
         return found

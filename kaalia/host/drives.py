@@ -47,17 +47,20 @@ class Drive:
     """Why it could not be heard: it gave no answer in time, so that nothing else is known of it."""
 
 
-async def drives() -> tuple[Drive, ...] | None:
-    """Every drive that tells something. None: smartctl is not installed. Raises HostError `unreadable`."""
+async def drives(all_s: float = ALL_S) -> tuple[Drive, ...] | None:
+    """Every drive that tells something, as far as they answer within `all_s`. None: smartctl is not installed.
+
+    Raises HostError `unreadable`.
+    """
     if await asyncio.to_thread(shutil.which, "smartctl", path=outside.ENVIRONMENT["PATH"]) is None:
         return None
     first = (*await outside.prefix(*_LIMITS), "smartctl", "--json")
     try:
-        scan = await run([*first, "--scan"], TIMEOUT_S, env=outside.ENVIRONMENT)
+        scan = await run([*first, "--scan"], min(TIMEOUT_S, all_s), env=outside.ENVIRONMENT)
     except HostError as error:
         raise unreadable("the health of drives", error.problem.message) from error
     gate, loop = asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
-    until_s = loop.time() + ALL_S
+    until_s = loop.time() + all_s
 
     async def ask(name: str, kind: str) -> Drive | str | None:
         async with gate:
@@ -75,7 +78,7 @@ async def drives() -> tuple[Drive, ...] | None:
 async def _asked(first: tuple[str, ...], name: str, kind: str, timeout_s: float) -> Drive | str | None:
     """What it tells; why it tells nothing; None: it sleeps, or has nothing to tell."""
     if timeout_s <= 0:
-        return Drive(name, silent=f"other drives took more than {ALL_S:g} s to answer, or gave no answer")
+        return Drive(name, silent="other drives gave no answer, and took all the time that there was")
     try:
         argv = (*first, "-i", "-H", "-A", "-n", "standby", "-d", kind, name)
         told = await run(argv, timeout_s, env=outside.ENVIRONMENT)
