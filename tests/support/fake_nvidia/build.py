@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.fake_nvidia.translate import translated
+
 HERE = Path(__file__).parent
 KERNELS = Path(__file__).parents[3] / "kaalia/selftest/work/kernels"
 LIBRARY = "libnvidia-ml.so.1"
 CUDA_LIBRARY = "libcuda.so.1"
 HOOK = "nvidia-container-runtime-hook"
-CUDA_FLAGS = ("-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{HERE}", f"-I{KERNELS}")
+CUDA_FLAGS = ("-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{HERE}")
 _COMPILER = {
     ".c": ("gcc", "-O1"),
     ".cc": (
@@ -31,8 +33,7 @@ _COMPILER = {
         "-std=c++17",
         "-ffp-contract=off",
         "-fvisibility=hidden",
-        "-DKAALIA_ON_CPU",
-        "-Wno-unknown-pragmas",
+        "-Wno-unused",
     ),
 }
 # A container has no libstdc++ of its own.
@@ -64,14 +65,18 @@ def build_cuda(library: Path, missing: Sequence[str] = ()) -> Path:
     It has the kernels of the self-test, compiled for the CPU: five seconds. `missing`: functions that one in a folder
     of its own below does not export, as an older driver's.
     """
-    sources = [*sorted(HERE.glob("*.[ch]*")), *sorted(KERNELS.glob("*.cu*"))]
+    texts = sorted(KERNELS.glob("*.ptx"))
+    sources = [*sorted(HERE.glob("*.[ch]*")), HERE / "translate.py", *texts]
     text = b"".join(path.read_bytes() for path in sources) + repr(CUDA_FLAGS).encode()
     mark, made_of = library / "cuda.built", hashlib.sha256(text).hexdigest()
     parts = [library / "cuda.o", library / "kernels.o"]
     if not mark.exists() or mark.read_text() != made_of:
+        (library / "kernels.inc").write_text(translated([one.read_text() for one in texts]))
         for source, part in zip((HERE / "cuda.c", HERE / "kernels.cc"), parts, strict=True):
             fresh = part.with_name(f"{part.name}.{os.getpid()}")
-            subprocess.run([*_COMPILER[source.suffix], *CUDA_FLAGS, "-c", "-o", fresh, source], check=True)
+            subprocess.run(
+                [*_COMPILER[source.suffix], *CUDA_FLAGS, f"-I{library}", "-c", "-o", fresh, source], check=True
+            )
             fresh.replace(part)
         _link(library / CUDA_LIBRARY, (), [*_LINKER, *map(str, parts)])
         mark.write_text(made_of)

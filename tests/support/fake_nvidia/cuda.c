@@ -1,6 +1,6 @@
 /*
- * A stand-in for libcuda.so.1, for machines without a GPU: it copies for real, in main memory, and computes the work
- * programs' own kernels on the CPU (kernels.cc), from what lies in its memory. It reads the file that nvml.c describes;
+ * A stand-in for libcuda.so.1, for machines without a GPU: it copies for real, in main memory, and runs the PTX of the work
+ * programs' kernels on the CPU (kernels.cc), on what lies in its memory. It reads the file that nvml.c describes;
  * what is only CUDA's:
  *
  *     gpu <index> cuda_mb <MiB>                its memory, 32 where it is absent: what is filled is truly filled
@@ -68,8 +68,7 @@ typedef struct {
 
 /* kernels.cc */
 extern int kaalia_kernel_known(const char *name);
-extern void kaalia_kernel_run(
-    const char *name, unsigned int blocks, unsigned int threads, unsigned int shared, void **arguments);
+extern int kaalia_kernel_run(const char *name, unsigned int blocks, unsigned int threads, void **arguments);
 
 static struct gpu gpus[MAX_GPUS];
 static int visible[MAX_GPUS], visible_count = -1;

@@ -128,7 +128,8 @@ result cuLaunchKernel(
     block *written = holds(out, 1, &owner);
     if (!written || (owner != current && !(current->peers >> owner->index & 1)))
         return current->broken = ILLEGAL_ADDRESS;
-    kaalia_kernel_run(kernel->name, blocks, threads, shared, arguments);
+    if (!kaalia_kernel_run(kernel->name, blocks, threads, arguments))
+        return current->broken = ILLEGAL_ADDRESS;
     size_t rest = (size_t)((pointer)(owner->memory + written->at + written->size) - out);
     spoil(name, current, (void *)out, rest, kernel->launches++);
     return settle(current);

@@ -1,37 +1,15 @@
-/* The work programs' kernels on the CPU: their own source, a runner of blocks, and what cuda.c asks of them. */
-#include "gpu.cuh"
+/* The self-test's kernels on the CPU: their PTX as C++ (translate.py), a runner of blocks, and what cuda.c asks of them. */
+#include "cpu.h"
 
 #include <csetjmp>
 #include <cstdlib>
-#include <tuple>
 #include <ucontext.h>
-#include <utility>
 #include <vector>
 
-Place threadIdx, blockIdx, blockDim, gridDim;
-
-/* Each in a room of its own: they are separate modules on a GPU. */
-namespace memory_module {
-#include "memory.cu"
-}
-namespace compute_module {
-#include "compute.cu"
-}
-namespace matrix_module {
-#include "matrix.cu"
-}
-namespace matrix70_module {
-#include "matrix70.cu"
-}
-namespace matrix80_module {
-#include "matrix80.cu"
-}
-
 namespace cpu {
-u8 *dynamic_shared;
 
 namespace {
-enum { STACK_BYTES = 64 << 10, MOST_THREADS = 1024, LANES = 32, ROOM_BYTES = 64 };
+enum { STACK_BYTES = 64 << 10, MOST_THREADS = 1024, ROOM_BYTES = 64 };
 
 struct Copy {
     void *to;
@@ -133,11 +111,11 @@ void run_block() {
 }
 } // namespace
 
-void block_barrier() {
+static void block_barrier() {
     pass(whole, blockDim.x);
 }
 
-const u8 *gathered(const void *mine, size_t size) {
+static const u8 *gathered(const void *mine, size_t size) {
     u32 lane = threadIdx.x % LANES;
     Warp &warp = warps[threadIdx.x / LANES];
     u8 *room = warp.room[threads[threadIdx.x].turns++ % 2];
@@ -146,20 +124,20 @@ const u8 *gathered(const void *mine, size_t size) {
     return room;
 }
 
-void copy_later(void *to, const void *from) {
+static void copy_later(void *to, const void *from) {
     Thread &mine = threads[threadIdx.x];
     mine.copies.push_back({to, from, mine.groups});
 }
 
-void copy_commit() {
+static void copy_commit() {
     threads[threadIdx.x].groups++;
 }
 
-void copy_wait(int pending) {
+static void copy_wait(u32 pending) {
     Thread &mine = threads[threadIdx.x];
     std::vector<Copy> later;
     for (const Copy &one : mine.copies)
-        if (one.group + (u32)pending < mine.groups)
+        if (one.group + pending < mine.groups)
             memcpy(one.to, one.from, 16);
         else
             later.push_back(one);
@@ -168,37 +146,7 @@ void copy_wait(int pending) {
 } // namespace cpu
 
 namespace {
-struct Kernel {
-    const char *name;
-    void (*call)(void **);
-    bool is_joint; /* its threads wait for each other */
-};
-
-template <auto kernel> struct Caller;
-template <class... A, void (*kernel)(A...)> struct Caller<kernel> {
-    template <size_t... i> static void with(void **given, std::index_sequence<i...>) {
-        kernel(*(A *)given[i]...);
-    }
-    static void call(void **given) {
-        with(given, std::index_sequence_for<A...>{});
-    }
-};
-#define ALONE(name) {#name, Caller<name>::call, false}
-#define JOINT(name) {#name, Caller<name>::call, true}
-
-using namespace memory_module;
-using namespace compute_module;
-using namespace matrix_module;
-using matrix70_module::product_fp16;
-using matrix80_module::product_bf16;
-
-const Kernel KERNELS[] = {
-    ALONE(fill),         ALONE(verify),        ALONE(turn),          ALONE(copy),         ALONE(add),
-    ALONE(verify_sum),   ALONE(integers),      ALONE(singles),       ALONE(doubles),      JOINT(exchange),
-    ALONE(counters),     ALONE(functions),     ALONE(operands_fp32), ALONE(operands_fp16), ALONE(operands_bf16),
-    ALONE(check_inner),  JOINT(check_rows),    JOINT(digest),        JOINT(product_fp32), JOINT(product_fp16),
-    JOINT(product_bf16),
-};
+#include "kernels.inc"
 
 const Kernel *named(const char *name) {
     for (const Kernel &one : KERNELS)
@@ -212,22 +160,26 @@ extern "C" int kaalia_kernel_known(const char *name) {
     return named(name) != nullptr;
 }
 
-extern "C" void kaalia_kernel_run(const char *name, u32 blocks, u32 threads, u32 shared, void **arguments) {
+/* 0: it used an address that is none. */
+extern "C" int kaalia_kernel_run(const char *name, u32 blocks, u32 threads, void **arguments) {
     const Kernel &kernel = *named(name);
-    std::vector<u8> room(shared + 128);
-    cpu::dynamic_shared = room.data() + (128 - (uintptr_t)room.data() % 128);
+    static u8 *const room = (u8 *)aligned_alloc(128, cpu::SHARED_BYTES);
+    cpu::shared = room;
     cpu::body = kernel.call;
     cpu::given = arguments;
-    blockDim = {threads, 1, 1};
-    gridDim = {blocks, 1, 1};
-    for (u32 b = 0; b < blocks; b++) {
-        blockIdx = {b, 0, 0};
+    cpu::broke = false;
+    blockDim = {threads};
+    gridDim = {blocks};
+    for (u32 b = 0; b < blocks && !cpu::broke; b++) {
+        blockIdx = {b};
+        memset(cpu::shared, 0xA5, kernel.is_joint ? cpu::SHARED_BYTES : 0);
         if (kernel.is_joint)
             cpu::run_block();
         else
             for (u32 t = 0; t < threads; t++) {
-                threadIdx = {t, 0, 0};
+                threadIdx = {t};
                 kernel.call(arguments);
             }
     }
+    return !cpu::broke;
 }

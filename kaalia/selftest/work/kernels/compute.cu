@@ -49,7 +49,7 @@ KERNEL void doubles(u64 *out, u32 seed, u32 steps) {
 
 /* Shared memory, barriers and shuffles: numbers wander through the block. 256 threads. */
 KERNEL void exchange(u32 *out, u32 seed, u32 steps) {
-    SHARED u32 room[256];
+    __shared__ u32 room[256];
     u32 mine = mix(threadIdx.x ^ seed);
     for (u32 i = 0; i < steps; i++) {
         room[threadIdx.x] = mine;

@@ -1,7 +1,4 @@
-/*
- * What all kernels here share. NVRTC compiles it for GPUs; the tests' simulated driver compiles the same source with g++
- * and brings its own cpu.h, which runs a block's threads as coroutines and does what the PTX instructions below say.
- */
+/* What all kernels here share: PTX instructions as functions, and numbers that are the same on every machine. */
 #pragma once
 
 typedef unsigned char u8;
@@ -10,13 +7,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long s64;
 
-#ifdef KAALIA_ON_CPU
-#include "cpu.h"
-#else
 #define KERNEL extern "C" __global__
 #define INSIDE static __device__ __forceinline__
-#define SHARED __shared__
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) u8 name[]
 
 INSIDE u32 shared_address(const void *at) {
     return (u32)__cvta_generic_to_shared(at);
@@ -110,7 +102,6 @@ INSIDE float sine(float x) {
     asm("sin.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-#endif
 
 /* A number that looks random, the same on every machine: lowbias32 of C. Wellons' hash prospector. */
 INSIDE u32 mix(u32 x) {

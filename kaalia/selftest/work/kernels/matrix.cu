@@ -77,7 +77,7 @@ KERNEL void digest(u64 *out, const uint4 *c, u64 count) {
 
 /* 256 threads make 128 x 128 of C, 8 x 8 each. The next 8 columns are read while these are multiplied. */
 KERNEL void __launch_bounds__(256, 1) product_fp32(float *c, const float *a, const float *columns, u32 size) {
-    SHARED __align__(16) float left[2][8][132], right[2][8][132];
+    __shared__ __align__(16) float left[2][8][132], right[2][8][132];
     u32 t = threadIdx.x, wide = size / 128;
     u32 row0 = blockIdx.x / wide * 128, col0 = blockIdx.x % wide * 128;
     u32 line = t / 2, part = t % 2 * 4, y = t / 16 * 4, x = t % 16 * 4;

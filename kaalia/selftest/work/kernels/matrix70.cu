@@ -5,7 +5,7 @@ enum { TILE = 128, DEEP = 32, STRIDE = DEEP + 8 };
 
 /* 256 threads make 128 x 128 of C: 2 x 4 warps of 64 x 32. The next 32 columns are read while these are multiplied. */
 KERNEL void __launch_bounds__(256, 1) product_fp16(float *c, const u16 *a, const u16 *columns, u32 size) {
-    SHARED __align__(32) u16 left[2][TILE * STRIDE], right[2][TILE * STRIDE];
+    __shared__ __align__(32) u16 left[2][TILE * STRIDE], right[2][TILE * STRIDE];
     u32 t = threadIdx.x, warp = t / 32, wide = size / TILE;
     u32 row0 = blockIdx.x / wide * TILE, col0 = blockIdx.x % wide * TILE;
     u32 y = warp / 4 * 64, x = warp % 4 * 32;

@@ -44,7 +44,7 @@ INSIDE void multiply(float (&sums)[4][8][4], const u32 (&fa)[4][4], const u32 (&
 
 /* 256 threads make 128 x 256 of C: 2 x 4 warps of 64 x 64. Three stages are on their way while one is multiplied. */
 KERNEL void __launch_bounds__(256, 1) product_bf16(float *c, const u16 *a, const u16 *columns, u32 size) {
-    DYNAMIC_SHARED(stages);
+    extern __shared__ __align__(128) u8 stages[];
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, y = warp / 4 * 64, x = warp % 4 * 64;
     /* Blocks that run together share rows and columns, so that these stay in the cache: eight tiles high. */
     u32 high = size / ROWS, wide = size / COLS, group = blockIdx.x / (GROUP * wide);
