@@ -13,6 +13,7 @@ ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _PROC = Path("/proc")
 _OOM_FIRST = "1000"
+_MEMBERS = "cgroup.procs"
 
 
 class OwnCgroup:
@@ -32,9 +33,12 @@ class OwnCgroup:
         folder = None
         try:
             place = next(line for line in own.read_text().splitlines() if line.startswith("0::")).removeprefix("0::")
-            folder = root / place.lstrip("/") / f"kaalia-{name}-{pid}"
+            parent = root / place.lstrip("/")
+            if not (parent / _MEMBERS).exists():
+                return None  # with the first version there is a mere folder, which would keep what is written into it
+            folder = parent / f"kaalia-{name}-{pid}"
             folder.mkdir()
-            (folder / "cgroup.procs").write_text(str(pid))
+            (folder / _MEMBERS).write_text(str(pid))
         except (OSError, StopIteration):
             if folder is not None:
                 with suppress(OSError):

@@ -9,6 +9,7 @@ from kaalia.host.own_cgroup import OwnCgroup
 def kernel(tmp_path: Path, place: str = "/system.slice/kaalia.service") -> tuple[Path, Path]:
     root, own = tmp_path / "cgroup", tmp_path / "own"
     (root / place.lstrip("/")).mkdir(parents=True)
+    (root / place.lstrip("/") / "cgroup.procs").touch()
     own.write_text(f"0::{place}\n")
     return root, own
 
@@ -30,7 +31,7 @@ def test_all_in_it_are_killed(tmp_path: Path) -> None:
     root, own = kernel(tmp_path)
     made = OwnCgroup.around(os.getpid(), "x", root, own, tmp_path)
     assert made is not None
-    (switch := next((root / "system.slice/kaalia.service").iterdir()) / "cgroup.kill").touch()
+    (switch := next((root / "system.slice/kaalia.service").glob("kaalia-*")) / "cgroup.kill").touch()
 
     made.kill()
 
@@ -43,3 +44,12 @@ def test_where_none_can_be_made_there_is_none(tmp_path: Path) -> None:
 
     assert OwnCgroup.around(os.getpid(), "x", root, own, tmp_path) is None
     assert OwnCgroup.around(os.getpid(), "x", tmp_path / "none", own, tmp_path) is None
+
+
+def test_with_the_kernel_s_first_version_nothing_is_made(tmp_path: Path) -> None:
+    """There the top is a mere folder in memory: what is made in it stays."""
+    root, own = kernel(tmp_path, "/")
+    (root / "cgroup.procs").unlink()
+
+    assert OwnCgroup.around(os.getpid(), "x", root, own, tmp_path) is None
+    assert not list(root.iterdir())
