@@ -30,8 +30,8 @@ NOT_READY = 600
 OUT_OF_MEMORY = 2
 PEER_ALREADY_ENABLED, PEER_UNSUPPORTED, TOO_MANY_PEERS = 704, 217, 711
 BLOCKING_SYNC = 4
-ON_DEVICE, STREAM_NON_BLOCKING, PINNED_PORTABLE = 1, 1, 1
-MULTIPROCESSORS, MAJOR, MINOR, SHARED_OPTIN = 16, 75, 76, 97
+STREAM_NON_BLOCKING, PINNED_PORTABLE = 1, 1
+MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
 MAX_DYNAMIC_SHARED = 8
 LOG_BYTES = 8192
 
@@ -46,9 +46,10 @@ _WORDS: dict[int, tuple[str, str, str]] = {
     209: ("gpu_too_old", "the kernels are for newer GPUs", "this GPU cannot be rented: it is older than Maxwell"),
     214: ("gpu_ecc", "an uncorrectable ECC error", "see nvidia-smi -q -d ECC; reset or replace the GPU"),
     218: ("gpu_kernel_refused", "the kernel's PTX cannot be compiled", "install a driver of CUDA 11.8 or newer"),
-    219: ("gpu_nvlink", "an uncorrectable NVLink error", "see nvidia-smi nvlink -e; reseat the bridge"),
+    220: ("gpu_nvlink", "an uncorrectable NVLink error", "see nvidia-smi nvlink -e; reseat the bridge"),
     221: ("gpu_compiler_missing", "the PTX compiler is missing", "install libnvidia-ptxjitcompiler of the driver"),
     222: ("gpu_kernel_refused", "the driver is too old for the kernel's PTX", "install a driver of CUDA 11.8 or newer"),
+    223: ("gpu_compiler_missing", "compiling PTX is switched off", "unset CUDA_DISABLE_PTX_JIT"),
     500: ("gpu_symbol_missing", "not found", "reinstall the NVIDIA driver"),
     700: ("gpu_launch_failed", "a kernel used an illegal address", _LOST),
     702: ("gpu_hung", "a kernel took longer than the driver allows", _LOST),
@@ -56,6 +57,8 @@ _WORDS: dict[int, tuple[str, str, str]] = {
     714: ("gpu_launch_failed", "a hardware stack error", _LOST),
     715: ("gpu_launch_failed", "an illegal instruction", _LOST),
     716: ("gpu_launch_failed", "a misaligned address", _LOST),
+    717: ("gpu_launch_failed", "an address of another kind of memory", _LOST),
+    718: ("gpu_launch_failed", "a kernel lost its way", _LOST),
     719: ("gpu_launch_failed", "a kernel failed", _LOST),
     802: (
         "gpu_fabric",
