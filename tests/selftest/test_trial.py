@@ -9,11 +9,12 @@ import pytest
 from kaalia.contracts import requirements
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.local import LOCAL_FIRST
-from kaalia.errors import HostError, WorkloadError
+from kaalia.errors import HostError, StoreError, WorkloadError
 from kaalia.model.machine import Memory
 from kaalia.model.selftest import Figure, Outcome, RunResult, Sample, SelfTestRun, StepName
 from kaalia.model.workload import Protocol, WorkloadState
 from kaalia.store import claims, outbox, selftest
+from kaalia.store.changes import Topic
 from kaalia.units import GIB
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
@@ -21,6 +22,7 @@ from kaalia.wire.selftest import SelfTestNotice, fault
 from tests.reconciler.rig import contract
 from tests.selftest.bench import Bench
 from tests.selftest.trials import Trial
+from tests.support.free_range import free_range
 
 HANGS = """
 import pathlib
@@ -264,6 +266,42 @@ async def test_an_end_of_the_daemon_ends_it_and_the_next_one_cleans_up(trial: Tr
     run = await trial.ended()
     assert run.problem is not None
     assert run.problem.code == "selftest_interrupted"
+    await trial.bench.gone()
+
+
+async def test_a_full_disk_breaks_it_off_and_is_told_when_there_is_room(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial.add(StepName.MEMORY, HANGS)
+    await trial.start()
+    await trial.order()
+    pid = await hanging(trial)
+    await trial.until(lambda run: len(run.steps) > 0)
+
+    async def refuse(*_: object) -> None:
+        raise StoreError("state_disk_full", "cannot write: no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(trial.bench.rig.store, "transaction", refuse)
+        trial.bench.rig.changes.ring(Topic.SELFTEST)
+        await gone(pid)
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_interrupted")
+    await trial.bench.gone()
+
+
+async def test_without_a_port_the_launch_fails_and_says_why(trial: Trial) -> None:
+    network = replace(trial.bench.report.network, port_range=free_range(1))
+    await trial.bench.put_report(replace(trial.bench.report, network=network))
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    assert run.result is RunResult.FAILED, run
+    assert run.steps[0].code == "ports_exhausted"
     await trial.bench.gone()
 
 
