@@ -65,6 +65,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(prefix: Path) -> None:
         "kaalia.yaml",
         "--check",
         "current",
+        "compileall",
         "99-z-kaalia-ports.conf",
         "kaalia.service",
     ):
@@ -90,6 +91,10 @@ def test_installing_twice_and_uninstalling(prefix: Path, wheel: Path) -> None:
     python = str(prefix / "opt/kaalia/current/bin/python")
     command = [python, "-P", "-m", "kaalia.daemon.run", "--config", str(config), "--check"]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"]})
+
+    compiled = prefix / "opt/kaalia/current/pycache"
+    assert list(compiled.rglob("kaalia/daemon/build.*.opt-2.pyc")), "as the unit starts it"
+    assert list(compiled.rglob("asyncio/events.*.opt-2.pyc")), "Python's own library too"
 
     known = prefix / "var/lib/vastai_kaalia"
     assert (known / "test_nvml.py").stat().st_mode & 0o777 == 0o755

@@ -114,6 +114,8 @@ class Stack:
         wait_until("the marketplace to answer", lambda: Rest(self.url).get("/api/v0/gpu_names/unique/"), 30)
 
     def start_daemon(self, **env: str) -> None:
+        # What is compiled stays for the next start, as it lies in a release.
+        env = {"PYTHONDONTWRITEBYTECODE": "", **env}
         self.daemon = self._spawn("daemon", ["daemon", "--config", str(self.config_file)], env)
 
     def kill_daemon(self, number: int = signal.SIGKILL) -> None:
@@ -272,7 +274,8 @@ class Stack:
         if name in clocks:
             return ["-m", "tests.support.clocked", str(clocks[name]), *args]
         if name == "daemon":  # as systemd/kaalia.service does
-            return ["-X", "no_debug_ranges", "-m", "kaalia.daemon", *args[1:]]
+            compiled = f"pycache_prefix={Path(__file__).parents[2] / '.cache' / 'pycache'}"
+            return ["-OO", "-X", "no_debug_ranges", "-X", compiled, "-m", "kaalia.daemon", *args[1:]]
         return ["-m", "kaalia.cli.main", *args]
 
     @staticmethod
