@@ -25,6 +25,10 @@ static FILE *open_profile(void) {
     return path ? fopen(path, "re") : NULL;
 }
 
+/* What the newest look at the file found: its text, whether it names faults, and whether a GPU is ever lost. */
+static const char *seen;
+static int has_faults, has_losses;
+
 /* Its text, read again only when it was replaced: a call costs about what a real one does. NULL: there is none. */
 static const char *profile(void) {
     static char *text;
@@ -46,13 +50,20 @@ static const char *profile(void) {
     if (text)
         text[length] = 0;
     known = now;
+    seen = text;
+    has_faults = text && (!strncmp(text, "fault ", 6) || strstr(text, "\nfault "));
+    has_losses = text && strstr(text, " lost_after ");
     return text;
 }
 
-/* The rest of the first line that begins with `prefix` and a blank; 0 when there is none. */
+/* The rest of the first line that begins with `prefix` and a blank; 0 when there is none. Every call looks at the file
+ * once, by `enter`. */
 static int find(const char *prefix, char *rest) {
     size_t length = strlen(prefix);
-    for (const char *line = profile(); line && *line; line = strchr(line, '\n'), line += line != NULL) {
+    const char *line = seen ? seen : profile();
+    if ((!has_faults && !strncmp(prefix, "fault ", 6)) || (!has_losses && strstr(prefix, " lost_after")))
+        return 0;
+    for (; line && *line; line = strchr(line, '\n'), line += line != NULL) {
         if (strncmp(line, prefix, length) != 0 || !isspace((unsigned char)line[length]))
             continue;
         const char *value = line + length + strspn(line + length, " \t");
