@@ -3,7 +3,6 @@
 import re
 from decimal import Decimal
 
-KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 GB = 1000**3

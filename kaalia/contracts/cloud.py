@@ -34,7 +34,6 @@ class Kind:
     has_buckets: bool = False
 
 
-_OBJECTS = frozenset({"token", "service_account_credentials"})
 _OAUTH = frozenset({"client_id", "client_secret"})
 KINDS: Mapping[str, Kind] = {
     "s3": Kind(

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 15.0
 _CATALOGUE = Path(__file__).with_name("outages.toml")
 _PARTS = (Cause.DOCKER, Cause.DRIVER)
-_SILENCES = (Cause.NET, Cause.PLATFORM)
 
 
 @dataclass(frozen=True, slots=True)
