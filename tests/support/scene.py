@@ -21,11 +21,13 @@ def scene(
     has_live_restore: bool = True,
     has_quota: bool = True,
     disk_bytes: int = DISK_BYTES,
+    cuda: bool = False,
     **options: Any,
 ) -> Iterator[tuple[Stack, str]]:
     """A running stack on a private Docker Engine, and the name of an image in it. `gpus`: such as 2xRTX_4090.
 
-    `has_quota`: the engine's storage driver is btrfs, else overlay2. `options`: further StackOptions.
+    `has_quota`: the engine's storage driver is btrfs, else overlay2. `cuda`: as of `simulated_gpus`. `options`:
+    further StackOptions.
     """
     with ExitStack() as cleanup:
         home = folder or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kaalia-")))
@@ -39,7 +41,7 @@ def scene(
         )
         engine = cleanup.enter_context(private)
         image = import_demo(engine)
-        gpu_env = simulated_gpus(home, gpus) if gpus else None
+        gpu_env = simulated_gpus(home, gpus, cuda=cuda) if gpus else None
         stack = Stack(home / "stack", StackOptions(engine, gpu_env=gpu_env, **options))
         cleanup.callback(stack.close)
         stack.up()
