@@ -38,7 +38,7 @@ def tested(known: Verification, note: RunNote, now: datetime, at: Capacity | Non
 def wanted_test(known: Verification, news: News) -> str:
     """Why the marketplace should ask for a test now; "": it should not. Nobody is disturbed: an idle machine alone."""
     rule = DATA["retest"]
-    if news.is_rented or not news.is_listed or news.refused or news.facts is None or known.barred:
+    if news.is_rented or not news.is_offered or news.refused or news.facts is None or known.barred:
         return ""
     if known.ordered is not None and news.now - known.ordered.at < timedelta(hours=rule["patience_h"]):
         return ""

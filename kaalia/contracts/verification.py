@@ -47,7 +47,8 @@ class News:
 
     `facts` None: it has not reported. `capacity` None: it cannot be counted now. `conditions`: open ones, as told;
     `faults`: what keeps parts of it from being rented, unknown ones too. `refused`: why no test can help, such as a
-    simulated driver. `reporters`: renters who reported it since its last test.
+    simulated driver. `is_offered`: listed, and its owner does not work on it. `reporters`: renters who reported it
+    since its last test.
     """
 
     now: datetime
@@ -56,7 +57,7 @@ class News:
     conditions: tuple[Fault, ...] = ()
     faults: tuple[Fault, ...] = ()
     is_rented: bool = False
-    is_listed: bool = True
+    is_offered: bool = True
     refused: str = ""
     reporters: int = 0
 

@@ -150,7 +150,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
         conditions = None if post.conditions is None else _told(post.conditions)
         now_known = await machines.get(tx, machine_id) if any(changed) or record is None else None
-        now_known = now_known or replace(machine, availability=record, last_seen_at=now)
+        now_known = now_known or replace(machine, availability=record, last_seen_at=now, cordon=post.cordon)
         is_judged = await verification.heed(context, tx, now_known, conditions, post.selftests)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}

@@ -16,6 +16,7 @@ from kaalia.contracts import requirement_facts, retest
 from kaalia.contracts import sightings as sighting_rules
 from kaalia.contracts import verification as rules
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.requirement_facts import Facts
 from kaalia.contracts.verification import News
 from kaalia.errors import KaaliaError
@@ -152,10 +153,14 @@ async def _news(
         conditions=conditions,
         faults=machine.faults,
         is_rented=is_rented,
-        is_listed=machine.listing is not None,
+        is_offered=machine.listing is not None and not machine.is_cordoned(now) and not _is_worked_on(machine, now),
         refused=refused,
         reporters=reporters,
     )
+
+
+def _is_worked_on(machine: MachineRecord, now: datetime) -> bool:
+    return any(window.start_at <= now for window in open_windows(machine.windows, now))
 
 
 async def _seen(tx: AsyncConnection, machine_id: int, since: datetime) -> tuple[Sightings | None, int]:

@@ -20,7 +20,7 @@ def test_random_tests_come_between_five_and_twenty_days_and_only_on_idle_machine
 
     assert retest.wanted_test(known, news(DAY)) == ""
     assert retest.wanted_test(known, due) == "at random"
-    for changes in ({"is_rented": True}, {"is_listed": False}, {"facts": None}, {"refused": "simulated"}):
+    for changes in ({"is_rented": True}, {"is_offered": False}, {"facts": None}, {"refused": "simulated"}):
         assert retest.wanted_test(known, replace(due, **changes)) == ""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.fitness import Fault
 from kaalia.errors import ConfigError
 from kaalia.marketplace import verification_by_hand
@@ -21,7 +22,7 @@ from kaalia.model.verification import State
 from kaalia.model.workload import WorkloadState
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind, StatusMessage
-from tests.marketplace.liar import new_token
+from tests.marketplace.liar import new_token, open_liar
 from tests.marketplace.renting import ask_of, rent, say
 from tests.marketplace.support import statements
 from tests.marketplace.verifying import HOUR, beat, open_machine, open_verified, orders, prove, record, view, xid
@@ -102,6 +103,23 @@ async def test_the_first_test_is_ordered_when_nothing_else_is_lacking_and_once(t
     assert asked[0].contract_id == 0
     assert told.ordered is not None
     assert (told.ordered.task_id, told.ordered.why) == (asked[0].task_id, "it lacks a test that passed")
+
+
+async def test_a_machine_that_its_owner_drains_is_asked_for_no_test(tmp_path: Path) -> None:
+    async with open_liar(tmp_path) as liar:
+        drained = Cordon(START, None)
+        report = StatusMessage(1, MessageKind.REPORT, report=sound_report())
+        await liar.post(report, conditions=(), cordon=drained)
+        body = {"machine": liar.machine_id, "price_gpu": 0.4}
+        await liar.market.host.call("PUT", "/api/v0/machines/create_asks/", body)
+        await beat(liar, cordon=drained)
+        await beat(liar, cordon=drained)
+        quiet = await orders(liar)
+        await beat(liar)
+        await beat(liar)
+        asked = await orders(liar)
+
+    assert (quiet, len(asked)) == ([], 1)
 
 
 async def test_nobody_who_rents_is_disturbed_by_a_test(tmp_path: Path) -> None:
