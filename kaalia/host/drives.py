@@ -7,6 +7,7 @@ children outside of it. A drive that sleeps is left asleep.
 import asyncio
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,11 @@ _LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """None: the drive does not tell it. `warning`: NVMe's critical warning, as its bits."""
+    """None: the drive does not tell it. `warning`: NVMe's critical warning, as its bits.
+
+    `device`: as smartctl is asked for it; of several behind one RAID controller with its place there, such as
+    `/dev/bus/0 -d megaraid,8`.
+    """
 
     device: str
     model: str = ""
@@ -62,12 +67,11 @@ async def drives(all_s: float = ALL_S) -> tuple[Drive, ...] | None:
     gate, loop = asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
     until_s = loop.time() + all_s
 
-    async def ask(name: str, kind: str) -> Drive | str | None:
+    async def ask(place: tuple[str, str], called: str) -> Drive | str | None:
         async with gate:
-            return await _asked(first, name, kind, min(TIMEOUT_S, until_s - loop.time()))
+            return await _asked(first, place, called, min(TIMEOUT_S, until_s - loop.time()))
 
-    listed = _document(scan.stdout).get("devices", [])[:_DRIVES_MAX]
-    told = await asyncio.gather(*(ask(str(one["name"]), str(one["type"])) for one in listed))
+    told = await asyncio.gather(*(ask(place, called) for place, called in _listed(scan.stdout).items()))
     found = tuple(one for one in told if isinstance(one, Drive))
     refused = [one for one in told if isinstance(one, str)]
     if refused and not found:
@@ -75,12 +79,20 @@ async def drives(all_s: float = ALL_S) -> tuple[Drive, ...] | None:
     return found
 
 
-async def _asked(first: tuple[str, ...], name: str, kind: str, timeout_s: float) -> Drive | str | None:
-    """What it tells; why it tells nothing; None: it sleeps, or has nothing to tell."""
+def _listed(scan: str) -> dict[tuple[str, str], str]:
+    """Device and kind of each drive, with what it is called."""
+    places = [(str(one["name"]), str(one["type"])) for one in _document(scan).get("devices", [])[:_DRIVES_MAX]]
+    names = Counter(name for name, _ in places)
+    return {(name, kind): name if names[name] == 1 else f"{name} -d {kind}" for name, kind in places}
+
+
+async def _asked(first: tuple[str, ...], place: tuple[str, str], name: str, timeout_s: float) -> Drive | str | None:
+    """What it tells; why it tells nothing; None: it sleeps, or has nothing to tell. `name`: what it is called."""
+    device, kind = place
     if timeout_s <= 0:
         return Drive(name, silent="other drives gave no answer, and took all the time that there was")
     try:
-        argv = (*first, "-i", "-H", "-A", "-n", "standby", "-d", kind, name)
+        argv = (*first, "-i", "-H", "-A", "-n", "standby", "-d", kind, device)
         told = await run(argv, timeout_s, env=outside.ENVIRONMENT)
     except HostError as error:
         is_silent = error.code in ("command_timeout", "command_stuck")

@@ -57,6 +57,21 @@ async def test_each_drive_is_asked_and_never_woken(smartctl: Answers) -> None:
     assert all("-n standby" in line for line in asked)
 
 
+async def test_drives_behind_one_controller_are_told_apart(smartctl: Answers, tmp_path: Path) -> None:
+    """As a Dell PERC shows its own: one device, and a place behind it for each, by which it can be asked."""
+    called = smartctl({"/dev/bus/0": (0, GOOD)})
+    program, kinds = tmp_path / "smartctl", ("megaraid,8", "megaraid,9")
+    scan = json.dumps({"devices": [{"name": "/dev/bus/0", "type": kind} for kind in kinds]})
+    program.write_text(program.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n[ $# = 2 ] && exec echo '{scan}'\n", 1))
+
+    found = await drives() or ()
+
+    assert [one.device for one in found] == [f"/dev/bus/0 -d {kind}" for kind in kinds]
+    assert sorted(line.partition("-d ")[2] for line in called.read_text().splitlines()) == [
+        f"{kind} /dev/bus/0" for kind in kinds
+    ]
+
+
 async def test_without_smartctl_nothing_is_claimed(smartctl: Answers) -> None:
     assert await drives() is None
 
