@@ -115,7 +115,13 @@ def test_a_good_machine_passes_by_the_client_s_own_stages(start: Start) -> None:
         made.body("/etc/passwd")
 
 
-BAD = 'print(\'{"end": "failed", "code": "x", "words": "cannot trust GPU 0: 3 wrong words", "remedy": "change it"}\')'
+_END = {
+    "end": "failed",
+    "code": "x",
+    "words": "cannot trust GPU 0: 3 wrong words",
+    "remedy": "change it, see nvidia-smi",
+}
+BAD = f"print({json.dumps(json.dumps(_END))})"
 """A failure that names no kind of its own: the client takes it from the stage."""
 BROKEN = {
     "compute": "resnet_failed",
@@ -133,6 +139,7 @@ def test_a_step_that_fails_ends_the_test_with_the_client_s_code(start: Start, st
 
     assert lines[-1].startswith("ERROR: ")
     assert lines[-1].endswith(f"{step}: cannot trust GPU 0: 3 wrong words")
+    assert lines[-2] == f"{step}: what to do: change it, see nvidia-smi"
     assert code_of_progress(lines) == [BROKEN[step]]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import platform
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from tests.support.fake_nvidia import build
 
 SELF_TEST_IMAGE = "kaalia/self-test:latest"
 BUILDER = Path(__file__).parents[2] / "scripts" / "self_test_image.py"
-LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+LIBRARIES = f"/usr/lib/{platform.machine()}-linux-gnu"
 BRIEF: dict[str, dict[str, object]] = {
     "burn": {"minutes": 0.02},
     "cpu": {"seconds": 1},

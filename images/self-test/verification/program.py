@@ -38,8 +38,11 @@ class Heard:
 
 @dataclass(frozen=True)
 class End:
+    """`remedy`: of one that failed."""
+
     outcome: str
     words: str
+    remedy: str = ""
 
 
 def run(file: Path, arguments: dict[str, Any], deadline_s: float, say: Say) -> End:
@@ -83,7 +86,8 @@ def _judge(code: int, heard: Heard, complaints: list[str]) -> End:
     if outcome not in (PASSED, FAILED, SKIPPED):
         return End(FAILED, f"its program ended in a way that nobody knows: {outcome!r}")
     measured = "; ".join(_figure(one) for one in heard.figures)
-    return End(outcome, "; ".join(part for part in (words, measured) if part))
+    told = "; ".join(part for part in (words, measured) if part)
+    return End(outcome, told, str(heard.end.get("remedy") or ""))
 
 
 def _figure(one: dict[str, Any]) -> str:

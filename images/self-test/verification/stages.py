@@ -57,6 +57,8 @@ def _problem(settings: Settings, progress: Progress) -> str:
             for step, end in _group(settings, progress, group).items():
                 progress.say(f"{step}: {end.outcome}{': ' if end.words else ''}{end.words}")
                 if end.outcome == FAILED:
+                    # Not in the last line: its words are not the failure's, and the client would judge by them.
+                    progress.say(f"{step}: what to do: {end.remedy}" if end.remedy else "")
                     return f"{stage.word}: {step}: {end.words}"
     return ""
 
