@@ -13,16 +13,19 @@ from kaalia.errors import KaaliaError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.model import canary
 from kaalia.model.machine import Gpu, MachineReport
-from kaalia.model.selftest import Figure, Outcome, Sample, SelfTestOrder, StepName, StepResult
+from kaalia.model.selftest import Figure, Outcome, SelfTestOrder, StepName, StepResult
 from kaalia.selftest.container import Containers, Running
-from kaalia.selftest.gpu_watch import GpuWatch, words
+from kaalia.selftest.gpu_watch import EVERY_S, GpuWatch, words
 from kaalia.selftest.login import LogIn, log_in
 from kaalia.selftest.programs import Ears, Programs
+from kaalia.selftest.samples import Samples
 from kaalia.selftest.work.protocol import End
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 
 MARGIN_S = 5.0
+READINGS = 1800
+"""Of the GPUs while they burn, however long that takes: each is kept until its end."""
 
 
 class Need(StrEnum):
@@ -62,7 +65,7 @@ class Here:
     gpus: tuple[Gpu, ...] = ()
     running: Running | None = None
     why_none: KaaliaError | None = None
-    samples: list[Sample] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
     log_in: LogIn = log_in
     probe: NvmlProbe | None = None
     """Of the driver; None: nobody watches the GPUs."""
@@ -115,8 +118,9 @@ def program(name: StepName, limit_s: float, quick_s: float, *, gpus: bool = True
         running = here.programs.run(name, arguments(here), limit + extra_s - MARGIN_S, here.ears)
         if not gpus or here.probe is None:
             return found_by(name, *await running)
-        watch = GpuWatch(here.probe, here.clock, [gpu.uuid for gpu in here.gpus])
         is_burn = name is StepName.BURN
+        every_s = max(EVERY_S, extra_s / READINGS)
+        watch = GpuWatch(here.probe, here.clock, [gpu.uuid for gpu in here.gpus], every_s)
         found = found_by(name, *await watch.around(running, here.samples.append if is_burn else lambda _: None))
         if is_burn:
             found = replace(found, figures=(*found.figures, *watch.figures()))

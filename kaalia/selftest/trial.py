@@ -246,7 +246,7 @@ class _Trial:
                 run = rules.ended(run, found)
             selftest.put(tx, run)
             if here is not None and here.samples:
-                selftest.add_samples(tx, run.run_id, here.samples)
+                selftest.add_samples(tx, run.run_id, tuple(here.samples))
             if here is not None and run.result is not RunResult.NOT_RUN and not run.order.only:
                 outbox.add(tx, MessageKind.SELFTEST, document.encode(notice(run, here.report)), now)
             return run

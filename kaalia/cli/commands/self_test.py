@@ -117,7 +117,8 @@ def _tested(client: LocalClient, wish: SelfTestWish, *, quiet: bool) -> SelfTest
     ordered = client.order_self_test(wish).run
     assert ordered is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         return _followed(client, ordered.run_id, quiet=quiet)
     except KeyboardInterrupt:
