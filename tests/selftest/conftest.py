@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from kaalia import __version__
@@ -12,6 +14,7 @@ from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from tests.reconciler.rig import Rig
 from tests.selftest.bench import IMAGE, SAID, Bench
+from tests.selftest.trials import Trial
 from tests.support.builders import build_report
 from tests.support.canaries import AnsweringRuntime
 from tests.support.clock import FakeClock
@@ -33,3 +36,9 @@ async def bench(store: Database, changes: Changes, clock: FakeClock) -> AsyncIte
     await rig.service.detach()
     runtime.shut()
     assert runtime.violations == []
+
+
+@pytest.fixture
+def trial(bench: Bench, tmp_path: Path) -> Trial:
+    bench.every = None
+    return Trial(bench, tmp_path)

@@ -1,69 +1,31 @@
-"""A test of the whole machine: its steps, what breaks it off, and that nothing of it is left."""
+"""A test of the whole machine: its steps, what each deficiency fails, and that nothing of it is left."""
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from kaalia.contracts import requirements
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.local import LOCAL_FIRST
-from kaalia.errors import HostError, StoreError, WorkloadError
+from kaalia.errors import HostError, WorkloadError
 from kaalia.model.machine import Memory
-from kaalia.model.selftest import Figure, Outcome, RunResult, Sample, SelfTestRun, StepName
+from kaalia.model.selftest import Figure, Outcome, RunResult, Sample, StepName
 from kaalia.model.workload import Protocol, WorkloadState
-from kaalia.store import claims, outbox, selftest
-from kaalia.store.changes import Topic
+from kaalia.store import outbox, selftest
 from kaalia.units import GIB
 from kaalia.wire import document
 from kaalia.wire.protocol import MessageKind
 from kaalia.wire.selftest import SelfTestNotice, fault
 from tests.reconciler.rig import contract
-from tests.selftest.bench import Bench
-from tests.selftest.trials import Trial
+from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
 from tests.support.free_range import free_range
-
-HANGS = """
-import pathlib
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
-say(progress=0.5, words="half of it")
-time.sleep(600)
-"""
-
-
-@pytest.fixture
-def trial(bench: Bench, tmp_path: Path) -> Trial:
-    bench.every = None
-    return Trial(bench, tmp_path)
-
-
-def outcomes(run: SelfTestRun) -> dict[StepName, Outcome]:
-    return {one.step: one.outcome for one in run.steps}
 
 
 async def notices(trial: Trial) -> list[str]:
     """What the marketplace is told."""
     rows = await trial.bench.rig.store.read(lambda tx: outbox.pending(tx, 1000))
     return [row.body for row in rows if row.kind == MessageKind.SELFTEST]
-
-
-async def hanging(trial: Trial, step: StepName = StepName.MEMORY) -> int:
-    """The number of the process that hangs in this step."""
-    for _ in range(6000):
-        if (pid := trial.pid(step)) is not None:
-            return pid
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not begin")
-
-
-async def gone(pid: int) -> None:
-    for _ in range(2000):
-        if not Path(f"/proc/{pid}").exists():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"process {pid} is still there")
 
 
 async def test_a_machine_that_is_well_passes_and_nothing_is_left(trial: Trial) -> None:
@@ -191,39 +153,6 @@ async def test_a_program_that_hangs_is_killed_at_its_bound(trial: Trial) -> None
     await gone(await hanging(trial))
 
 
-async def test_a_renter_who_comes_wins_and_the_test_says_so(trial: Trial) -> None:
-    trial.add(StepName.MEMORY, HANGS)
-    await trial.start()
-    await trial.order()
-    pid = await hanging(trial)
-
-    await trial.bench.rig.put(contract(51, gpus=2))
-
-    run = await trial.ended()
-    assert run.problem is not None
-    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_gave_way")
-    await gone(pid)
-    await trial.bench.rig.until(lambda: trial.bench.rig.is_in(WorkloadState.RUNNING, 51))
-    await trial.bench.gone()
-    assert {one.contract_id for one in await trial.bench.rig.store.read(claims.all_claims)} == {51}
-
-
-async def test_on_a_machine_without_gpus_a_renter_wins_too(trial: Trial) -> None:
-    await trial.bench.put_report(replace(trial.bench.report, gpus=(), driver=None))
-    trial.add(StepName.CPU, HANGS, gpus=False)
-    await trial.start()
-    await trial.order(only=(StepName.CPU,))
-    pid = await hanging(trial, StepName.CPU)
-
-    await trial.bench.rig.put(contract(51, gpus=0))
-
-    run = await trial.ended()
-    assert run.problem is not None
-    assert run.problem.code == "selftest_gave_way"
-    assert "C.51" in run.problem.message
-    await gone(pid)
-
-
 async def test_a_machine_whose_gpus_are_all_gone_comes_to_a_verdict(trial: Trial) -> None:
     """Contracts without GPUs run one at a time, so that nobody logs in to a second one."""
     await trial.bench.put_report(replace(trial.bench.report, gpus=(), driver=None))
@@ -237,61 +166,6 @@ async def test_a_machine_whose_gpus_are_all_gone_comes_to_a_verdict(trial: Trial
     assert trial.bench.logins == 0
 
 
-async def test_the_owner_breaks_it_off(trial: Trial) -> None:
-    trial.add(StepName.MEMORY, HANGS)
-    await trial.start()
-    number = await trial.order()
-    pid = await hanging(trial)
-
-    await trial.cancel(number)
-
-    run = await trial.ended()
-    assert run.problem is not None
-    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_cancelled")
-    assert outcomes(run)[StepName.LAUNCH] is Outcome.PASSED, "what was done is kept"
-    await gone(pid)
-    await trial.bench.gone()
-
-
-async def test_an_end_of_the_daemon_ends_it_and_the_next_one_cleans_up(trial: Trial) -> None:
-    trial.add(StepName.MEMORY, HANGS)
-    await trial.start()
-    await trial.order()
-    pid = await hanging(trial)
-
-    await trial.bench.crash()
-    await gone(pid)
-    await trial.start()
-
-    run = await trial.ended()
-    assert run.problem is not None
-    assert run.problem.code == "selftest_interrupted"
-    await trial.bench.gone()
-
-
-async def test_a_full_disk_breaks_it_off_and_is_told_when_there_is_room(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial.add(StepName.MEMORY, HANGS)
-    await trial.start()
-    await trial.order()
-    pid = await hanging(trial)
-    await trial.until(lambda run: len(run.steps) > 0)
-
-    async def refuse(*_: object) -> None:
-        raise StoreError("state_disk_full", "cannot write: no space left on device")
-
-    with monkeypatch.context() as full:
-        full.setattr(trial.bench.rig.store, "transaction", refuse)
-        trial.bench.rig.changes.ring(Topic.SELFTEST)
-        await gone(pid)
-
-    run = await trial.ended()
-    assert run.problem is not None
-    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_interrupted")
-    await trial.bench.gone()
-
-
 async def test_without_a_port_the_launch_fails_and_says_why(trial: Trial) -> None:
     network = replace(trial.bench.report.network, port_range=free_range(1))
     await trial.bench.put_report(replace(trial.bench.report, network=network))
@@ -303,25 +177,6 @@ async def test_without_a_port_the_launch_fails_and_says_why(trial: Trial) -> Non
     assert run.result is RunResult.FAILED, run
     assert run.steps[0].code == "ports_exhausted"
     await trial.bench.gone()
-
-
-async def test_a_run_that_no_end_was_written_of_is_interrupted(trial: Trial) -> None:
-    number = await trial.order()
-    await trial.start()
-
-    run = await trial.ended()
-
-    assert run.problem is not None
-    assert (run.run_id, run.problem.code) == (number, "selftest_interrupted")
-
-
-async def test_what_a_marketplace_wants_outlives_a_restart(trial: Trial) -> None:
-    number = await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
-
-    await trial.start()
-
-    run = await trial.ended()
-    assert (run.run_id, run.result) == (number, RunResult.PASSED)
 
 
 async def test_a_rented_machine_is_left_alone(trial: Trial) -> None:
@@ -415,21 +270,3 @@ async def test_without_a_toolkit_the_system_fails(trial: Trial) -> None:
     run = await trial.ended()
 
     assert run.steps[0].code == "selftest_no_toolkit"
-
-
-async def test_a_machine_that_nobody_read_yet_is_not_tested(trial: Trial) -> None:
-    await trial.bench.rig.store.transaction(lambda tx: tx.execute("DELETE FROM machine"))
-    await trial.start()
-    await trial.order()
-    await asyncio.sleep(0)
-
-    async def waited() -> SelfTestRun:
-        while (run := await trial.bench.rig.store.read(selftest.newest)) is None or run.result is None:
-            trial.bench.clock.advance(10)
-            await asyncio.sleep(0.01)
-        return run
-
-    run = await asyncio.wait_for(waited(), 60)
-
-    assert run.problem is not None
-    assert run.problem.code == "selftest_not_read"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaalia.contracts.lease import certain
-from kaalia.model.selftest import SelfTestOrder, SelfTestRun, StepName
+from kaalia.model.selftest import Outcome, SelfTestOrder, SelfTestRun, StepName
 from kaalia.selftest import registry
 from kaalia.selftest.programs import Programs
 from kaalia.selftest.service import SelfTestService
@@ -23,6 +23,15 @@ TALK = """import json, os, signal, sys, time
 def say(**line):
     print(json.dumps(line), flush=True)
 told = json.loads(sys.argv[1])
+"""
+
+
+HANGS = """
+import pathlib
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
+say(progress=0.5, words="half of it")
+time.sleep(600)
 """
 
 
@@ -92,3 +101,24 @@ class Trial:
 
 
 _CONTAINER_STEPS = (StepName.SYSTEM, StepName.LAUNCH, StepName.PORTS, StepName.NETWORK)
+
+
+def outcomes(run: SelfTestRun) -> dict[StepName, Outcome]:
+    return {one.step: one.outcome for one in run.steps}
+
+
+async def hanging(trial: Trial, step: StepName = StepName.MEMORY) -> int:
+    """The number of the process that hangs in this step."""
+    for _ in range(6000):
+        if (pid := trial.pid(step)) is not None:
+            return pid
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not begin")
+
+
+async def gone(pid: int) -> None:
+    for _ in range(2000):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"process {pid} is still there")

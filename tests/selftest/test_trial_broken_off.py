@@ -1,0 +1,139 @@
+"""What breaks a self-test off: a renter, the owner, the daemon's end, a full disk; and that nothing of it is left."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from kaalia.errors import StoreError
+from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
+from kaalia.model.workload import WorkloadState
+from kaalia.store import claims, selftest
+from kaalia.store.changes import Topic
+from tests.reconciler.rig import contract
+from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
+
+
+async def test_a_renter_who_comes_wins_and_the_test_says_so(trial: Trial) -> None:
+    trial.add(StepName.MEMORY, HANGS)
+    await trial.start()
+    await trial.order()
+    pid = await hanging(trial)
+
+    await trial.bench.rig.put(contract(51, gpus=2))
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_gave_way")
+    await gone(pid)
+    await trial.bench.rig.until(lambda: trial.bench.rig.is_in(WorkloadState.RUNNING, 51))
+    await trial.bench.gone()
+    assert {one.contract_id for one in await trial.bench.rig.store.read(claims.all_claims)} == {51}
+
+
+async def test_on_a_machine_without_gpus_a_renter_wins_too(trial: Trial) -> None:
+    await trial.bench.put_report(replace(trial.bench.report, gpus=(), driver=None))
+    trial.add(StepName.CPU, HANGS, gpus=False)
+    await trial.start()
+    await trial.order(only=(StepName.CPU,))
+    pid = await hanging(trial, StepName.CPU)
+
+    await trial.bench.rig.put(contract(51, gpus=0))
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert run.problem.code == "selftest_gave_way"
+    assert "C.51" in run.problem.message
+    await gone(pid)
+
+
+async def test_the_owner_breaks_it_off(trial: Trial) -> None:
+    trial.add(StepName.MEMORY, HANGS)
+    await trial.start()
+    number = await trial.order()
+    pid = await hanging(trial)
+
+    await trial.cancel(number)
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_cancelled")
+    assert outcomes(run)[StepName.LAUNCH] is Outcome.PASSED, "what was done is kept"
+    await gone(pid)
+    await trial.bench.gone()
+
+
+async def test_an_end_of_the_daemon_ends_it_and_the_next_one_cleans_up(trial: Trial) -> None:
+    trial.add(StepName.MEMORY, HANGS)
+    await trial.start()
+    await trial.order()
+    pid = await hanging(trial)
+
+    await trial.bench.crash()
+    await gone(pid)
+    await trial.start()
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert run.problem.code == "selftest_interrupted"
+    await trial.bench.gone()
+
+
+async def test_a_full_disk_breaks_it_off_and_is_told_when_there_is_room(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial.add(StepName.MEMORY, HANGS)
+    await trial.start()
+    await trial.order()
+    pid = await hanging(trial)
+    await trial.until(lambda run: len(run.steps) > 0)
+
+    async def refuse(*_: object) -> None:
+        raise StoreError("state_disk_full", "cannot write: no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(trial.bench.rig.store, "transaction", refuse)
+        trial.bench.rig.changes.ring(Topic.SELFTEST)
+        await gone(pid)
+
+    run = await trial.ended()
+    assert run.problem is not None
+    assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_interrupted")
+    await trial.bench.gone()
+
+
+async def test_a_run_that_no_end_was_written_of_is_interrupted(trial: Trial) -> None:
+    number = await trial.order()
+    await trial.start()
+
+    run = await trial.ended()
+
+    assert run.problem is not None
+    assert (run.run_id, run.problem.code) == (number, "selftest_interrupted")
+
+
+async def test_what_a_marketplace_wants_outlives_a_restart(trial: Trial) -> None:
+    number = await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
+
+    await trial.start()
+
+    run = await trial.ended()
+    assert (run.run_id, run.result) == (number, RunResult.PASSED)
+
+
+async def test_a_machine_that_nobody_read_yet_is_not_tested(trial: Trial) -> None:
+    await trial.bench.rig.store.transaction(lambda tx: tx.execute("DELETE FROM machine"))
+    await trial.start()
+    await trial.order()
+    await asyncio.sleep(0)
+
+    async def waited() -> SelfTestRun:
+        while (run := await trial.bench.rig.store.read(selftest.newest)) is None or run.result is None:
+            trial.bench.clock.advance(10)
+            await asyncio.sleep(0.01)
+        return run
+
+    run = await asyncio.wait_for(waited(), 60)
+
+    assert run.problem is not None
+    assert run.problem.code == "selftest_not_read"
