@@ -48,7 +48,7 @@ class Entry:
         """What is not rented out anew meanwhile, in words; "" where all is."""
         if not self.blocks or self.severity not in (Severity.CRITICAL, Severity.UNKNOWN):
             return ""
-        if self.id.startswith(_GPU):
+        if self.id.startswith((_GPU, "canary_gpu_")):
             return "the GPU is not rented out anew, and of a fault of the driver no GPU is; what runs goes on"
         return "nothing is rented out anew; what runs goes on"
 

@@ -77,3 +77,5 @@ def test_what_keeps_new_rentals_out_is_said_as_it_is_done() -> None:
     for state, need in ((CanaryState(last=last, failures=2), None), (CanaryState(), Cause.BOOT)):
         for one in canary.conditions(state, need):
             assert book.entries()[one.problem.code].keeps_out
+    assert book.entries()["canary_gpu_failed"].keeps_out.startswith("the GPU ")
+    assert book.entries()["canary_launch_failed"].keeps_out.startswith("nothing ")
