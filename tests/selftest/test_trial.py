@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 
 from kaalia.contracts import requirements
+from kaalia.contracts import selftest as rules
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.local import LOCAL_FIRST
 from kaalia.errors import HostError, WorkloadError
 from kaalia.model.machine import Memory
-from kaalia.model.selftest import Figure, Outcome, RunResult, Sample, StepName
+from kaalia.model.selftest import BURN_MAX_S, Figure, Outcome, RunResult, Sample, SelfTestOrder, StepName
 from kaalia.model.workload import Protocol, WorkloadState
+from kaalia.selftest.registry import STEPS
 from kaalia.store import outbox, selftest
 from kaalia.units import GIB
 from kaalia.wire import document
@@ -19,6 +21,7 @@ from kaalia.wire.protocol import MessageKind
 from kaalia.wire.selftest import SelfTestNotice, fault
 from tests.reconciler.rig import contract
 from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
+from tests.support.clock import START
 from tests.support.free_range import free_range
 
 
@@ -42,6 +45,22 @@ async def test_a_machine_that_is_well_passes_and_nothing_is_left(trial: Trial) -
     assert trial.bench.logins == 1
     assert not await trial.bench.rig.claims(LOCAL_FIRST)
     assert await trial.bench.rig.store.read(selftest.get_progress) is None
+
+
+async def test_a_burn_of_a_day_is_booked_for_a_day(trial: Trial) -> None:
+    trial.add(StepName.BURN, 'say(end="passed", code="", words=str(told["minutes"]), remedy="")')
+    await trial.start()
+    await trial.order(only=(StepName.BURN,), burn_s=BURN_MAX_S)
+
+    run = await trial.ended()
+
+    assert (run.result, run.steps[0].words) == (RunResult.PASSED, "1440.0"), run
+
+
+def test_every_step_may_run_into_its_bound_before_the_booking_ends() -> None:
+    order = SelfTestOrder(START, burn_s=60.0)
+
+    assert sum(step.limit(order) for step in STEPS.values()) < rules.lasts(order).total_seconds()
 
 
 async def test_a_whole_test_is_held_against_the_requirements_and_told(trial: Trial) -> None:
