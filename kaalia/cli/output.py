@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from pydantic_core import to_json
@@ -46,14 +46,6 @@ def run(app: typer.Typer, args: Sequence[str], name: str) -> int:
         # The reader, such as `head`, has seen enough; nothing more may be flushed into the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
-
-
-def become(module: str, args: Sequence[str]) -> NoReturn:
-    """Go on as another program of kaalia: nothing of this one stays in memory."""
-    # The current folder is trusted by the new interpreter only if this one trusts it already.
-    safe = [] if str(Path.cwd()) in sys.path else ["-P"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *safe, "-m", module, *args])  # noqa: S606 no shell
 
 
 def console(*, stderr: bool = False) -> Console:

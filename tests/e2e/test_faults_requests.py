@@ -141,7 +141,7 @@ def test_a_key_that_may_only_read_rents_nothing(stack: Stack) -> None:
 
 
 def test_a_host_rents_only_its_own_machines(stack: Stack) -> None:
-    rival = Rest(stack.url, stack.add_user("rival", "--host"))
+    rival = Rest(stack.url, stack.add_user("rival", host=True))
 
     code, error, told = refusal(rival.call("PUT", f"/api/v0/asks/{stack.rentable_offer(1)}/", SLEEP))
 

@@ -108,9 +108,13 @@ LATE = frozenset(
         ("kaalia.api.metrics.scrape", "kaalia.api.metrics.text"),
         ("kaalia.daemon.tenants", "kaalia.selftest.trial.Trials"),
         ("kaalia.daemon.power", "kaalia.power.service.PowerService"),
+        ("kaalia.cli.main", "kaalia.cli.output"),
+        ("kaalia.cli.main", "kaalia.cli.questions"),
     }
 )
-"""(module, name): what few machines need and each daemon would keep in memory, imported where it is wanted."""
+"""(module, name): what few machines need and each daemon would keep in memory, or each command wait for.
+
+It is imported where it is wanted."""
 
 PURE = (
     "kaalia.model",

@@ -4,22 +4,27 @@ Used by the end-to-end tests, the proofs, the benchmarks and the demo. Everythin
 `close()` ends what was started. Processes are real ones, so they can be killed as a crash would.
 """
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.client import LocalClient
+from kaalia.clock import SystemClock
 from kaalia.errors import KaaliaError
+from kaalia.marketplace import accounts, run
 from kaalia.runtime.labels import machine_filter, machine_name
 from kaalia.wire import signature
 from tests.support.engine_api import EngineApi
@@ -89,7 +94,7 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.start_marketplace()
         self._say(f"marketplace answers on {self.url}")
-        self.host_key = self.add_user("host", "--host")
+        self.host_key = self.add_user("host", host=True)
         self.renter_key = self.add_user("renter")
         self.join()
 
@@ -230,20 +235,27 @@ class Stack:
             env=self._env(),
         )
 
-    def add_user(self, name: str, *flags: str) -> str:
+    def add_user(self, name: str, *, host: bool = False) -> str:
         """A further account; returns its API key."""
-        done = self.kaalia("marketplace", "user", "add", name, *flags, "--data", str(self.data_dir), "--json")
-        if done.returncode != 0:
-            raise RuntimeError(f"cannot add user {name}: {done.stderr}")
-        return str(json.loads(done.stdout)["api_key"])
+        return self._at_the_database(lambda engine: accounts.add_user(engine, name, host))
 
     def log_text(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def enroll_token(self) -> str:
         """A one-time token of the host."""
-        made = self.kaalia("marketplace", "enroll-token", "--user", "host", "--data", str(self.data_dir), "--json")
-        return str(json.loads(made.stdout)["token"])
+        now = SystemClock().now()
+        return self._at_the_database(lambda engine: accounts.new_enrol_token(engine, "host", now))
+
+    def _at_the_database(self, work: Callable[[AsyncEngine], Awaitable[str]]) -> str:
+        """As `kaalia marketplace user add` and `enroll-token` do; each of them takes a processor for two seconds."""
+
+        async def opened() -> str:
+            async with run.open_database(self.data_dir) as engine:
+                return await work(engine)
+
+        with ThreadPoolExecutor(1) as aside:  # the caller may have a loop of its own
+            return aside.submit(asyncio.run, opened()).result()
 
     def _enroll(self) -> int:
         token = self.enroll_token()

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kaalia.cli import output
+from kaalia.cli.programs import become
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,4 +18,4 @@ def daemon(
 ) -> None:
     """Run the host daemon in the foreground, until SIGTERM. Tenants run on when it stops."""
     args = ["--config", str(config)] if config else []
-    output.become("kaalia.daemon", [*args, "--check"] if check else args)
+    become("kaalia.daemon", [*args, "--check"] if check else args)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from kaalia.cli import findings, output
 from kaalia.cli.commands import canary
+from kaalia.cli.programs import become
 from kaalia.errors import ConfigError
 from kaalia.health import book
 from kaalia.health.book import Entry
@@ -41,7 +42,7 @@ def doctor(
     if fix:
         options = [*(["--yes"] if yes else []), *(["--dry-run"] if dry_run else [])]
         paths = [*(["--config", str(config)] if config else []), *(["--socket", str(socket)] if socket else [])]
-        output.become("kaalia.cli.commands.doctor_fix", [*options, *paths])
+        become("kaalia.cli.commands.doctor_fix", [*options, *paths])
     if yes or dry_run:
         raise ConfigError("option_alone", "cannot use --yes or --dry-run alone", remedy="add --fix")
     document = output.connect(config, socket, dict(os.environ)).health()
