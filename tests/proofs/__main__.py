@@ -26,6 +26,7 @@ from tests.proofs import (
     state,
     traffic,
     vastai_selftest,
+    verification,
 )
 
 PROOFS = {
@@ -49,6 +50,7 @@ PROOFS = {
     "state": state.prove,
     "traffic": traffic.prove,
     "vastai-selftest": vastai_selftest.prove,
+    "verification": verification.prove,
 }
 
 

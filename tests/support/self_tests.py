@@ -135,7 +135,7 @@ def seed(number: int) -> str:
 
 
 @contextmanager
-def room(folder: Path, bridge: str | None = None) -> Iterator[Room]:
+def room(folder: Path, bridge: str | None = None, marketplace_args: tuple[str, ...] = ()) -> Iterator[Room]:
     """Everything private, everything gone at the end; the self-test image and the demo image are there.
 
     `bridge`: of the engine, where another one has docker0.
@@ -149,13 +149,20 @@ def room(folder: Path, bridge: str | None = None) -> Iterator[Room]:
         tar = build_tar(folder)
         import_self_test(engine, tar, files=settings_file())
         driver = build.build_cuda(build.build(folder / "driver"))
-        stack = _stack(engine, driver, folder / "m0", 0, {})
+        stack = _stack(engine, driver, folder / "m0", 0, {}, marketplace_args)
         cleanup.callback(stack.close)
         stack.up()
         yield Room(engine, hook, driver, folder, tar, Host(stack, hook, driver, seed(0)), cleanup)
 
 
-def _stack(engine: PrivateDocker, driver: Path, folder: Path, number: int, config: dict[str, Any]) -> Stack:
+def _stack(
+    engine: PrivateDocker,
+    driver: Path,
+    folder: Path,
+    number: int,
+    config: dict[str, Any],
+    marketplace_args: tuple[str, ...] = (),
+) -> Stack:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "gpus.txt", LARGE + machine(GPUS, seed(number)))
     first = 21000 + 200 * number
@@ -165,6 +172,7 @@ def _stack(engine: PrivateDocker, driver: Path, folder: Path, number: int, confi
         f"{first}-{first + 127}",
         gpu_env=environment(driver, folder / "gpus.txt"),
         extra_config=own,
+        marketplace_args=marketplace_args,
         around_daemon=roomy.around(folder / "roomy"),
     )
     return Stack(folder, options)
