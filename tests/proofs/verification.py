@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.proofs.report import Report, Say
-from tests.support.fake_nvidia.profiles import fault, machine, write
-from tests.support.self_tests import GPUS, LARGE, Host, room, seed
+from tests.support.fake_nvidia.profiles import fault, machine, well, write
+from tests.support.self_tests import GPUS, PEERS, SMALL, Host, room, seed
 from tests.support.waiting import wait_until
 
 TEST_S = 900.0
@@ -30,7 +30,9 @@ def prove(_: int, __: int, say: Say) -> Report:
     ):
         host = made.first
         host.show()
-        for order in (("report", "--measure", "pcie"), ("speedtest",), ("ports", "--probe")):
+        well_gpus = PEERS + SMALL + well(machine(GPUS, seed(0)), 2)
+        write(host.stack.folder / "gpus.txt", well_gpus)  # whose copies are made, so that they can be compared
+        for order in (("speedtest",), ("ports", "--probe")):
             _kaalia(host, *order)
         lacks = _lacks(host)
         report.check("a new machine lacks its test", "selftest" in lacks, lacks)
@@ -46,7 +48,7 @@ def prove(_: int, __: int, say: Say) -> Report:
         found = host.stack.renter.json("search", "benchmarks", "type=matrix_tflops")
         report.check("its benchmarks are found", len(found) == 1, found)
 
-        write(host.stack.folder / "gpus.txt", fault("nvmlDeviceGetMemoryInfo", "error 15", 1) + LARGE + machine(GPUS, seed(0)))
+        write(host.stack.folder / "gpus.txt", fault("nvmlDeviceGetHandleByIndex_v2", "error 15", 1) + well_gpus)
         report.check("a GPU that is lost deverifies it", _becomes(host, "deverified"), _lacks(host))
         report.check("default searches find it no more", not _offers(host), _offers(host))
         (row,) = host.stack.host.json("show", "machines")["machines"]
