@@ -117,11 +117,11 @@ def obstacle(seen: Sight, *, takes_gpus: bool) -> Obstacle | None:
     return None
 
 
-def gave_way(contract_ids: Iterable[int]) -> ContractError:
-    named = ", ".join(f"C.{number}" for number in contract_ids)
-    return ContractError(
-        GAVE_WAY, f"cannot go on with the self-test: it gave way to {named or 'a renter'}", remedy="run it again later"
-    )
+def gave_way(contract_ids: Iterable[int], seen: str = "") -> ContractError:
+    """`seen`: what is known of its own contract, where it is the first to know that somebody came."""
+    named = ", ".join(f"C.{number}" for number in contract_ids) or "a renter"
+    message = f"cannot go on with the self-test: it gave way to {named}"
+    return ContractError(GAVE_WAY, message, remedy="run it again later", evidence=seen)
 
 
 def ended(run: SelfTestRun, verdicts: tuple[RequirementVerdict, ...]) -> SelfTestRun:

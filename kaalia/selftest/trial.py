@@ -218,7 +218,7 @@ class _Trial:
         try:
             await self._work.still(number)
         except ContractError as error:
-            raise rules.gave_way(()) from error
+            raise rules.gave_way((), error.problem.message) from error
 
     def _tell(self, share: float | None, words: str) -> None:
         if self._progress is not None:
