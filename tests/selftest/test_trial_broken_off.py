@@ -13,6 +13,10 @@ from kaalia.store.changes import Topic
 from tests.reconciler.rig import contract
 from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
 
+GOES_ON = HANGS.replace(
+    "time.sleep(600)", "[(say(progress=n / 1e4, words=str(n)), time.sleep(0.1)) for n in range(6000)]"
+)
+
 
 async def test_a_renter_who_comes_wins_and_the_test_says_so(trial: Trial) -> None:
     trial.add(StepName.MEMORY, HANGS)
@@ -82,18 +86,20 @@ async def test_an_end_of_the_daemon_ends_it_and_the_next_one_cleans_up(trial: Tr
 async def test_a_full_disk_breaks_it_off_and_is_told_when_there_is_room(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial.add(StepName.MEMORY, HANGS)
+    trial.add(StepName.MEMORY, GOES_ON)
     await trial.start()
     await trial.order()
     pid = await hanging(trial)
-    await trial.until(lambda run: len(run.steps) > 0)
+    end_tried = asyncio.Event()
 
-    async def refuse(*_: object) -> None:
+    async def refuse(_work: object, *topics: Topic) -> None:
+        if Topic.OUTBOX in topics:
+            end_tried.set()
         raise StoreError("state_disk_full", "cannot write: no space left on device")
 
     with monkeypatch.context() as full:
         full.setattr(trial.bench.rig.store, "transaction", refuse)
-        trial.bench.rig.changes.ring(Topic.SELFTEST)
+        await asyncio.wait_for(end_tried.wait(), 60)
         await gone(pid)
 
     run = await trial.ended()
