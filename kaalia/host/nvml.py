@@ -97,6 +97,7 @@ class NvmlProbe:
                 self._looking.in_vain()
                 return replace(found, marks=_silent(deadline_s))
             self._looking.answered(asyncio.get_running_loop().time() - began_s)
+            self._reading.forget()
             return found
 
     async def rest(self) -> None:

@@ -3,7 +3,7 @@
 LEAST_S = 4.0
 """With a look each 5 s, what hangs is told within 10."""
 TIMES = 3.0
-"""So often the time of the slowest answer."""
+"""So often the time of the last answer."""
 
 
 class Patience:
@@ -12,10 +12,20 @@ class Patience:
 
     def __init__(self, most_s: float) -> None:
         self.most_s = most_s
-        self.now_s = most_s
+        self.usual_s = most_s
+        self._in_vain = 0
+
+    @property
+    def now_s(self) -> float:
+        return min(self.most_s, self.usual_s * (1 << self._in_vain))
 
     def answered(self, took_s: float) -> None:
-        self.now_s = min(self.most_s, max(LEAST_S, TIMES * took_s))
+        self.usual_s = max(LEAST_S, TIMES * took_s)
+        self._in_vain = 0
 
     def in_vain(self) -> None:
-        self.now_s = min(self.most_s, 2 * self.now_s)
+        self._in_vain = min(self._in_vain + 1, 10)
+
+    def forget(self) -> None:
+        """What was in vain was so for a reason that is over."""
+        self._in_vain = 0

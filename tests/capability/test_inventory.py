@@ -130,7 +130,7 @@ async def test_a_driver_that_hangs_at_the_inventory_has_told_the_rest(
     simulated: MakeProbe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = simulated(machine("2xRTX_4090") + fault("nvmlDeviceGetBrand", "hang"))
-    monkeypatch.setattr(probe._surveying, "now_s", 3.0)
+    monkeypatch.setattr(probe._surveying, "usual_s", 3.0)
 
     told, _ = await read(probe)
 

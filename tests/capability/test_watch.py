@@ -108,7 +108,7 @@ async def test_a_driver_that_hangs_is_told_by_the_look_and_is_over_when_it_answe
     subject = rig(SOUND)
     async with subject.running():
         await subject.first_look()
-        subject.watch._probe._looking.now_s = 0.5
+        subject.watch._probe._looking.usual_s = 0.5
         write(profile, SOUND + fault("nvmlDeviceGetUtilizationRates", "hang"))
         await subject.until(("gpu_driver_hung", HOST))
         reading = await subject.store.read(gpu_health.get)

@@ -91,7 +91,7 @@ async def test_each_fault_that_a_reading_sees_is_other_words(
         pytest.skip("it lasts for minutes, or is none")
     subject = make(SOUND)
     well_before = await subject.look()
-    subject._looking.now_s = 1.0
+    subject._looking.usual_s = 1.0
     write(tmp_path / "profile", breakage.text(1) + SOUND)
     broken = await subject.look()
     write(tmp_path / "profile", SOUND)
@@ -283,6 +283,8 @@ def test_patience_is_for_who_usually_answers_at_once() -> None:
     for expected in (8, 16, 30, 30):
         subject.in_vain()
         assert subject.now_s == expected
+    subject.forget()
+    assert subject.now_s == LEAST_S
     subject.answered(5)
     assert subject.now_s == 15
     assert Patience(2).now_s == 2

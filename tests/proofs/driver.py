@@ -22,6 +22,8 @@ from tests.support.waiting import wait_until
 
 CLEARS_S = 30.0
 """A hang is waited for longer each time."""
+CALM_S = 7.0
+"""Between two faults: for some seconds after each change the driver is read more often than by default."""
 
 
 def prove(seed: int, rounds: int, say: Say) -> Report:
@@ -46,6 +48,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
 
 def _one(world: World, fault: Fault) -> None:
     report, part, appeared_s, cleared_s = world.report, fault.part(world), 0.0, 0.0
+    time.sleep(CALM_S)
     began = time.monotonic()
     fault.strike(world)
     try:
