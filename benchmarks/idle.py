@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from kaalia.units import GIB
+from tests.support.docker_engine import DISK_BYTES
 from tests.support.scene import scene
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
@@ -32,7 +34,8 @@ def main() -> int:
     options = parser.parse_args()
     minutes, containers = options.minutes, options.containers
     limit_mb = FULL_PSS_LIMIT_MB if containers >= FULL else PSS_LIMIT_MB
-    with scene(gpus="8xRTX_4090") as (stack, image):
+    room_bytes = max(DISK_BYTES, 2 * containers * GIB)
+    with scene(gpus="8xRTX_4090", disk_bytes=room_bytes) as (stack, image):
         stack.list_machine()
         for number in range(containers):
             instance_id = stack.rent(
