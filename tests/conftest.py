@@ -27,6 +27,9 @@ ALLOWED = {
 """Blocking that cannot be avoided and harms nobody: the functions below which it may happen, by file."""
 
 
+E2E = Path(__file__).parent / "e2e"
+
+
 def pytest_configure() -> None:
     """A shell that runs the tests in the background has them ignore Ctrl-C, and every program that they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -34,7 +37,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run or must not be made to run."""
+    """Skip, with the reason, what this machine cannot run or must not be made to run; first come the tests that wait.
+
+    Those are the ones end to end: what only computes fills the gaps of several workers at the end.
+    """
+    items.sort(key=lambda item: E2E not in item.path.parents)
     reasons = {}
     if not Path("/dev/nvidiactl").exists():
         reasons["gpu"] = "this machine has no NVIDIA GPU"
