@@ -8,11 +8,12 @@ from threading import Event, Thread
 
 from kaalia.model.selftest import StepName as Step
 from tests.proofs.deficiency import Deficiency, World, at_once, of_step
+from tests.support.btrfs import clear_away
 from tests.support.struck import flip_bits, process_of, spoil_file, striking
 
 PACE = 32
 """Digests of a round of the work program `cpu`."""
-LITTLE = 100 * 1024**2
+LITTLE = 16 * 1024**2
 """Bytes that a full disk still has."""
 
 
@@ -76,6 +77,7 @@ def _bad_disk(world: World) -> Iterator[None]:
 def full_disk(world: World) -> Iterator[None]:
     """What is reserved in a file without holes counts as used; the disk's own image has them nevertheless."""
     path = world.docker.data_root / "full"
+    clear_away(world.docker.data_root)  # what the test before had there
     free = _free(world.docker.data_root)
     subprocess.run(["fallocate", "-l", str(free - LITTLE), path], check=True)
     try:
