@@ -21,7 +21,7 @@ _LEAST_S = 0.02
 
 @dataclass(frozen=True)
 class Block:
-    """`wall_s`: from begin to end; `cpu_s`: the thread computed; `queued_s`: it, or a child that it waits for, could have,
+    """`wall_s`: from begin to end; `cpu_s`: the thread computed; `queued_s`: it, or a child that it waits for, could,
     but other programs did. `age_s`: of the process.
     """
 
