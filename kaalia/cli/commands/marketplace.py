@@ -18,6 +18,7 @@ from kaalia import log
 from kaalia.cli import output
 from kaalia.cli.commands.marketplace_relay import relay
 from kaalia.cli.commands.marketplace_verification import verification
+from kaalia.cli.market_data import DEFAULT_DATA, DataDir, at_the_database
 from kaalia.cli.speed_peer import PeerChild
 from kaalia.clock import SystemClock
 from kaalia.errors import ConfigError, HostError
@@ -26,10 +27,6 @@ from kaalia.marketplace.context import CERTIFICATE_LIFE
 from kaalia.prober.bounds import LOOPBACK, networks
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
-
-DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory of the database and the signing key.")]
 
 marketplace = typer.Typer(
     no_args_is_help=True,
@@ -154,12 +151,8 @@ def enroll_token(
     as_json: output.AsJson = False,
 ) -> None:
     """Make a token with which one machine may enrol within 24 hours. It is shown once."""
-
-    async def make() -> str:
-        async with run.open_database(data) as engine:
-            return await accounts.new_enrol_token(engine, username, SystemClock().now())
-
-    token = asyncio.run(make())
+    now = SystemClock().now()
+    token = at_the_database(data, lambda engine: accounts.new_enrol_token(engine, username, now))
     if as_json:
         output.print_json({"token": token, "user": username})
     else:
@@ -174,12 +167,7 @@ def add_user(
     as_json: output.AsJson = False,
 ) -> None:
     """Add a user and show the API key, once."""
-
-    async def add() -> str:
-        async with run.open_database(data) as engine:
-            return await accounts.add_user(engine, name, host)
-
-    key = asyncio.run(add())
+    key = at_the_database(data, lambda engine: accounts.add_user(engine, name, host))
     if as_json:
         output.print_json({"user": name, "is_host": host, "api_key": key})
     else:

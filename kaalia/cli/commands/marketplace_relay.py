@@ -1,21 +1,15 @@
 """`kaalia marketplace relay ...`: which relays the marketplace sends renters by."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from kaalia.cli import output
+from kaalia.cli.market_data import DEFAULT_DATA, DataDir, at_the_database
 from kaalia.contracts import relay as rules
 from kaalia.marketplace import relay_list, run
 from kaalia.marketplace.relay_list import KnownRelay
 
-T = TypeVar("T")
-
-DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
-DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory of the database and the signing key.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The relay's name.")]
 
 relay = typer.Typer(no_args_is_help=True, help="Relays, for machines that nobody reaches.")
@@ -31,7 +25,9 @@ def add(
 ) -> None:
     """Make a relay known and show its token, once. Then run `kaalia relay serve` there."""
     where = run.parse_address(address)
-    token = _with(data, lambda engine: relay_list.add(engine, name, where.host, where.port, rules.parse_ports(ports)))
+    token = at_the_database(
+        data, lambda engine: relay_list.add(engine, name, where.host, where.port, rules.parse_ports(ports))
+    )
     if as_json:
         output.print_json({"name": name, "token": token})
     else:
@@ -41,7 +37,7 @@ def add(
 @relay.command("list")
 def show(data: DataDir = DEFAULT_DATA, as_json: output.AsJson = False) -> None:
     """All relays, and when each was heard of."""
-    rows = [_row(one) for one in _with(data, relay_list.known)]
+    rows = [_row(one) for one in at_the_database(data, relay_list.known)]
     if as_json:
         output.print_json(rows)
         return
@@ -53,7 +49,7 @@ def show(data: DataDir = DEFAULT_DATA, as_json: output.AsJson = False) -> None:
 @relay.command()
 def forget_key(name: Name, data: DataDir = DEFAULT_DATA) -> None:
     """Take the next host key that the relay brings: for one whose own was lost."""
-    _with(data, lambda engine: relay_list.forget_key(engine, name))
+    at_the_database(data, lambda engine: relay_list.forget_key(engine, name))
 
 
 @relay.command()
@@ -63,7 +59,7 @@ def remove(
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Forget a relay. Its machines close their connections."""
-    _with(data, lambda engine: relay_list.remove(engine, name, force=force))
+    at_the_database(data, lambda engine: relay_list.remove(engine, name, force=force))
 
 
 def _row(one: KnownRelay) -> dict[str, object]:
@@ -80,11 +76,3 @@ def _row(one: KnownRelay) -> dict[str, object]:
 
 def _use(row: dict[str, object]) -> list[str]:
     return [str(row["machines"]), str(row["contracts"]), str(row["seen_at"] or "never")]
-
-
-def _with(data: Path, work: Callable[..., Awaitable[T]]) -> T:
-    async def do() -> T:
-        async with run.open_database(data) as engine:
-            return await work(engine)
-
-    return asyncio.run(do())

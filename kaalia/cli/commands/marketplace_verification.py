@@ -1,21 +1,15 @@
 """`kaalia marketplace verification ...`: why machines are verified or not, and the operator's own word on it."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from kaalia.cli import output
+from kaalia.cli.market_data import DEFAULT_DATA, DataDir, at_the_database
 from kaalia.cli.verification import print_view
 from kaalia.clock import SystemClock
-from kaalia.marketplace import run, verification_by_hand
+from kaalia.marketplace import verification_by_hand
 
-T = TypeVar("T")
-
-DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
-DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory of the database and the signing key.")]
 Machine = Annotated[int, typer.Argument(metavar="MACHINE", help="The machine's number.")]
 
 verification = typer.Typer(no_args_is_help=True, help="Which machines are verified, and why.")
@@ -24,7 +18,7 @@ verification = typer.Typer(no_args_is_help=True, help="Which machines are verifi
 @verification.command()
 def show(machine: Machine, data: DataDir = DEFAULT_DATA, as_json: output.AsJson = False) -> None:
     """What a machine is held for, what costs it that, and what it lacks."""
-    view = _with(data, lambda engine: verification_by_hand.view(engine, machine, SystemClock().now()))
+    view = at_the_database(data, lambda engine: verification_by_hand.view(engine, machine, SystemClock().now()))
     if as_json:
         output.print_json(view)
     else:
@@ -38,20 +32,12 @@ def bar(
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Take a machine's verification back by hand, and its offers off the market. What runs there goes on."""
-    _with(data, lambda engine: verification_by_hand.bar(engine, machine, words, SystemClock().now()))
+    at_the_database(data, lambda engine: verification_by_hand.bar(engine, machine, words, SystemClock().now()))
     typer.echo(f"machine {machine} is deverified and off the market, until: verification lift {machine}")
 
 
 @verification.command()
 def lift(machine: Machine, data: DataDir = DEFAULT_DATA) -> None:
     """Take that back: the machine is judged again with its next heartbeat."""
-    _with(data, lambda engine: verification_by_hand.lift(engine, machine, SystemClock().now()))
+    at_the_database(data, lambda engine: verification_by_hand.lift(engine, machine, SystemClock().now()))
     typer.echo(f"machine {machine} is judged again with its next heartbeat")
-
-
-def _with(data: Path, work: Callable[..., Awaitable[T]]) -> T:
-    async def do() -> T:
-        async with run.open_database(data) as engine:
-            return await work(engine)
-
-    return asyncio.run(do())
