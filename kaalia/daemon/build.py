@@ -117,7 +117,7 @@ async def daemon(config: Config, clock: MachineClock, systemd: Systemd) -> Async
             _health(config, clock, changes, database, engine_time),
             *_reach(config, clock, changes, database, answering),
             _speed(config, clock, changes, database),
-            *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard),
+            *_marketplace_services(config, clock, timekeeper, changes, database, engine, answering, heard, probe),
             *([] if told is None else [told]),
             *([] if powered is None else [powered]),
         ]
@@ -260,11 +260,12 @@ def _marketplace_services(
     engine: DockerEngine,
     answering: Answering,
     heard: HeardTime,
+    probe: NvmlProbe,
 ) -> list[Service]:
     async def login(contract_id: int) -> RegistryLogin | None:
         return await sync.login_source(contract_id)
 
-    tenants = TenantsService(config, clock, timekeeper.lease_time, changes, database, engine, login, answering)
+    tenants = TenantsService(config, clock, timekeeper.lease_time, changes, database, engine, login, answering, probe)
     sync = SyncService(
         database,
         changes,

@@ -87,6 +87,7 @@ class TenantsService:
         engine: DockerEngine,
         login_source: Callable[[int], Awaitable[RegistryLogin | None]],
         answering: Answering,
+        probe: NvmlProbe,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -96,6 +97,7 @@ class TenantsService:
         self._engine = engine
         self._login_source = login_source
         self._answering = answering
+        self._probe = probe
         self._enrolled = changes.subscribe(Topic.ENROLMENT)
         self._runtime: ContainerRuntime | None = None
         self._snapshots: Snapshots | None = None
@@ -230,7 +232,7 @@ class TenantsService:
             probes, measures = self._config.probe.url != "off", self._config.speed.peer != "off"
             here = Trials(self._database, self._changes, self._clock, self._lease_time)
             settings = replace(here.settings, probes_ports=probes, measures_speed=measures)
-            return replace(here, settings=settings, probe=NvmlProbe(deadline_s=self._config.nvml.deadline_s)).test
+            return replace(here, settings=settings, probe=self._probe).test
 
         means = self._means(runtime)
         return SelfTestService(self._database, self._changes, self._clock, self._lease_time, means, test)
