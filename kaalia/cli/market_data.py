@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kaalia.marketplace import run
 
@@ -16,8 +15,8 @@ DEFAULT_DATA = Path("/var/lib/kaalia-marketplace")
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory of the database and the signing key.")]
 
 
-def at_the_database(data: Path, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
-    """Open it, do the work, close it. Raises ConfigError `data_dir_invalid`, and what the work raises."""
+def at_the_database(data: Path, work: Callable[..., Awaitable[T]]) -> T:
+    """Open it, do the work with the engine, close it. Raises ConfigError `data_dir_invalid`, and what the work raises."""
 
     async def do() -> T:
         async with run.open_database(data) as engine:
