@@ -16,7 +16,7 @@ DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="Directory 
 
 
 def at_the_database(data: Path, work: Callable[..., Awaitable[T]]) -> T:
-    """Open it, do the work with the engine, close it. Raises ConfigError `data_dir_invalid`, and what the work raises."""
+    """Open it, do the work, close it. Raises ConfigError `data_dir_invalid`, and what the work raises."""
 
     async def do() -> T:
         async with run.open_database(data) as engine:
