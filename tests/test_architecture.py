@@ -5,11 +5,6 @@ import pytest
 from tests.support import architecture
 from tests.support.architecture import MAX_LINES, MAY_IMPORT, RULES, Module, Rule
 
-MODULES = architecture.read("kaalia")
-OUTSIDE = {
-    name: module for folder in ("tests", "benchmarks", "scripts") for name, module in architecture.read(folder).items()
-}
-
 SEEDS: list[tuple[Rule, str, str]] = [
     (architecture.direction, "kaalia.model.machine", "from kaalia.contracts import offer"),
     (architecture.direction, "kaalia.sync.pull", "from kaalia.reconciler.diff import diff"),
@@ -69,28 +64,39 @@ SEEDS: list[tuple[Rule, str, str]] = [
 """One violation each: a rule that no longer sees its own is no rule."""
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name)
-def test_module_keeps_rule(rule: Rule, module: Module) -> None:
-    broken = [f"{module.name}: {what}" for what in rule(module)]
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Module]:
+    """Of the package. Read by the tests, not when they are collected: every worker does that."""
+    return architecture.read("kaalia")
 
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_module_keeps_the_rule(rule: Rule, modules: dict[str, Module]) -> None:
+    broken = [f"{module.name}: {what}" for module in modules.values() for what in rule(module)]
+
+    assert modules
     assert not broken, "\n".join([rule.__doc__ or "", *broken])
 
 
-def test_no_modules_import_each_other() -> None:
-    rings = architecture.cycles(MODULES)
+def test_no_modules_import_each_other(modules: dict[str, Module]) -> None:
+    rings = architecture.cycles(modules)
 
     assert not rings, "these import each other: " + "; ".join(" <-> ".join(ring) for ring in rings)
 
 
-@pytest.mark.parametrize("module", OUTSIDE.values(), ids=lambda module: module.name)
-def test_files_outside_the_package_are_short_and_mock_nothing(module: Module) -> None:
-    mocks = [
-        name for name in architecture.imports(module.tree) if name.split(".")[:2] in (["unittest", "mock"], ["mock"])
-    ]
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "scripts"])
+def test_files_outside_the_package_are_short_and_mock_nothing(folder: str) -> None:
+    outside = architecture.read(folder)
+    long = [f"{module.name}: {what}" for module in outside.values() for what in architecture.length(module)]
+    mocks = {name for name, module in outside.items() for one in architecture.imports(module.tree) if _is_mock(one)}
 
-    assert not list(architecture.length(module))
+    assert outside
+    assert not long, "\n".join(long)
     assert not mocks, "write a fake that works, in tests/support"
+
+
+def _is_mock(imported: str) -> bool:
+    return imported.split(".")[:2] in (["unittest", "mock"], ["mock"])
 
 
 @pytest.mark.parametrize(("rule", "name", "source"), SEEDS)
