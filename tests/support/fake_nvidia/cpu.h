@@ -26,6 +26,7 @@ struct Kernel {
     const char *name;
     void (*call)(void **);
     bool is_joint; /* its threads wait for each other */
+    u32 parameters;
 };
 
 namespace cpu {

@@ -7,14 +7,15 @@
  *     gpu <index> cuda_sms <count>             its multiprocessors, 2 where it is absent
  *     gpu <index> cuda_stuck <offset> <bit>    a bit of its memory that is always 1; offset in bytes
  *     gpu <index> cuda_copies 0                nothing is copied, which takes no time on any machine
+ *     gpu <index> cuda_link <MB/s>             how fast it exchanges bytes with the host and other GPUs, at most
  *     gpu <index> p2p_<other> 0                it sees the other's memory
  *     system kmsg <path>                       where the kernel's log is written, for faults of the verb xid
  *     fault launch_<kernel> <verb> ...         of one kernel's launches, beside those of the functions
  *     fault <copy or launch> flip [<n>]        one bit of what it writes is wrong, from the n-th call on
  *     fault <function> xid <number>            the kernel tells of it, and the GPU refuses everything from then on
  *
- * Nothing is done in the background: a call has done its work when it returns, and streams are always through.
- * `fault cuStreamQuery error 600` is a kernel that never ends.
+ * A call has done its work when it returns, but for what is put into a stream of its own (cuda_stream.h): that is done as
+ * late as it may be. `fault cuStreamQuery error 600` is a kernel that never ends.
  */
 #include "profile.h"
 #include <stddef.h>
@@ -65,9 +66,12 @@ typedef struct {
     unsigned int shared;
     long launches;
 } *function;
+typedef struct stream *stream;
+typedef struct event *event;
 
 /* kernels.cc */
 extern int kaalia_kernel_known(const char *name);
+extern unsigned int kaalia_kernel_parameters(const char *name);
 extern int kaalia_kernel_run(const char *name, unsigned int blocks, unsigned int threads, void **arguments);
 
 static struct gpu gpus[MAX_GPUS];
@@ -251,10 +255,21 @@ result cuMemFreeHost(void *at) {
     return enter_current("cuMemFreeHost");
 }
 
+/* 10^6 bytes a second are a byte in a microsecond. */
+static void take_time(size_t size) {
+    long long mb_per_s = 0;
+    if (!number_of(current->index, "cuda_link", &mb_per_s) || mb_per_s <= 0)
+        return;
+    u64 us = size / (u64)mb_per_s;
+    nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000 * 1000)}, NULL);
+}
+
 static result copy(const char *name, void *to, const void *from, size_t size, device changed) {
     static long copies;
     long long is_wanted = 1;
     number_of(current->index, "cuda_copies", &is_wanted);
+    if (!strstr(name, "DtoD"))
+        take_time(size);
     if (is_wanted)
         memcpy(to, from, size);
     spoil(name, current, to, size, copies++);
@@ -295,19 +310,6 @@ DOWN(cuMemcpyDtoHAsync_v2, IN_STREAM)
 WITHIN(cuMemcpyDtoD_v2)
 WITHIN(cuMemcpyDtoDAsync_v2, IN_STREAM)
 
-result cuMemcpyPeerAsync(pointer to, void *there, pointer from, void *here, size_t size, void *stream) {
-    (void)stream;
-    device target;
-    result outcome = enter_current("cuMemcpyPeerAsync");
-    if (outcome != SUCCESS)
-        return outcome;
-    if (!there || !here)
-        return INVALID_CONTEXT;
-    if (!holds(from, size, NULL) || !holds(to, size, &target) || target != there)
-        return INVALID_VALUE;
-    return copy("cuMemcpyPeerAsync", (void *)to, (void *)from, size, target);
-}
-
 result cuMemsetD8_v2(pointer to, unsigned char value, size_t size) {
     device owner;
     result outcome = enter_current("cuMemsetD8_v2");
@@ -320,4 +322,5 @@ result cuMemsetD8_v2(pointer to, unsigned char value, size_t size) {
 }
 
 #include "cuda_device.h"
+#include "cuda_stream.h"
 #include "cuda_launch.h"

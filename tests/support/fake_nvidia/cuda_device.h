@@ -91,15 +91,19 @@ static int capability(int gpu) {
 }
 
 result cuDeviceGetAttribute(int *out, int attribute, int gpu) {
-    enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97 };
-    long long count = 2;
+    enum { MULTIPROCESSORS = 16, COMPUTE_MODE = 20, MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97 };
+    long long count = 2, mode = 0;
     number_of(gpu, "cuda_sms", &count);
+    number_of(gpu, "compute_mode", &mode);
     result outcome = enter("cuDeviceGetAttribute", &gpus[gpu]);
     if (outcome != SUCCESS)
         return outcome;
     switch (attribute) {
     case MULTIPROCESSORS:
         *out = (int)count;
+        return SUCCESS;
+    case COMPUTE_MODE:
+        *out = (int)mode;
         return SUCCESS;
     case MAJOR:
         *out = capability(gpu) / 10;
@@ -129,7 +133,11 @@ result cuDevicePrimaryCtxSetFlags_v2(int gpu, unsigned int flags) {
 }
 
 static result make_context(const char *name, void **context, int gpu) {
+    enum { PROHIBITED = 2 };
+    long long mode = 0;
     result outcome = enter(name, &gpus[gpu]);
+    if (outcome == SUCCESS && number_of(gpu, "compute_mode", &mode) && mode == PROHIBITED)
+        return UNKNOWN; /* as cuda.h says */
     if (outcome == SUCCESS && !open_memory(&gpus[gpu]))
         return OUT_OF_MEMORY;
     *context = &gpus[gpu];

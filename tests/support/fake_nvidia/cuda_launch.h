@@ -1,51 +1,4 @@
-/* Streams, events, modules and launches of the simulated CUDA driver: a part of cuda.c, which includes it. */
-
-static double now_s(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-result cuStreamCreate(void **out, unsigned int flags) {
-    (void)flags;
-    *out = current;
-    return enter_current("cuStreamCreate");
-}
-
-result cuStreamQuery(void *stream) {
-    return enter("cuStreamQuery", stream ? stream : current);
-}
-
-result cuStreamSynchronize(void *stream) {
-    return enter("cuStreamSynchronize", stream ? stream : current);
-}
-
-result cuStreamWaitEvent(void *stream, void *event, unsigned int flags) {
-    (void)stream, (void)event, (void)flags;
-    return enter_current("cuStreamWaitEvent");
-}
-
-result cuEventCreate(void **out, unsigned int flags) {
-    (void)flags;
-    *out = calloc(1, sizeof(double));
-    return enter_current("cuEventCreate");
-}
-
-result cuEventRecord(void *event, void *stream) {
-    (void)stream;
-    *(double *)event = now_s();
-    return enter_current("cuEventRecord");
-}
-
-result cuEventQuery(void *event) {
-    (void)event;
-    return enter_current("cuEventQuery");
-}
-
-result cuEventElapsedTime(float *out, void *begin, void *end) {
-    *out = (float)((*(double *)end - *(double *)begin) * 1e3);
-    return enter_current("cuEventElapsedTime");
-}
+/* Modules and launches of the simulated CUDA driver: a part of cuda.c, which includes it. */
 
 /* As the driver: text that is not for this GPU, or newer than the driver, is refused, and the log says why. */
 result cuModuleLoadDataEx(void **out, const char *text, unsigned int count, const int *options, void **values) {
@@ -107,16 +60,32 @@ result cuFuncSetAttribute(function kernel, int attribute, int value) {
     return SUCCESS;
 }
 
-result cuLaunchKernel(
-    function kernel, unsigned int blocks, unsigned int blocks_y, unsigned int blocks_z, unsigned int threads,
-    unsigned int threads_y, unsigned int threads_z, unsigned int shared, void *stream, void **arguments, void **extra) {
+static result launch(order *one) {
     char name[2 * NAME_BYTES];
     device owner;
-    (void)stream;
+    function kernel = one->kernel;
+    void *arguments[MOST_PARAMETERS];
+    for (int i = 0; i < MOST_PARAMETERS; i++)
+        arguments[i] = &one->given[i];
     snprintf(name, sizeof name, "launch_%s", kernel->name);
+    result outcome = enter(name, current);
+    if (outcome != SUCCESS)
+        return outcome;
+    pointer out = one->given[0]; /* by agreement, what a kernel writes is its first argument */
+    block *written = holds(out, 1, &owner);
+    if (!written || (owner != current && !(current->peers >> owner->index & 1)))
+        return current->broken = ILLEGAL_ADDRESS;
+    if (!kaalia_kernel_run(kernel->name, one->blocks, one->threads, arguments))
+        return current->broken = ILLEGAL_ADDRESS;
+    size_t rest = (size_t)((pointer)(owner->memory + written->at + written->size) - out);
+    spoil(name, current, (void *)out, rest, kernel->launches++);
+    return settle(current);
+}
+
+result cuLaunchKernel(
+    function kernel, unsigned int blocks, unsigned int blocks_y, unsigned int blocks_z, unsigned int threads,
+    unsigned int threads_y, unsigned int threads_z, unsigned int shared, void *in, void **arguments, void **extra) {
     result outcome = enter_current("cuLaunchKernel");
-    if (outcome == SUCCESS)
-        outcome = enter(name, current);
     if (outcome != SUCCESS)
         return outcome;
     if (kernel->gpu != current)
@@ -124,13 +93,8 @@ result cuLaunchKernel(
     if (!blocks || !threads || threads > 1024 || blocks_y * blocks_z * threads_y * threads_z != 1 ||
         shared > kernel->shared || extra)
         return INVALID_VALUE;
-    pointer out = *(pointer *)arguments[0]; /* by agreement, what a kernel writes is its first argument */
-    block *written = holds(out, 1, &owner);
-    if (!written || (owner != current && !(current->peers >> owner->index & 1)))
-        return current->broken = ILLEGAL_ADDRESS;
-    if (!kaalia_kernel_run(kernel->name, blocks, threads, arguments))
-        return current->broken = ILLEGAL_ADDRESS;
-    size_t rest = (size_t)((pointer)(owner->memory + written->at + written->size) - out);
-    spoil(name, current, (void *)out, rest, kernel->launches++);
-    return settle(current);
+    order one = {.act = launch, .kernel = kernel, .blocks = blocks, .threads = threads};
+    for (unsigned int i = 0; i < kaalia_kernel_parameters(kernel->name) && i < MOST_PARAMETERS; i++)
+        memcpy(&one.given[i], arguments[i], sizeof one.given[i]);
+    return give(in, one);
 }

@@ -160,6 +160,10 @@ extern "C" int kaalia_kernel_known(const char *name) {
     return named(name) != nullptr;
 }
 
+extern "C" u32 kaalia_kernel_parameters(const char *name) {
+    return named(name)->parameters;
+}
+
 /* 0: it used an address that is none. */
 extern "C" int kaalia_kernel_run(const char *name, u32 blocks, u32 threads, void **arguments) {
     const Kernel &kernel = *named(name);

@@ -27,7 +27,8 @@ def translated(texts: list[str]) -> str:
     for text in texts:
         for name, parameters, body in _ENTRY.findall(re.sub(r"//.*", "", text)):
             functions.append(_Function(name, parameters, body, text).written())
-            rows.append(f'    {{"{name}", kernel_{name}, {str(bool(_JOINT.search(body))).lower()}}},')
+            is_joint = str(bool(_JOINT.search(body))).lower()
+            rows.append(f'    {{"{name}", kernel_{name}, {is_joint}, {parameters.count(".param")}}},')
     return "\n".join([*functions, "const Kernel KERNELS[] = {", *rows, "};\n"])
 
 
