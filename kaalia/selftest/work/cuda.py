@@ -29,20 +29,30 @@ POLL_S = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)
 NOT_READY = 600
 OUT_OF_MEMORY = 2
 PEER_ALREADY_ENABLED, PEER_UNSUPPORTED, TOO_MANY_PEERS = 704, 217, 711
+NO_DEVICE = 100
 BLOCKING_SYNC = 4
 STREAM_NON_BLOCKING, PINNED_PORTABLE = 1, 1
-MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
+MULTIPROCESSORS, COMPUTE_MODE, MAJOR, MINOR = 16, 20, 75, 76
+PROHIBITED = 2
 MAX_DYNAMIC_SHARED = 8
 LOG_BYTES = 8192
 
 _LOST = "see dmesg for Xid lines (journalctl -k --grep Xid); drain the machine, then reboot it"
+_GONE = (
+    "see nvidia-smi -L; one in slices (MIG) is not shown itself: nvidia-smi -i UUID -mig 0; "
+    "one that is gone from there: reboot"
+)
+PEERS = "turn IOMMU or ACS off for them, or keep peer access off; reseat NVLink bridges and risers"
+"""For copies between GPUs that go wrong or hang. NVIDIA, CUDA C++ Programming Guide, IOMMU on Linux: on bare metal it
+is to be off, or what is copied from GPU to GPU is silently corrupted."""
 _WORDS: dict[int, tuple[str, str, str]] = {
     1: ("gpu_call_refused", "a value is out of range", "report this: a work program asked for what cannot be"),
     2: ("gpu_out_of_memory", "out of memory", "see what holds the GPU's memory: nvidia-smi"),
     3: ("gpu_driver_failed", "the driver is not initialised", "see nvidia-smi and dmesg"),
+    34: ("cuda_missing", "the library is the CUDA toolkit's stub", "see which libcuda.so.1 comes first: ldconfig -p"),
     46: ("gpu_in_use", "the GPU is in exclusive use or unavailable", "see nvidia-smi: compute mode and processes"),
-    100: ("gpu_not_visible", "no such GPU", "see nvidia-smi -L; a GPU that is gone from there: reboot"),
-    101: ("gpu_not_visible", "no such GPU", "see nvidia-smi -L; a GPU that is gone from there: reboot"),
+    NO_DEVICE: ("gpu_not_visible", "no such GPU", _GONE),
+    101: ("gpu_not_visible", "no such GPU", _GONE),
     209: ("gpu_too_old", "the kernels are for newer GPUs", "this GPU cannot be rented: it is older than Maxwell"),
     214: ("gpu_ecc", "an uncorrectable ECC error", "see nvidia-smi -q -d ECC; reset or replace the GPU"),
     218: ("gpu_kernel_refused", "the kernel's PTX cannot be compiled", "install a driver of CUDA 11.8 or newer"),
@@ -50,6 +60,8 @@ _WORDS: dict[int, tuple[str, str, str]] = {
     221: ("gpu_compiler_missing", "the PTX compiler is missing", "install libnvidia-ptxjitcompiler of the driver"),
     222: ("gpu_kernel_refused", "the driver is too old for the kernel's PTX", "install a driver of CUDA 11.8 or newer"),
     223: ("gpu_compiler_missing", "compiling PTX is switched off", "unset CUDA_DISABLE_PTX_JIT"),
+    226: ("gpu_launch_failed", "an error that the GPU kept from others, of NVLink or of its hardware", _LOST),
+    304: ("gpu_driver_failed", "the operating system refused", "see whether root can open them: ls -l /dev/nvidia*"),
     500: ("gpu_symbol_missing", "not found", "reinstall the NVIDIA driver"),
     700: ("gpu_launch_failed", "a kernel used an illegal address", _LOST),
     702: ("gpu_hung", "a kernel took longer than the driver allows", _LOST),
@@ -67,6 +79,11 @@ _WORDS: dict[int, tuple[str, str, str]] = {
     ),
     803: ("gpu_driver_mismatch", "the driver in the kernel and its library are of two versions", "reboot the machine"),
     804: ("gpu_driver_mismatch", "this GPU has no forward compatibility", "remove the cuda-compat package"),
+    999: (
+        "gpu_driver_failed",
+        "the driver does not say why",
+        f"load nvidia_uvm: nvidia-modprobe -u -c=0; else {_LOST}",
+    ),
 }
 """Code, words and remedy by the number in cuda.h (CUresult)."""
 
@@ -139,12 +156,16 @@ class Event:
 
 
 class Stream:
-    """A queue of work of one GPU that does not wait for the others."""
+    """A queue of work of one GPU that does not wait for the others, but where it is told to."""
 
     def __init__(self, gpu: "Gpu") -> None:
         self._gpu = gpu
         self.handle = ctypes.c_void_p()
         gpu.call("cuStreamCreate", ctypes.byref(self.handle), STREAM_NON_BLOCKING)
+
+    def follow(self, event: Event) -> None:
+        """What comes next waits for what was before `event` when that was last recorded, on whatever GPU."""
+        self._gpu.call("cuStreamWaitEvent", self.handle, event.handle, ctypes.c_uint(0))
 
     def wait(self, what: str) -> None:
         """As Gpu.wait, of this queue."""
@@ -197,9 +218,16 @@ class Gpu:
         self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
         self._modules: dict[str, Module] = {}
         self.deadline_s = deadline_s
+        self._has_peers = False
         self.call("cuDeviceGet", ctypes.byref(self._device), ctypes.c_int(ordinal))
         self.uuid = self._read_uuid()
         self.where = f" on GPU {self.uuid}"
+        if self.attribute(COMPUTE_MODE) == PROHIBITED:  # it would be called an unknown error
+            raise FailedError(
+                "gpu_in_use",
+                f"cannot use GPU {self.uuid}: its compute mode lets no program run on it",
+                remedy=f"nvidia-smi -i {self.uuid} -c 0",
+            )
         # A wait of the driver's own must not burn a core; without this function it does, and no harm else.
         if driver.has("cuDevicePrimaryCtxSetFlags_v2"):
             self.call("cuDevicePrimaryCtxSetFlags_v2", self._device, ctypes.c_uint(BLOCKING_SYNC))
@@ -240,9 +268,20 @@ class Gpu:
         self.call("cuMemFree_v2", block)
 
     def pinned(self, size: int) -> int:
-        """The address of a block of the host's memory that the GPU copies from and to at full speed."""
-        block = ctypes.c_void_p()
-        self.call("cuMemHostAlloc", ctypes.byref(block), ctypes.c_size_t(size), ctypes.c_uint(PINNED_PORTABLE))
+        """The address of a block of the host's memory that the GPU copies from and to at full speed.
+
+        Raises FailedError `host_out_of_memory`.
+        """
+        block, flags = ctypes.c_void_p(), ctypes.c_uint(PINNED_PORTABLE)
+        number = self.driver.number("cuMemHostAlloc", ctypes.byref(block), ctypes.c_size_t(size), flags)
+        if number == OUT_OF_MEMORY:
+            raise FailedError(
+                "host_out_of_memory",
+                f"cannot pin {size >> 20} MiB of main memory for GPU {self.uuid}: the driver does not get them",
+                remedy="see what has the memory: free -m",
+            )
+        if number:
+            raise CudaError(number, "cuMemHostAlloc", self.where)
         return int(block.value or 0)
 
     def unpin(self, address: int) -> None:
@@ -285,7 +324,7 @@ class Gpu:
                 raise FailedError(
                     "gpu_hung",
                     f"cannot end {what}{self.where}: it takes longer than {self.deadline_s:g} s",
-                    remedy=_LOST,
+                    remedy=f"{PEERS}; else {_LOST}" if self._has_peers else _LOST,
                 )
             time.sleep(POLL_S[min(turn, len(POLL_S) - 1)])
             turn += 1
@@ -304,6 +343,7 @@ class Gpu:
             return False  # more than eight without NVSwitch: the driver copies by way of the host
         if number not in (0, PEER_ALREADY_ENABLED):
             raise CudaError(number, "cuCtxEnablePeerAccess", self.where)
+        self._has_peers = True
         return True
 
     def copy_to(
@@ -329,10 +369,12 @@ def gpus(arguments: dict[str, Any]) -> list[Gpu]:
     os.environ["CUDA_CACHE_DISABLE"] = "1"  # compiled kernels would stay behind in the home folder
     if wanted:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(wanted)
-    driver = Driver()
-    driver.call("cuInit", ctypes.c_uint(0))
-    count = ctypes.c_int()
-    driver.call("cuDeviceGetCount", ctypes.byref(count))
+    driver, count = Driver(), ctypes.c_int()
+    number = driver.number("cuInit", ctypes.c_uint(0))
+    if number not in (0, NO_DEVICE):
+        raise CudaError(number, "cuInit", "")
+    if not number:
+        driver.call("cuDeviceGetCount", ctypes.byref(count))
     deadline_s = float(arguments.get("deadline_s", DEADLINE_S))
     found = [Gpu(driver, ordinal, deadline_s) for ordinal in range(count.value)]
     missing = sorted(set(wanted) - {gpu.uuid for gpu in found})
@@ -340,6 +382,6 @@ def gpus(arguments: dict[str, Any]) -> list[Gpu]:
         raise FailedError(
             "gpu_not_visible",
             f"cannot use {', '.join(missing) or 'any GPU'}: CUDA does not show it",
-            remedy=_WORDS[100][2],
+            remedy=_GONE,
         )
     return found

@@ -1,6 +1,6 @@
 """How fast bytes go between the host's pinned memory and each GPU, one GPU after the other, and whether they arrive.
 
-Arguments: gpus, quick, `bytes` of the block at most (256 MiB, or a quarter of what is free).
+Arguments: gpus, quick, `bytes` of the block at most (256 MiB, or a quarter of what is free); a slow link: less.
 Figures for each GPU: host_to_device_gbps, device_to_host_gbps, 10^9 bytes a second.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[3]))
 from kaalia.selftest.work import cuda, pattern, talk
 from kaalia.selftest.work.cuda import Gpu
-from kaalia.selftest.work.timing import Rate, rate
+from kaalia.selftest.work.timing import Rate, fitting, rate
 
 MOST_BYTES, SHARE = 256 << 20, 0.25
 ROUNDS, ROUND_S = 7, 0.15
@@ -33,6 +33,7 @@ def measure(gpu: Gpu, most: int, *, quick: bool) -> tuple[int, Rate, Rate]:
         gpu.clear(there, size)
         pattern.fill(gpu, here, size, SEED)
         shape = (QUICK_ROUNDS, QUICK_ROUND_S) if quick else (ROUNDS, ROUND_S)
+        size = fitting(gpu, lambda count: gpu.bring_down(host, here, count), size, "copying to the host")
         down = rate(gpu, lambda: gpu.bring_down(host, here, size), "copying to the host", *shape)
         up = rate(gpu, lambda: gpu.bring_up(there, host, size), "copying to the GPU", *shape)
         pattern.verify(gpu, finds, there, size, SEED)
@@ -47,16 +48,17 @@ def measure(gpu: Gpu, most: int, *, quick: bool) -> tuple[int, Rate, Rate]:
 
 def work(arguments: dict[str, Any]) -> str:
     gpus = cuda.gpus(arguments)
-    slowest = float("inf")
+    slowest, least = float("inf"), MOST_BYTES
     for number, gpu in enumerate(gpus):
         talk.progress(number / len(gpus), f"GPU {number + 1} of {len(gpus)}")
         most = int(arguments.get("bytes", MOST_BYTES))
         size, up, down = measure(gpu, most, quick=bool(arguments.get("quick")))
+        least = min(least, size)
         for name, found in (("host_to_device_gbps", up), ("device_to_host_gbps", down)):
             value = round(size * found.per_s / 1e9, 3)
             talk.figure(name, value, "GB/s", gpu.uuid, found.spread)
             slowest = min(slowest, value)
-    return f"each of {len(gpus)} GPUs gets and gives {slowest:g} GB/s or more"
+    return f"each of {len(gpus)} GPUs gets and gives {slowest:g} GB/s or more, in blocks of {least >> 10} KiB or more"
 
 
 if __name__ == "__main__":

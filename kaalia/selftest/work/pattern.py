@@ -12,6 +12,8 @@ THREADS, BLOCKS_EACH = 256, 16
 NONE_FOUND = struct.pack("<QQQ", 0, 2**64 - 1, 0)
 PIECE = 16
 """Bytes that a thread moves at once; sizes are multiples of it."""
+WHOLE = 65536
+"""Bytes of which blocks are made."""
 
 
 class Finds:
@@ -56,8 +58,8 @@ def verify(gpu: Gpu, finds: Finds, at: ctypes.c_uint64, size: int, seed: int, fi
 def part(gpu: Gpu, share: float, most: int) -> int:
     """As many bytes as a share of the free memory, at most `most`, in whole 64 KiB."""
     free, _ = gpu.memory()
-    size = min(int(free * share), most) // 65536 * 65536
-    if size < 65536:
+    size = min(int(free * share), most) // WHOLE * WHOLE
+    if size < WHOLE:
         raise FailedError(
             "memory_in_use",
             f"cannot work on GPU {gpu.uuid}: only {free >> 20} MiB of its memory are free",

@@ -1,11 +1,12 @@
 """How fast bytes go from each GPU to each other, pair by pair, and whether they arrive.
 
-Arguments: gpus, quick, `bytes` of the block at most (256 MiB, or a quarter of what is free).
+Arguments: gpus, quick, `bytes` of the block at most (256 MiB, or a quarter of what is free); a slow way: less.
 GPUs that do not see each other's memory copy by way of the host, which is no fault: GeForce boards do so.
 Figures: peer_gbps for each GPU (the slowest of its ways out), 10^9 bytes a second; peer_direct_percent of all pairs.
 """
 
 import sys
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[3]))
 from kaalia.selftest.work import cuda, pattern, talk
 from kaalia.selftest.work.cuda import Gpu
 from kaalia.selftest.work.talk import SkippedError
-from kaalia.selftest.work.timing import Rate, rate
+from kaalia.selftest.work.timing import fitting, rate
 
 MOST_BYTES, SHARE = 256 << 20, 0.25
 ROUNDS, ROUND_S = 5, 0.06
@@ -33,8 +34,17 @@ class End:
             gpu.wait("filling a block")
 
 
-def measure(source: End, target: End, *, quick: bool) -> tuple[float, Rate]:
-    """10^9 bytes a second, and the turns behind it. Raises FailedError, also `peer_wrong`."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From one GPU to another: 10^9 bytes a second, their spread, the bytes that were copied at once."""
+
+    gbps: float
+    spread: float | None
+    size: int
+
+
+def measure(source: End, target: End, *, quick: bool) -> Way:
+    """Raises FailedError, also `peer_wrong`."""
     size = min(source.size, target.size)
     with target.gpu:
         target.gpu.clear(target.got, size)
@@ -42,19 +52,16 @@ def measure(source: End, target: End, *, quick: bool) -> tuple[float, Rate]:
     with source.gpu:
         shape = (QUICK_ROUNDS, QUICK_ROUND_S) if quick else (ROUNDS, ROUND_S)
 
-        def copy() -> None:
-            source.gpu.copy_to(target.gpu, target.got, source.given, size)
+        def copy(count: int) -> None:
+            source.gpu.copy_to(target.gpu, target.got, source.given, count)
 
-        found = rate(source.gpu, copy, "copying to another GPU", *shape)
+        size = fitting(source.gpu, copy, size, "copying to another GPU")
+        found = rate(source.gpu, lambda: copy(size), "copying to another GPU", *shape)
     with target.gpu:
         pattern.verify(target.gpu, target.finds, target.got, size, source.seed)
         target.gpu.wait("verifying what came")
-        target.finds.refuse(
-            "peer_wrong",
-            f"copies from GPU {source.gpu.uuid} to GPU {target.gpu.uuid}",
-            "turn IOMMU or ACS off for them, or keep peer access off; reseat NVLink bridges and risers",
-        )
-    return size * found.per_s / 1e9, found
+        target.finds.refuse("peer_wrong", f"copies from GPU {source.gpu.uuid} to GPU {target.gpu.uuid}", cuda.PEERS)
+    return Way(size * found.per_s / 1e9, found.spread, size)
 
 
 def work(arguments: dict[str, Any]) -> str:
@@ -65,18 +72,21 @@ def work(arguments: dict[str, Any]) -> str:
     most = int(arguments.get("bytes", MOST_BYTES))
     ends = [End(gpu, most, 20 + number) for number, gpu in enumerate(gpus)]
     pairs = list(permutations(ends, 2))
-    slowest: dict[str, tuple[float, Rate]] = {}
+    slowest: dict[str, Way] = {}
     for number, (source, target) in enumerate(pairs):
         talk.progress(number / len(pairs), f"pair {number + 1} of {len(pairs)}")
         found = measure(source, target, quick=bool(arguments.get("quick")))
         known = slowest.get(source.gpu.uuid)
-        if known is None or found[0] < known[0]:
+        if known is None or found.gbps < known.gbps:
             slowest[source.gpu.uuid] = found
-    for uuid, (value, turns) in slowest.items():
-        talk.figure("peer_gbps", round(value, 3), "GB/s", uuid, turns.spread)
+    for uuid, way in slowest.items():
+        talk.figure("peer_gbps", round(way.gbps, 3), "GB/s", uuid, way.spread)
     talk.figure("peer_direct_percent", round(100 * direct / len(pairs), 1), "%")
-    least = min(value for value, _ in slowest.values())
-    return f"{len(pairs)} ways between GPUs, {direct} of them direct, move {least:.3g} GB/s or more"
+    least = min(slowest.values(), key=lambda way: way.gbps)
+    return (
+        f"{len(pairs)} ways between GPUs, {direct} of them direct, move {least.gbps:.3g} GB/s or more, "
+        f"the slowest in blocks of {least.size >> 10} KiB"
+    )
 
 
 if __name__ == "__main__":

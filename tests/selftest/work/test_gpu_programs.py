@@ -1,6 +1,7 @@
 """The GPU programs on a simulated driver that computes: what is well passes, what is wrong is found by comparison."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -121,6 +122,10 @@ def test_a_worn_bit_of_memory_is_found_where_it_is(run: Run) -> None:
     [
         ("memory", fault("cuInit", "error 803"), "gpu_driver_mismatch"),
         ("memory", fault("cuInit", "error 100"), "gpu_not_visible"),
+        ("memory", setting(0, "compute_mode", 2), "gpu_in_use"),
+        ("memory", fault("cuInit", "error 999"), "gpu_driver_failed"),
+        ("host_bandwidth", fault("cuMemHostAlloc", "error 2"), "host_out_of_memory"),
+        ("host_bandwidth", fault("cuMemHostAlloc", "error 1"), "gpu_call_refused"),
         ("memory", fault("cuDevicePrimaryCtxRetain", "error 46"), "gpu_in_use"),
         ("memory", fault("cuDevicePrimaryCtxRetain", "error 802"), "gpu_fabric"),
         ("memory", fault("cuMemAlloc_v2", "error 2"), "gpu_out_of_memory"),
@@ -140,6 +145,40 @@ def test_what_the_driver_refuses_has_its_code(run: Run, program: str, broken: st
     assert (said.end.outcome, said.end.code) == (Outcome.FAILED, code)
     assert said.end.words.startswith("cannot ")
     assert said.end.remedy
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "broken", "remedy"),
+    [
+        ("memory", ONE, setting(0, "compute_mode", 2), f"nvidia-smi -i {gpu_uuid(0)} -c 0"),
+        ("memory", ONE, fault("cuInit", "error 999"), "nvidia-modprobe -u"),
+        ("memory", ONE, fault("cuInit", "error 100"), "-mig 0"),
+        ("host_bandwidth", ONE, fault("cuMemHostAlloc", "error 2"), "free -m"),
+        ("peer_bandwidth", PEERS + TWO, fault("cuEventQuery", "error 600"), "turn IOMMU or ACS off"),
+    ],
+)
+def test_the_remedy_is_of_this_very_case(run: Run, program: str, text: str, broken: str, remedy: str) -> None:
+    assert remedy in run(program, broken + text, quick=True, deadline_s=0.2).end.remedy
+
+
+def test_gpus_that_are_all_gone_are_told_by_name(run: Run) -> None:
+    said = run("compute", ONE, gpus=["GPU-no-such"])
+
+    assert (said.end.code, "GPU-no-such" in said.end.words) == ("gpu_not_visible", True)
+
+
+@pytest.mark.parametrize("program", ["host_bandwidth", "peer_bandwidth"])
+def test_over_a_slow_link_less_is_copied_at_once(run: Run, program: str) -> None:
+    """So that a machine whose GPUs have one lane each is slow, and is not taken for one that hangs."""
+    slow = setting(0, "cuda_link", 100) + setting(1, "cuda_link", 100)
+    roomy = setting(0, "cuda_mb", 64) + setting(1, "cuda_mb", 64)
+
+    said = run(program, slow + roomy + TWO, quick=True)
+
+    assert said.end.outcome is Outcome.PASSED
+    block = re.search(r"blocks of (\d+) KiB", said.end.words)
+    assert block
+    assert 4 << 10 <= int(block[1]) < 6 << 10, "five megabytes: a twentieth of a second"
 
 
 def test_an_xid_ends_the_work_and_stands_in_the_kernel_s_log(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scripts import kernels
 
 PTXAS = os.environ.get("KAALIA_PTXAS") or shutil.which("ptxas") or ""
-ARCHITECTURES = (50, 61, 70, 75, 80, 86, 89, 90, 100, 120)
+ARCHITECTURES = (50, 61, 70, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 
 
 @pytest.mark.parametrize("name", kernels.TARGETS)
