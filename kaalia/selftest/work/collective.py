@@ -1,8 +1,9 @@
 """All GPUs add up what each of them has, in a ring, as training does (all-reduce); each verifies the sums.
 
-Arguments: gpus, quick, `bytes` of each GPU's numbers at most (256 MiB, or a quarter of what is free).
+Arguments: gpus, quick, `bytes` of each GPU's numbers at most (1 GiB, or a quarter of what is free); slow links: less.
 Figures: collective_bus_gbps, 10^9 bytes a second that each GPU sends, as NCCL's tests count; collective_gpus.
-The numbers are whole and their sums modulo 2^32: any order of adding gives the same bits.
+The numbers are whole and their sums modulo 2^32: any order of adding gives the same bits. The GPUs wait for each other
+by events, so that the host, which looks every few milliseconds only, is no part of what is measured.
 """
 
 import ctypes
@@ -14,35 +15,48 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[3]))
 from kaalia.selftest.work import cuda, pattern, talk
-from kaalia.selftest.work.cuda import Gpu, Stream
+from kaalia.selftest.work.cuda import Event, Gpu, Stream
 from kaalia.selftest.work.talk import SkippedError
 from kaalia.selftest.work.timing import spread
 
-MOST_BYTES, SHARE = 256 << 20, 0.25
-ROUNDS, QUICK_ROUNDS = 5, 2
+MOST_BYTES, SHARE = 1 << 30, 0.25
+SAMPLE_BYTES = 16 << 20
+ROUNDS, QUICK_ROUNDS, ROUND_S = 5, 2, 1.0
+"""ROUND_S: at most, by what the first round shows, which is of SAMPLE_BYTES and warms up."""
 SEED = 31
 
 
 class Rank:
-    """One GPU's numbers, and room for what its neighbour sends."""
+    """One GPU's numbers in as many parts as there are GPUs, and room for what its neighbour sends. `chunk`: bytes of a
+    part."""
 
-    def __init__(self, gpu: Gpu, number: int, size: int, chunk: int) -> None:
+    def __init__(self, gpu: Gpu, number: int, count: int, chunk: int) -> None:
         with gpu:
             self.gpu, self.number, self.chunk = gpu, number, chunk
             self.stream, self.finds = Stream(gpu), pattern.Finds(gpu)
-            self.numbers, self.room = gpu.allocate(size), gpu.allocate(chunk)
+            self.sent, self.added = Event(gpu), Event(gpu)
+            self.numbers, self.room = gpu.allocate(chunk * count), gpu.allocate(chunk)
 
     def part(self, index: int) -> ctypes.c_uint64:
         return ctypes.c_uint64(self.numbers.value + index * self.chunk)
 
     def send(self, to: "Rank", index: int, target: ctypes.c_uint64) -> None:
+        """After `to` has added what was sent to it before."""
         with self.gpu:
+            self.stream.follow(to.added)
             self.gpu.copy_to(to.gpu, target, self.part(index), self.chunk, self.stream)
+            self.sent.record(self.stream)
+
+    def get(self, before: "Rank") -> None:
+        """What comes next waits for what `before` has sent until now."""
+        with self.gpu:
+            self.stream.follow(before.sent)
 
     def add(self, index: int) -> None:
         with self.gpu:
             count = ctypes.c_uint64(self.chunk // pattern.PIECE)
             pattern.launch(self.gpu, "add", self.part(index), self.room, count, stream=self.stream)
+            self.added.record(self.stream)
 
     def wait(self) -> None:
         with self.gpu:
@@ -50,24 +64,27 @@ class Rank:
 
 
 def together(ranks: list[Rank]) -> None:
-    """Sum part by part: first everybody has one part that is whole, then everybody gets all parts."""
+    """Sum part by part: first everybody has one part that is whole, then everybody gets all parts.
+
+    Of each turn all wait for what was sent before any sends: who waited for what is sent in the same turn would make a
+    chain of the ring.
+    """
     count = len(ranks)
     for turn in range(count - 1):
         for rank in ranks:
             to = ranks[(rank.number + 1) % count]
             rank.send(to, (rank.number - turn) % count, to.room)
         for rank in ranks:
-            rank.wait()
-        for rank in ranks:
+            rank.get(ranks[rank.number - 1])
             rank.add((rank.number - 1 - turn) % count)
-        for rank in ranks:
-            rank.wait()
     for turn in range(count - 1):
+        for rank in ranks if turn else ():
+            rank.get(ranks[rank.number - 1])
         for rank in ranks:
             to, index = ranks[(rank.number + 1) % count], (rank.number + 1 - turn) % count
             rank.send(to, index, to.part(index))
-        for rank in ranks:
-            rank.wait()
+    for rank in ranks:
+        rank.wait()
 
 
 def fill(ranks: list[Rank], size: int) -> None:
@@ -87,8 +104,21 @@ def verify(ranks: list[Rank], size: int) -> None:
             rank.finds.refuse(
                 "collective_wrong",
                 f"the sum of all GPUs on GPU {gpu.uuid}",
-                "turn IOMMU or ACS off for them, or keep peer access off; reseat NVLink bridges and risers",
+                cuda.PEERS,
             )
+
+
+def once(ranks: list[Rank], chunk: int) -> float:
+    """Seconds that a sum of parts of `chunk` bytes takes. Raises FailedError, also `collective_wrong`."""
+    size = chunk * len(ranks)
+    for rank in ranks:
+        rank.chunk = chunk
+    fill(ranks, size)
+    begin = time.perf_counter()
+    together(ranks)
+    took_s = time.perf_counter() - begin
+    verify(ranks, size)
+    return took_s
 
 
 def work(arguments: dict[str, Any]) -> str:
@@ -104,22 +134,25 @@ def work(arguments: dict[str, Any]) -> str:
     for gpu in gpus:
         with gpu:
             least = min(least, pattern.part(gpu, SHARE, int(arguments.get("bytes", MOST_BYTES))))
-    chunk = least // count // pattern.PIECE * pattern.PIECE
-    size = chunk * count
-    ranks = [Rank(gpu, number, size, chunk) for number, gpu in enumerate(gpus)]
+    most = _part(least, count)
+    ranks = [Rank(gpu, number, count, most) for number, gpu in enumerate(gpus)]
     rounds = QUICK_ROUNDS if arguments.get("quick") else ROUNDS
     rates: list[float] = []
-    for number in range(rounds + 1):  # the first warms up
-        fill(ranks, size)
-        begin = time.perf_counter()
-        together(ranks)
-        rates.append(2 * (count - 1) / count * size / (time.perf_counter() - begin) / 1e9)
-        verify(ranks, size)
+    chunk = min(most, _part(SAMPLE_BYTES, count))
+    for number in range(rounds + 1):
+        took_s = once(ranks, chunk)
+        rates.append(2 * (count - 1) * chunk / took_s / 1e9)
+        if number == 0:
+            chunk = min(most, max(chunk, _part(int(chunk * count * ROUND_S / took_s), count)))
         talk.progress((number + 1) / (rounds + 1), f"round {number + 1} of {rounds + 1}")
     value = statistics.median(rates[1:])
     talk.figure("collective_bus_gbps", round(value, 3), "GB/s", spread=spread(rates[1:]))
     talk.figure("collective_gpus", count, "GPUs")
-    return f"{count} GPUs agree on the sum of {size >> 10} KiB of each"
+    return f"{count} GPUs agree on the sum of {chunk * count >> 10} KiB of each"
+
+
+def _part(size: int, count: int) -> int:
+    return size // count // pattern.PIECE * pattern.PIECE
 
 
 if __name__ == "__main__":
