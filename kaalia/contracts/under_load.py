@@ -30,12 +30,13 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule that a GPU broke."""
+    """A rule that a GPU broke. `is_advice`: it is told, and fails nothing."""
 
     code: str
     gpu_uuid: str
     words: str
     remedy: str
+    is_advice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class _Rule:
     below: float | None
     says: str
     remedy: str
+    is_advice: bool
 
     def is_broken(self, value: float) -> bool:
         return (self.above is not None and value > self.above) or (self.below is not None and value < self.below)
@@ -65,7 +67,7 @@ def judge(moments: Sequence[Moment]) -> tuple[Broken, ...]:
     """The first moment is before the load. By rule, then by GPU."""
     views = _views(moments)
     return tuple(
-        Broken(rule.code, uuid, rule.says.format(value=value), rule.remedy)
+        Broken(rule.code, uuid, rule.says.format(value=value), rule.remedy, rule.is_advice)
         for rule in _rules()
         for uuid, view in views.items()
         if (value := _MEASURES[rule.measure](view)) is not None and rule.is_broken(value)
@@ -81,6 +83,7 @@ def figures(moments: Sequence[Moment]) -> Iterator[Figure]:
             ("power_w", "W", _median(view, "power_draw_w")),
             ("thermal_share", "", _thermal_share(view)),
             ("ecc_grown", "errors", _grown(view, "ecc_volatile_uncorrected")),
+            ("ecc_corrected_grown", "errors", _grown(view, "ecc_volatile_corrected")),
         ):
             if value is not None:
                 yield Figure(name, round(value, 3), unit, uuid)
@@ -105,6 +108,12 @@ def _grown(view: _View, fact: str) -> float | None:
     return values[-1] - values[0] if len(values) > 1 and values[-1] >= values[0] else None
 
 
+def _corrected_per_min(view: _View) -> float | None:
+    """Whole errors a minute; of a load that took less, all of them."""
+    grown = _grown(view, "ecc_volatile_corrected")
+    return None if grown is None else grown // max(1.0, view.passed_s / 60)
+
+
 def _median(view: _View, fact: str) -> float | None:
     values = [facts[fact] for facts in view.loaded if fact in facts]
     return statistics.median(values) if values else None
@@ -125,9 +134,12 @@ def _over(value: str, limit: str) -> Callable[[_View], float | None]:
 
 
 def _share(bits: int) -> Callable[[_View], float | None]:
+    """One reading alone is none: NVML may tell of a slowdown while clocks change (nvmlClocksEventReasonHwSlowdown)."""
+
     def share(view: _View) -> float | None:
         reasons = [int(facts["clock_reasons"]) for facts in view.loaded if "clock_reasons" in facts]
-        return sum(bool(one & bits) for one in reasons) / len(reasons) if len(reasons) >= FEW else None
+        found = sum(bool(one & bits) for one in reasons)
+        return (found if found > 1 else 0) / len(reasons) if len(reasons) >= FEW else None
 
     return share
 
@@ -160,6 +172,7 @@ def _clock_held_share(view: _View) -> float | None:
 _MEASURES: Mapping[str, Callable[[_View], float | None]] = {
     "lost": lambda view: float(view.is_lost),
     "ecc_grown": lambda view: _grown(view, "ecc_volatile_uncorrected"),
+    "ecc_corrected_per_min": _corrected_per_min,
     "rows_failed_grown": lambda view: _grown(view, "rows_failed"),
     "rows_pending_grown": lambda view: _grown(view, "rows_pending"),
     "power_brake_share": _share(POWER_BRAKE),
@@ -183,4 +196,5 @@ def _rule(entry: Mapping[str, Any]) -> _Rule:
         *(entry["code"], entry["measure"], entry.get("above"), entry.get("below")),
         says=entry["says"],
         remedy=entry["remedy"],
+        is_advice=entry.get("advice", False),
     )

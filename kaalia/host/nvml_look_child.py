@@ -89,6 +89,7 @@ GPU = (
     Call("ComputeRunningProcesses_v3", OUT, None),
     Call("GraphicsRunningProcesses_v3", OUT, None),
     Call("EccMode", TOLD, TOLD),
+    Call("TotalEccErrors", 0, 0, OUT),
     Call("TotalEccErrors", 1, 0, TOLD),
     Call("TotalEccErrors", 1, 1, TOLD),
     Call("SramEccErrorStatus", struct(104, 1, 96)),

@@ -157,6 +157,7 @@ def _fabric(gpu: Any) -> dict[str, int]:
 COUNTERS: dict[str, Reader] = {
     "uuid": pynvml.nvmlDeviceGetUUID,
     "ecc": lambda gpu: _named("current", "pending")(pynvml.nvmlDeviceGetEccMode(gpu)),
+    "ecc_volatile_corrected": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 0, 0),
     "ecc_volatile_uncorrected": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 1, 0),
     "ecc_aggregate_uncorrected": lambda gpu: pynvml.nvmlDeviceGetTotalEccErrors(gpu, 1, 1),
     "sram_threshold_exceeded": _sram_threshold_exceeded,

@@ -135,13 +135,19 @@ def found_by(name: StepName, end: End, figures: tuple[Figure, ...]) -> StepResul
 
 
 def with_broken(found: StepResult, broken: tuple[Broken, ...], name_of: Callable[[str], str]) -> StepResult:
-    """With the rules that GPUs broke under the step's load; what the program itself found wrong goes first."""
-    if not broken:
+    """With the rules that GPUs broke under the step's load; what the program itself found wrong goes first.
+
+    Advice is told behind it, with what to do.
+    """
+    faults = [one for one in broken if not one.is_advice]
+    if advice := [one for one in broken if one.is_advice]:
+        remedies = "; ".join(dict.fromkeys(one.remedy for one in advice))
+        found = replace(found, words=f"{found.words}; {words(advice, name_of)} ({remedies})")
+    if not faults:
         return found
-    told = words(broken, name_of)
+    told, first = words(faults, name_of), faults[0]
     if found.outcome is Outcome.FAILED:
         return replace(found, words=f"{found.words}; {told}")
-    first = broken[0]
     return replace(found, outcome=Outcome.FAILED, words=told, code=first.code, remedy=first.remedy)
 
 

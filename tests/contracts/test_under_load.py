@@ -17,6 +17,7 @@ WELL: Mapping[str, float] = {
     "power_draw_w": 440,
     "clock_reasons": 0x04,
     "thermal_slowed_s": 5.0,
+    "ecc_volatile_corrected": 700,
     "ecc_volatile_uncorrected": 2,
     "rows_failed": 0,
     "rows_pending": 0,
@@ -51,6 +52,7 @@ def test_what_is_well_breaks_no_rule() -> None:
     ("code", "faults", "words"),
     [
         ("load_ecc_uncorrected", {"ecc_volatile_uncorrected": 3.0}, "1 ECC errors that could not be corrected"),
+        ("load_ecc_corrected", {"ecc_volatile_corrected": 710.0}, "ECC corrected 10 errors a minute"),
         ("load_row_remap_failed", {"rows_failed": 1.0}, "1 rows of its memory could not be remapped"),
         ("load_row_remap_pending", {"rows_pending": [0.0, 1.0]}, "is to be remapped"),
         ("load_thermal_throttled", {"thermal_slowed_s": [5.0, 16.0]}, "heat slowed it down 50% of the time"),
@@ -73,6 +75,23 @@ def test_the_power_brake_is_also_the_hardware_that_slows_down() -> None:
 
     assert codes(found) == [("load_power_brake", "GPU-a"), ("load_hw_slowdown", "GPU-a")]
     assert "in 100% of the readings" in found[0].words
+
+
+def test_one_reading_of_a_slowdown_may_be_a_change_of_clocks() -> None:
+    """Of the few readings of a quick test it would be more than the share that is let pass."""
+    for reasons in (0x08, 0x80):
+        one = [Moment(m.at_s, {**m.facts, "GPU-a": {**WELL, "clock_reasons": reasons}}) for m in burn()[3:4]]
+        assert judge([*burn()[:3], *one, *burn()[4:5]]) == ()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "errors", "is_told"), [(0.5, 9, False), (0.5, 10, True), (4, 39, False), (4, 40, True)]
+)
+def test_corrected_errors_are_told_from_ten_a_minute(minutes: float, errors: int, is_told: bool) -> None:
+    after = {**WELL, "ecc_volatile_corrected": 700 + errors}
+    found = judge([Moment(0.0, {"GPU-a": WELL}), Moment(60 * minutes, {"GPU-a": after})])
+
+    assert [(one.code, one.is_advice) for one in found] == [("load_ecc_corrected", True)] * is_told
 
 
 def test_a_gpu_that_the_driver_loses_is_told_alone() -> None:
@@ -122,4 +141,4 @@ def test_figures_are_of_each_gpu() -> None:
     assert found["GPU-b", "temperature_max_c"] == 70
     assert found["GPU-a", "clock_mhz"] == 2700
     assert found["GPU-a", "power_w"] == 440
-    assert found["GPU-a", "ecc_grown"] == 0
+    assert found["GPU-a", "ecc_grown"] == found["GPU-a", "ecc_corrected_grown"] == 0

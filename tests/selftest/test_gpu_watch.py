@@ -60,7 +60,7 @@ async def test_samples_of_each_gpu_are_heard_and_what_is_well_breaks_nothing(lib
     assert {one.gpu_uuid for one in heard} == set(UUIDS)
     assert (heard[0].temperature_c, heard[0].clock_mhz, heard[0].power_w) == (34, 210, 27.0)
     assert {one.name for one in seen.figures()} == {
-        *("temperature_max_c", "clock_mhz", "power_w", "thermal_share", "ecc_grown")
+        *("temperature_max_c", "clock_mhz", "power_w", "thermal_share", "ecc_grown", "ecc_corrected_grown")
     }
 
 
@@ -74,6 +74,18 @@ async def test_an_error_that_ecc_does_not_correct_is_seen_after_the_work_too(lib
     assert [(one.code, one.gpu_uuid) for one in await seen.broken()] == [("load_ecc_uncorrected", gpu_uuid(1))]
     told = gpu_watch.words(await seen.broken(), {gpu_uuid(1): "GPU 1"}.__getitem__)
     assert told == "GPU 1: 1 ECC errors that could not be corrected"
+
+
+async def test_a_storm_of_corrected_errors_is_told_as_advice(library: Path, profile: Path) -> None:
+    async def work() -> None:
+        write(profile, setting(1, "ecc_volatile_corrected", 40) + MACHINE)
+
+    seen = watch(library, profile)
+    await seen.around(work())
+
+    assert [(one.code, one.gpu_uuid, one.is_advice) for one in await seen.broken()] == [
+        ("load_ecc_corrected", gpu_uuid(1), True)
+    ]
 
 
 async def test_a_gpu_that_is_lost_in_the_middle_is_told(library: Path, profile: Path) -> None:

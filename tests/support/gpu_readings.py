@@ -30,6 +30,7 @@ WELL: Mapping[str, float] = {
     "pci_width_current": 16,
     "ecc_current": 1,
     "ecc_pending": 1,
+    "ecc_volatile_corrected": 0,
     "ecc_volatile_uncorrected": 0,
     "ecc_aggregate_uncorrected": 0,
     "sram_threshold_exceeded": 0,

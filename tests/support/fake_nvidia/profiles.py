@@ -91,6 +91,7 @@ def well(text: str, count: int = 1) -> str:
 
 WELL: dict[str, object] = {
     "ecc": "1 1",
+    "ecc_volatile_corrected": 0,
     "ecc_volatile_uncorrected": 0,
     "ecc_aggregate_uncorrected": 0,
     "sram_threshold_exceeded": 0,
