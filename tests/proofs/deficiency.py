@@ -33,7 +33,8 @@ Found = dict[str, Any]
 
 @dataclass
 class World:
-    """`base`: the profile of GPUs that are well. `cpu_control`: what the stand-in for a bad core reads."""
+    """`base`: the profile of GPUs that are well. `cpu_control`: what the stand-in for a bad core reads. `library`: the
+    folder of the simulated driver."""
 
     stack: Stack
     docker: PrivateDocker
@@ -42,6 +43,7 @@ class World:
     profile: Path
     base: str
     cpu_control: Path
+    library: Path
     report: Report
 
     def client(self) -> LocalClient:

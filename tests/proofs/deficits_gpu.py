@@ -62,6 +62,8 @@ def _changed(world: World, program: str, text: str, after_s: float) -> Iterator[
             beside.join()
 
 
+STORM = _under_load("errors that ECC corrects", "load_ecc_corrected", setting(0, "ecc_volatile_corrected", 500))
+"""It is told, and fails nothing."""
 ALL: tuple[Deficiency, ...] = (
     _wrong("a bit of GPU memory that is always 1", Step.MEMORY, "memory_wrong", setting(1, "cuda_stuck", "2000001 3")),
     _wrong("GPU memory that cannot be had", Step.MEMORY, "gpu_out_of_memory", fault("cuMemAlloc_v2", "error 2", 0)),

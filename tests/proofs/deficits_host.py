@@ -1,5 +1,6 @@
 """A processor, a memory and a disk that go wrong, and a road of tenants that is blocked."""
 
+import itertools
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,19 @@ def _bad_memory(_: World) -> Iterator[None]:
 
 
 @contextmanager
+def _uncorrected(world: World) -> Iterator[None]:
+    """The memory's controller counts some while the memory is tested."""
+    numbers = itertools.count(1)
+
+    def count(_: int) -> None:
+        world.host.ecc(uncorrected=next(numbers))
+
+    with striking(count, lambda: process_of("ram")):
+        yield
+    world.host.ecc()
+
+
+@contextmanager
 def _bad_disk(world: World) -> Iterator[None]:
     with striking(spoil_file(world.docker.data_root), lambda: process_of("disk")):
         yield
@@ -129,6 +143,9 @@ ALL: tuple[Deficiency, ...] = (
     of_step("a low clock under load", Step.CPU, "cpu_throttled", _low_clock, before=at_once),
     of_step("a processor that heat slows down", Step.CPU, "cpu_throttled", _hot_cores, before=at_once),
     of_step("memory whose bits flip", Step.RAM, "ram_wrong_bits", _bad_memory, before=at_once),
+    of_step(
+        "memory with an error that ECC cannot correct", Step.RAM, "ram_ecc_uncorrected", _uncorrected, before=at_once
+    ),
     of_step("a disk that gives back something else", Step.DISK, "disk_wrong_data", _bad_disk, before=at_once),
     of_step("a disk that is full", Step.DISK, "disk_full", full_disk, before=at_once),
     of_step("a container toolkit that fails", Step.LAUNCH, "gpu_hook_failed", _no_launch, before=at_once),

@@ -2,20 +2,29 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from threading import Event, Thread
 
+from kaalia.clock import SystemClock
+from kaalia.contracts import reliability
 from kaalia.model.machine import MachineReport
 from kaalia.model.selftest import StepName as Step
 from kaalia.units import GB, GIB
-from tests.proofs.deficiency import Deficiency, Strike, World, of_gpus, of_step
+from tests.proofs.deficiency import SEEN_S, Deficiency, Strike, World, at_once, of_gpus, of_step
 from tests.proofs.deficits_host import dropped
+from tests.support.fake_nvidia.build import unmarked
 from tests.support.fake_nvidia.profiles import fault, setting
+from tests.support.struck import process_of
 from tests.support.waiting import wait_until
 
-TINY = ("--burn", "0.02")
+TINY, LONG = ("--burn", "0.02"), ("--burn", "0.2")
 SMALL_DISK = "200G"
 SLOW = "90mbit"
 FEW_PORTS = "21003:21099"
+LANE_MBPS = 250
+LEAST = 0.9
+"""Of reliability."""
 OF_GPUS = (
     *("memory: ", "compute: ", "matrix: ", "device_bandwidth: ", "host_bandwidth: ", "peer_bandwidth: "),
     *("collective: ", "burn: ", "pcie.bandwidth"),
@@ -90,6 +99,45 @@ def _closed_ports(world: World) -> Iterator[None]:
         yield
     finally:
         world.kaalia("ports", "--probe", "--json")
+
+
+@contextmanager
+def _silences(world: World) -> Iterator[None]:
+    """The marketplace did not hear of it for ten of the last thirty days."""
+    now = SystemClock().now()
+    world.stack.remember(reliability.begun(now - timedelta(days=40), timedelta(days=20)))
+    try:
+        yield
+    finally:
+        world.stack.remember(reliability.begun(now))
+        wait_until("the silences to be forgotten", lambda: _reliability(world) > LEAST, SEEN_S)
+
+
+def _reliability(world: World) -> float:
+    return world.client().reliability().reliability or 0.0
+
+
+@contextmanager
+def _slow_links(world: World) -> Iterator[None]:
+    """Of one lane of the first generation. What a simulated driver measures is no requirement (`of_gpu`): from the last
+    step on, whose containers have no device nodes to be tried any more, it does not say that it is one."""
+    slow = _both("cuda_link", LANE_MBPS)
+    with world.gpus(slow), ExitStack() as cleanup:
+        seen = Event()
+
+        def watch() -> None:
+            while process_of("burn") is None and not seen.wait(0.02):
+                pass
+            if not seen.is_set():
+                cleanup.enter_context(unmarked(world.library))
+
+        beside = Thread(target=watch, daemon=True)
+        beside.start()
+        try:
+            yield
+        finally:
+            seen.set()
+            beside.join()
 
 
 def _told(name: str, code: str, text: str) -> Deficiency:
@@ -184,6 +232,15 @@ ALL: tuple[Deficiency, ...] = (
     Deficiency("a disk of 200 GB", _small_disk, "disk.size", before=_disk_under, more=TINY),
     Deficiency("a slow line", _slow_line, "network.download", besides=("network.upload",), more=TINY),
     Deficiency("three open TCP ports", _closed_ports, "network.direct_ports", more=TINY),
+    Deficiency(
+        "a machine that was away for long",
+        _silences,
+        "reliability",
+        before=lambda world: wait_until("the silences to be known", lambda: _reliability(world) < LEAST, SEEN_S),
+        more=TINY,
+    ),
+    Deficiency("GPUs on one lane of PCIe", _slow_links, "pcie.bandwidth", before=at_once, more=LONG),
+    _told("a GPU that is cut into slices (MIG)", "gpu_mig_on", setting(1, "mig", "1 1")),
     _told("an ECC error that was not corrected", "gpu_ecc_uncorrected", setting(0, "ecc_volatile_uncorrected", 3)),
     _told("a row that could not be remapped", "gpu_row_remap_failed", setting(1, "remapped_rows", "0 0 0 1")),
     _told("a driver that asks for a reset", "gpu_reset_required", setting(0, "recovery_action", 1)),

@@ -55,6 +55,7 @@ def prove(seed: int, rounds: int, say: Say) -> Report:
         _passes(world, quick=False)
         _passes(world)
         selftest_ends.check(world)
+        _advises(world)
         rows = [row for group in _groups(rounds) for row in _run(world, group)]
         _passes(world)
     report.counts["deficiencies"] = len(rows)
@@ -100,7 +101,7 @@ def _world(home: Path, report: Report) -> Iterator[World]:
         )
         cleanup.callback(stack.close)
         stack.up()
-        world = World(stack, docker, hook, host, profile, base, control, report)
+        world = World(stack, docker, hook, host, profile, base, control, library, report)
         world.read_anew()
         done = world.kaalia("speedtest", "--json")
         report.check("the speed of the line is measured", done.returncode == 0, done.stderr)
@@ -141,6 +142,16 @@ def _drawn(world: World) -> None:
         gpus = {one["gpu_uuid"] for one in samples if one.get(name) is not None}
         world.report.check(f"each GPU has samples of {name}", len(gpus) == GPUS, gpus)
     world.report.check("the burn is drawn", picture.read_bytes().startswith(b"\x89PNG"))
+
+
+def _advises(world: World) -> None:
+    """What is no fault, and is told nevertheless."""
+    storm = deficits_gpu.STORM
+    with storm.strike(world):
+        code, found = world.test(*storm.options())
+    words = [one["words"] for one in found.get("steps", ())]
+    is_told = any("ECC corrected" in one for one in words)
+    world.report.check(f"{storm.name}: told, and nothing fails", code == 0 and is_told, (code, words))
 
 
 def _told(found: dict[str, Any]) -> list[str]:

@@ -24,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from kaalia.client import LocalClient
 from kaalia.clock import SystemClock
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import accounts, run
+from kaalia.marketplace import accounts, machines, run
+from kaalia.model.availability import Record
 from kaalia.runtime.labels import machine_filter, machine_name
 from kaalia.wire import signature
 from tests.support.engine_api import EngineApi
@@ -238,6 +239,16 @@ class Stack:
     def add_user(self, name: str, *, host: bool = False) -> str:
         """A further account; returns its API key."""
         return self._at_the_database(lambda engine: accounts.add_user(engine, name, host))
+
+    def remember(self, record: Record) -> None:
+        """What the marketplace heard of the machine, in the place of what it did."""
+
+        async def work(engine: AsyncEngine) -> str:
+            async with engine.begin() as tx:
+                await machines.put_availability(tx, self.machine_id, record)
+            return ""
+
+        self._at_the_database(work)
 
     def log_text(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")

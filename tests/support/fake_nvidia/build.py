@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kaalia.host.nvml_probe import SIMULATED_SYMBOL
 from tests.support.fake_nvidia.translate import translated
 
 HERE = Path(__file__).parent
@@ -87,6 +89,24 @@ def build_cuda(library: Path, missing: Sequence[str] = ()) -> Path:
     if not (lesser / LIBRARY).exists():
         (lesser / LIBRARY).symlink_to(library / LIBRARY)
     return lesser
+
+
+@contextmanager
+def unmarked(library: Path) -> Iterator[None]:
+    """While it lasts the driver does not say that it is simulated: what is asked of true GPUs only is asked of it."""
+    marked = (library / LIBRARY).read_bytes()
+    _put(library / LIBRARY, (build(library.parent, missing=[SIMULATED_SYMBOL]) / LIBRARY).read_bytes())
+    try:
+        yield
+    finally:
+        _put(library / LIBRARY, marked)
+
+
+def _put(path: Path, content: bytes) -> None:
+    """In one step: who has the old one loaded keeps it."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _link(target: Path, missing: Sequence[str], command: Sequence[str]) -> None:
