@@ -14,8 +14,8 @@
  *     fault <copy or launch> flip [<n>]        one bit of what it writes is wrong, from the n-th call on
  *     fault <function> xid <number>            the kernel tells of it, and the GPU refuses everything from then on
  *
- * A call has done its work when it returns, but for what is put into a stream of its own (cuda_stream.h): that is done as
- * late as it may be. `fault cuStreamQuery error 600` is a kernel that never ends.
+ * What is put into a stream is done as late as it may be (cuda_stream.h): who looks before he has waited finds what was
+ * there before. `fault cuStreamQuery error 600` is a kernel that never ends.
  */
 #include "profile.h"
 #include <stddef.h>
@@ -54,6 +54,7 @@ typedef struct gpu {
     unsigned char *memory;
     size_t size;
     block *blocks; /* by where they lie */
+    struct stream *own; /* the null stream */
     u64 peers;
 } *device;
 typedef struct {
@@ -144,6 +145,8 @@ static void spoil(const char *name, device gpu, void *at, size_t size, long call
         ((unsigned char *)at)[size / 4] ^= 4;
 }
 
+extern result cuCtxSynchronize(void); /* frees wait for what was begun */
+
 /* --- memory --------------------------------------------------------------------------------------------------- */
 
 static int open_memory(device gpu) {
@@ -226,7 +229,8 @@ result cuMemAlloc_v2(pointer *out, size_t size) {
 }
 
 result cuMemFree_v2(pointer at) {
-    result outcome = enter_current("cuMemFree_v2");
+    result outcome = cuCtxSynchronize();
+    outcome = outcome == SUCCESS ? enter_current("cuMemFree_v2") : outcome;
     device owner;
     block *one = holds(at, 1, &owner);
     if (outcome != SUCCESS)
@@ -251,8 +255,9 @@ result cuMemHostAlloc(void **out, size_t size, unsigned int flags) {
 }
 
 result cuMemFreeHost(void *at) {
+    result outcome = cuCtxSynchronize();
     free(at);
-    return enter_current("cuMemFreeHost");
+    return outcome == SUCCESS ? enter_current("cuMemFreeHost") : outcome;
 }
 
 /* 10^6 bytes a second are a byte in a microsecond. */
@@ -264,8 +269,10 @@ static void take_time(size_t size) {
     nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000 * 1000)}, NULL);
 }
 
-static result copy(const char *name, void *to, const void *from, size_t size, device changed) {
+static result copy(const char *name, void *to, const void *from, size_t size) {
     static long copies;
+    device changed = NULL;
+    holds((pointer)to, size, &changed);
     long long is_wanted = 1;
     number_of(current->index, "cuda_copies", &is_wanted);
     if (!strstr(name, "DtoD"))
@@ -276,51 +283,7 @@ static result copy(const char *name, void *to, const void *from, size_t size, de
     return changed ? settle(changed) : SUCCESS;
 }
 
-#define UP(name, ...)                                                                                                  \
-    result name(pointer to, const void *from, size_t size __VA_ARGS__) {                                               \
-        device owner;                                                                                                  \
-        result outcome = enter_current(#name);                                                                         \
-        if (outcome != SUCCESS)                                                                                        \
-            return outcome;                                                                                            \
-        return holds(to, size, &owner) ? copy(#name, (void *)to, from, size, owner) : INVALID_VALUE;                   \
-    }
-#define DOWN(name, ...)                                                                                                \
-    result name(void *to, pointer from, size_t size __VA_ARGS__) {                                                     \
-        result outcome = enter_current(#name);                                                                         \
-        if (outcome != SUCCESS)                                                                                        \
-            return outcome;                                                                                            \
-        return holds(from, size, NULL) ? copy(#name, to, (void *)from, size, NULL) : INVALID_VALUE;                    \
-    }
-#define WITHIN(name, ...)                                                                                              \
-    result name(pointer to, pointer from, size_t size __VA_ARGS__) {                                                   \
-        device owner;                                                                                                  \
-        result outcome = enter_current(#name);                                                                         \
-        if (outcome != SUCCESS)                                                                                        \
-            return outcome;                                                                                            \
-        if (!holds(from, size, NULL) || !holds(to, size, &owner))                                                      \
-            return INVALID_VALUE;                                                                                      \
-        return copy(#name, (void *)to, (void *)from, size, owner);                                                     \
-    }
-#define IN_STREAM , void *stream __attribute__((unused))
-
-UP(cuMemcpyHtoD_v2)
-UP(cuMemcpyHtoDAsync_v2, IN_STREAM)
-DOWN(cuMemcpyDtoH_v2)
-DOWN(cuMemcpyDtoHAsync_v2, IN_STREAM)
-WITHIN(cuMemcpyDtoD_v2)
-WITHIN(cuMemcpyDtoDAsync_v2, IN_STREAM)
-
-result cuMemsetD8_v2(pointer to, unsigned char value, size_t size) {
-    device owner;
-    result outcome = enter_current("cuMemsetD8_v2");
-    if (outcome != SUCCESS)
-        return outcome;
-    if (!holds(to, size, &owner))
-        return INVALID_VALUE;
-    memset((void *)to, value, size);
-    return settle(owner);
-}
-
-#include "cuda_device.h"
 #include "cuda_stream.h"
+#include "cuda_copy.h"
+#include "cuda_device.h"
 #include "cuda_launch.h"

@@ -161,10 +161,6 @@ result cuCtxSetCurrent(void *context) {
     return context ? enter("cuCtxSetCurrent", current) : SUCCESS;
 }
 
-result cuCtxSynchronize(void) {
-    return enter_current("cuCtxSynchronize");
-}
-
 static int sees(device gpu, device other) {
     char key[LINE_BYTES];
     long long status = 1;

@@ -1,9 +1,8 @@
 /*
- * Streams and events of the simulated CUDA driver, and copies between GPUs: a part of cuda.c, which includes it.
+ * Streams and events of the simulated CUDA driver: a part of cuda.c, which includes it.
  *
- * The null stream does all at once. What is put into a stream that was made waits there until somebody asks for its end,
- * or for an event behind it, and goes on no further than that: streams that forget to wait for each other find what was
- * there before.
+ * What is put into a stream waits there until somebody asks for its end, or for an event behind it, and goes on no further
+ * than that: streams that forget to wait for each other, and a host that does, find what was there before.
  */
 
 enum { MOST_PARAMETERS = 16 };
@@ -14,8 +13,10 @@ typedef struct order {
     function kernel; /* of a launch */
     unsigned int blocks, threads;
     u64 given[MOST_PARAMETERS];
-    pointer to, from; /* of a copy */
+    const char *name; /* of a copy, or of what fills with a value */
+    pointer to, from;
     size_t size;
+    unsigned char value;
     event moment; /* of a record, and of what waits for one; `turn`: which of its records */
     u64 turn;
 } order;
@@ -35,9 +36,22 @@ static double now_s(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static stream fresh_stream(void) {
+    stream made = calloc(1, sizeof *made);
+    made->gpu = current;
+    made->last = &made->first;
+    return made;
+}
+
+/* NULL is the null stream of the GPU that is current. */
+static stream named_stream(stream in) {
+    if (!in && !current->own)
+        current->own = fresh_stream();
+    return in ? in : current->own;
+}
+
 static result give(stream in, order one) {
-    if (!in)
-        return one.act(&one);
+    in = named_stream(in);
     order *kept = malloc(sizeof *kept);
     *kept = one;
     kept->next = NULL;
@@ -74,17 +88,23 @@ static result await(order *one) {
 
 result cuStreamCreate(stream *out, unsigned int flags) {
     (void)flags;
-    stream made = calloc(1, sizeof *made);
-    made->gpu = current;
-    made->last = &made->first;
-    *out = made;
-    return enter_current("cuStreamCreate");
+    result outcome = enter_current("cuStreamCreate");
+    *out = outcome == SUCCESS ? fresh_stream() : NULL;
+    return outcome;
 }
 
 static result through(const char *name, stream of) {
-    while (of && of->first)
+    if (!of && !current)
+        return INVALID_CONTEXT;
+    of = named_stream(of);
+    while (of->first)
         advance(of);
-    return enter(name, of ? of->gpu : current);
+    return enter(name, of->gpu);
+}
+
+/* Nobody here waits by it for what is in streams of their own. */
+result cuCtxSynchronize(void) {
+    return through("cuCtxSynchronize", NULL);
 }
 
 result cuStreamQuery(stream of) {
@@ -102,7 +122,7 @@ result cuEventCreate(event *out, unsigned int flags) {
 }
 
 result cuEventRecord(event moment, stream in) {
-    moment->in = in;
+    moment->in = named_stream(in);
     give(in, (order){.act = come, .moment = moment, .turn = ++moment->asked});
     return enter_current("cuEventRecord");
 }
@@ -121,23 +141,4 @@ result cuEventQuery(event moment) {
 result cuEventElapsedTime(float *out, event begin, event end) {
     *out = (float)((end->at_s - begin->at_s) * 1e3);
     return enter_current("cuEventElapsedTime");
-}
-
-static result copy_over(order *one) {
-    device target;
-    if (!holds(one->from, one->size, NULL) || !holds(one->to, one->size, &target))
-        return INVALID_VALUE;
-    return copy("cuMemcpyPeerAsync", (void *)one->to, (void *)one->from, one->size, target);
-}
-
-result cuMemcpyPeerAsync(pointer to, void *there, pointer from, void *here, size_t size, stream in) {
-    device target;
-    result outcome = enter_current("cuMemcpyPeerAsync");
-    if (outcome != SUCCESS)
-        return outcome;
-    if (!there || !here)
-        return INVALID_CONTEXT;
-    if (!holds(from, size, NULL) || !holds(to, size, &target) || target != there)
-        return INVALID_VALUE;
-    return give(in, (order){.act = copy_over, .to = to, .from = from, .size = size});
 }
