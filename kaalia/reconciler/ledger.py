@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.clock import Clock
 from kaalia.contracts import fitness, metering
 from kaalia.contracts.contract import Contract
@@ -54,9 +52,10 @@ from kaalia.store.ends import Ends
 from kaalia.store.enrolment import AcceptedSnapshot
 from kaalia.store.intents import Intent
 from kaalia.store.maintenance import StoredCordon
+from kaalia.wire.document import adapter
 from kaalia.wire.protocol import MessageKind
 
-_STATUS = TypeAdapter(WorkloadStatus)
+_STATUS = adapter(WorkloadStatus)
 _CONDITIONS = "containers"
 _FREED = {Frees.NOTHING: (), Frees.GPUS: (ClaimKind.GPU,), Frees.ALL: tuple(ClaimKind)}
 _PORT_KINDS = {Protocol.TCP: ClaimKind.PORT_TCP, Protocol.UDP: ClaimKind.PORT_UDP}

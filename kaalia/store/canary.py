@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-from pydantic import TypeAdapter
-
 from kaalia.model.canary import CanaryState
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 SOURCE = "canary"
 """Of conditions, and the purpose of its contracts."""
 
-_STATE = TypeAdapter(CanaryState)
+_STATE = adapter(CanaryState)
 
 
 def get(tx: Transaction) -> CanaryState:

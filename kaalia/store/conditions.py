@@ -6,16 +6,15 @@ A change rings `Topic.CONDITIONS` by itself, whoever writes it.
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.clock import from_epoch
 from kaalia.model.health import Condition, OpenCondition, PastCondition, Severity
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 PAST_ROWS = 500
 """The newest are kept; one that comes and goes each minute fills them in a working day."""
-_CONDITION = TypeAdapter(Condition)
+_CONDITION = adapter(Condition)
 
 
 def replace(tx: Transaction, source: str, found: Iterable[Condition], now: datetime) -> None:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.clock import from_epoch
 from kaalia.contracts.contract import Contract
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_CONTRACT = TypeAdapter(Contract)
+_CONTRACT = adapter(Contract)
 MARKETPLACE = "marketplace"
 """The origin of what was agreed elsewhere; the machine's own contracts are `local`."""
 

@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.contracts.disk import Overrun
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 from kaalia.wire.local import DiskLedger, DiskOrder
 
-_LEDGER = TypeAdapter(DiskLedger)
-_OVERRUN = TypeAdapter(Overrun)
+_LEDGER = adapter(DiskLedger)
+_OVERRUN = adapter(Overrun)
 
 
 def put_ledger(tx: Transaction, ledger: DiskLedger) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 
-from pydantic import TypeAdapter
-
 from kaalia.model.gpu_health import GpuReading, KnownGpu
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_READING = TypeAdapter(GpuReading)
-_KNOWN = TypeAdapter(KnownGpu)
+_READING = adapter(GpuReading)
+_KNOWN = adapter(KnownGpu)
 
 
 def put(tx: Transaction, reading: GpuReading) -> None:

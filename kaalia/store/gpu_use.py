@@ -1,11 +1,10 @@
 """The newest reading of which processes use the GPUs. Written by `capability`, read by the audit; never sent."""
 
-from pydantic import TypeAdapter
-
 from kaalia.model.gpu_use import GpuUse
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_USE = TypeAdapter(GpuUse)
+_USE = adapter(GpuUse)
 
 
 def put(tx: Transaction, use: GpuUse) -> None:

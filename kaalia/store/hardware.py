@@ -1,13 +1,12 @@
 """What the machine is known to be made of, and how that changed."""
 
-from pydantic import TypeAdapter
-
 from kaalia.contracts.hardware import Book
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 SOURCE = "hardware"
 """Of the conditions that tell changes."""
-_BOOK = TypeAdapter(Book)
+_BOOK = adapter(Book)
 
 
 def put(tx: Transaction, book: Book) -> None:

@@ -2,14 +2,13 @@
 
 import hashlib
 
-from pydantic import TypeAdapter
-
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_REPORT = TypeAdapter(MachineReport)
-_LISTING = TypeAdapter(Listing)
+_REPORT = adapter(MachineReport)
+_LISTING = adapter(Listing)
 
 
 def put_report(tx: Transaction, report: MachineReport) -> None:

@@ -4,19 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.clock import from_epoch
 from kaalia.contracts.notification import GIVE_UP_AFTER, Facts, Noticed, next_try_s
 from kaalia.store import conditions, enrolment, machine, maintenance, standing
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 WAITING_MAX = 500
 """Of one channel; the oldest make room."""
 DONE_ROWS = 200
 GIVEN_UP, DROPPED, REMOVED = "given up", "dropped: too many waited", "the channel is no longer configured"
 SENT = "sent"
-_NOTICED = TypeAdapter(Noticed)
+_NOTICED = adapter(Noticed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,15 @@
 
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.model.reach import PortMap, ProbeProgress
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 SOURCE_MAP, SOURCE_PROBER = "reach", "prober"
 """Of conditions: what the newest map shows; why there is no newer one."""
 
-_MAP = TypeAdapter(PortMap)
-_PROGRESS = TypeAdapter(ProbeProgress)
+_MAP = adapter(PortMap)
+_PROGRESS = adapter(ProbeProgress)
 
 
 def put_map(tx: Transaction, found: PortMap) -> None:

@@ -2,23 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from kaalia.model.selftest import Sample, SelfTestOrder, SelfTestProgress, SelfTestRun
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
 PURPOSE = "selftest"
 """Of its contracts."""
 RUNS_KEPT = 10
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Made when it is first wanted: most machines are tested once."""
-    return TypeAdapter(kind)
 
 
 def order(tx: Transaction, wanted: SelfTestOrder) -> SelfTestRun:
@@ -33,7 +24,7 @@ def order(tx: Transaction, wanted: SelfTestOrder) -> SelfTestRun:
 
 def put(tx: Transaction, run: SelfTestRun) -> None:
     """One that has ended has no progress any more."""
-    document = _adapter(SelfTestRun).dump_json(run).decode()
+    document = adapter(SelfTestRun).dump_json(run).decode()
     tx.execute(
         """INSERT INTO selftest_runs (run_id, document, is_open) VALUES (?, ?, ?)
              ON CONFLICT (run_id) DO UPDATE SET document = excluded.document, is_open = excluded.is_open""",
@@ -76,13 +67,13 @@ def is_cancelled(tx: Transaction, run_id: int) -> bool:
 
 
 def put_progress(tx: Transaction, progress: SelfTestProgress) -> None:
-    document = _adapter(SelfTestProgress).dump_json(progress).decode()
+    document = adapter(SelfTestProgress).dump_json(progress).decode()
     tx.execute("INSERT OR REPLACE INTO selftest_progress (only_row, document) VALUES (1, ?)", (document,))
 
 
 def get_progress(tx: Transaction) -> SelfTestProgress | None:
     row = tx.execute("SELECT document FROM selftest_progress").fetchone()
-    found: SelfTestProgress | None = None if row is None else _adapter(SelfTestProgress).validate_json(row["document"])
+    found: SelfTestProgress | None = None if row is None else adapter(SelfTestProgress).validate_json(row["document"])
     return found
 
 
@@ -90,16 +81,16 @@ def add_samples(tx: Transaction, run_id: int, found: Sequence[Sample]) -> None:
     tx.execute(
         """INSERT INTO selftest_samples (run_id, part, document)
              SELECT ?, coalesce(max(part) + 1, 0), ? FROM selftest_samples WHERE run_id = ?""",
-        (run_id, _adapter(tuple[Sample, ...]).dump_json(tuple(found)).decode(), run_id),
+        (run_id, adapter(tuple[Sample, ...]).dump_json(tuple(found)).decode(), run_id),
     )
 
 
 def samples(tx: Transaction, run_id: int) -> tuple[Sample, ...]:
     query = "SELECT document FROM selftest_samples WHERE run_id = ? ORDER BY part"
     parts = [row["document"] for row in tx.execute(query, (run_id,)).fetchall()]
-    return tuple(one for part in parts for one in _adapter(tuple[Sample, ...]).validate_json(part))
+    return tuple(one for part in parts for one in adapter(tuple[Sample, ...]).validate_json(part))
 
 
 def _run(document: str) -> SelfTestRun:
-    found: SelfTestRun = _adapter(SelfTestRun).validate_json(document)
+    found: SelfTestRun = adapter(SelfTestRun).validate_json(document)
     return found

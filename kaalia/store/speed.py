@@ -12,16 +12,17 @@ from kaalia.model.speed import MeasuredSpeed, SpeedFailure, SpeedOrder, SpeedPro
 from kaalia.model.workload import WorkloadState
 from kaalia.store import contracts, traffic, workloads
 from kaalia.store.database import Transaction
+from kaalia.wire import document
 
 SOURCE = "speed"
 """Of conditions: why there is no newer result."""
 
 T = TypeVar("T")
 
-_RESULT = TypeAdapter(MeasuredSpeed)
-_ORDER = TypeAdapter(SpeedOrder)
-_PROGRESS = TypeAdapter(SpeedProgress)
-_FAILURE = TypeAdapter(SpeedFailure)
+_RESULT = document.adapter(MeasuredSpeed)
+_ORDER = document.adapter(SpeedOrder)
+_PROGRESS = document.adapter(SpeedProgress)
+_FAILURE = document.adapter(SpeedFailure)
 _AWAKE = frozenset(
     {
         *(WorkloadState.PULLING, WorkloadState.CREATING, WorkloadState.STARTING),

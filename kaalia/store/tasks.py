@@ -2,12 +2,11 @@
 
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 from kaalia.wire.protocol import TaskRequest, Verb
 
-_TASK = TypeAdapter(TaskRequest)
+_TASK = adapter(TaskRequest)
 
 
 def add_new(tx: Transaction, task: TaskRequest, now: datetime) -> None:

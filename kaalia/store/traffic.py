@@ -1,11 +1,10 @@
 """Rows <-> Tally: the sums of each contract's traffic. Written by the reconciler only."""
 
-from pydantic import TypeAdapter
-
 from kaalia.contracts.traffic import Tally
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_TALLY = TypeAdapter(Tally)
+_TALLY = adapter(Tally)
 
 
 def put(tx: Transaction, tally: Tally) -> None:

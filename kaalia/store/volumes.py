@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from kaalia.contracts.volume import Volume
 from kaalia.model.volume import VolumeState, VolumeStatus
 from kaalia.store import amounts, machine, outbox
 from kaalia.store.amounts import Amount, AmountKind, OwnerKind
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_VOLUME = TypeAdapter(Volume)
-_STATUS = TypeAdapter(VolumeStatus)
+_VOLUME = adapter(Volume)
+_STATUS = adapter(VolumeStatus)
 _MESSAGE = "volume"
 """`wire.protocol.MessageKind.VOLUME`."""
 

@@ -1,11 +1,10 @@
 """Rows <-> WorkloadStatus: the last thing known of each contract's workload. Written by the reconciler only."""
 
-from pydantic import TypeAdapter
-
 from kaalia.model.workload import WorkloadStatus
 from kaalia.store.database import Transaction
+from kaalia.wire.document import adapter
 
-_STATUS = TypeAdapter(WorkloadStatus)
+_STATUS = adapter(WorkloadStatus)
 
 
 def put(tx: Transaction, status: WorkloadStatus) -> None:

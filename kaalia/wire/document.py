@@ -20,7 +20,7 @@ _INTEGER_MAX = 2**63 - 1
 
 def encode(document: object) -> str:
     """Compact JSON text of a dataclass."""
-    return _adapter(cast("Hashable", type(document))).dump_json(document).decode()
+    return adapter(cast("type[Any]", type(document))).dump_json(document).decode()
 
 
 def decode(kind: type[T], text: str | bytes) -> T:
@@ -29,7 +29,7 @@ def decode(kind: type[T], text: str | bytes) -> T:
     Refuses too what the types allow and nobody can reckon with: times without a zone, NaN, infinity, endless numbers.
     """
     try:
-        found = cast("T", _adapter(cast("Hashable", kind)).validate_json(text, strict=True))
+        found = adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -58,11 +58,16 @@ def _faults(value: object, place: str) -> Iterator[tuple[str, str]]:
                 yield from _faults(getattr(value, field.name), f"{place}.{field.name}".lstrip("."))
 
 
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """The one for this kind in the process: a large kind takes a tenth of a megabyte."""
+    return cast("TypeAdapter[T]", _made(cast("Hashable", kind)))
+
+
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _made(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast("type[Any]", kind))
 
 
 # When a process makes its first adapter, pydantic looks for plugins on disk and imports the rest of itself: now, not in
 # somebody's event loop.
-_adapter(Problem)
+adapter(Problem)
