@@ -26,6 +26,7 @@ from kaalia.marketplace.db.authority_tables import authority as table
 from kaalia.model.certificate import Certificate
 from kaalia.model.machine import PortRange
 from kaalia.model.workload import LaunchMode
+from kaalia.wire import authority as signing
 from kaalia.wire import document, signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import CertificateRequest
@@ -124,7 +125,7 @@ async def test_not_even_the_key_of_the_root_signs_for_other_sites(tmp_path: Path
     async with open_context(tmp_path, public_url="https://kaalia.example:8090") as context:
         await relay_list.add(context.engine, "west", "relay.elsewhere.example", 2222, PortRange(20000, 20031))
         signer = await authority._opened(context)
-        made = authority._signed(signer, 51, KEY.public_key(), (name, *LOCAL_NAMES), context.clock.now(), DAY)
+        made = signing.signed(signer, 51, KEY.public_key(), (name, *LOCAL_NAMES), context.clock.now(), DAY)
         now = context.clock.now()
     file = tmp_path / "leaf.pem"
     file.write_text(made.chain)
@@ -149,7 +150,7 @@ async def test_a_relay_that_the_root_may_not_name_is_left_out(tmp_path: Path) ->
     async with open_context(tmp_path) as context:
         root, _ = await authority._opened(context)
 
-    assert authority.within(root, ("relay.example", "8.8.8.8", *LOCAL_NAMES)) == ("8.8.8.8", *LOCAL_NAMES)
+    assert signing.within(root, ("relay.example", "8.8.8.8", *LOCAL_NAMES)) == ("8.8.8.8", *LOCAL_NAMES)
 
 
 async def test_only_the_own_living_contracts_with_jupyter_are_certified(tmp_path: Path) -> None:

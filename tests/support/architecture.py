@@ -93,6 +93,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "http_message_signatures": ("kaalia.wire.signature",),
     "cryptography": (
         "kaalia.wire.signature",
+        "kaalia.wire.authority",
         "kaalia.marketplace.authority",
         "kaalia.marketplace.keys",
         "kaalia.marketplace.sealing",
