@@ -4,6 +4,7 @@ import ipaddress
 from datetime import datetime
 
 from kaalia.contracts.contract import Contract, Desired
+from kaalia.contracts.local import is_local
 from kaalia.model.certificate import Certificate
 from kaalia.model.workload import LaunchMode
 
@@ -14,8 +15,9 @@ KEPT_PARTS = 3
 
 
 def is_wanted(contract: Contract) -> bool:
-    """Jupyter is to be reached by HTTPS. An expired one may still be prolonged."""
-    return contract.spec.launch_mode is LaunchMode.JUPYTER and contract.desired is not Desired.ENDED
+    """Jupyter is to be reached by HTTPS, by renters of a marketplace. An expired one may still be prolonged."""
+    is_notebook = contract.spec.launch_mode is LaunchMode.JUPYTER and not is_local(contract.contract_id)
+    return is_notebook and contract.desired is not Desired.ENDED
 
 
 def names(public_ip: str | None, relay_host: str | None) -> tuple[str, ...]:

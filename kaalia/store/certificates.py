@@ -1,8 +1,12 @@
-"""Certificates of contracts' Jupyters, written by `sync` only, and for which names each contract should have one."""
+"""Certificates of contracts' Jupyters, and for which names each contract should have one.
+
+Written by `sync`; those of the machine's own contracts, of which no marketplace hears, by whoever makes these.
+"""
 
 from collections.abc import Collection
 
 from kaalia.contracts import certificate as rules
+from kaalia.contracts.local import is_local
 from kaalia.model.certificate import Certificate
 from kaalia.store import contracts, machine, relays
 from kaalia.store.database import Transaction
@@ -20,9 +24,14 @@ def all_certificates(tx: Transaction) -> dict[int, Certificate]:
 
 
 def keep_only(tx: Transaction, contract_ids: Collection[int]) -> None:
-    """Forget those of other contracts."""
+    """Forget those of other contracts of a marketplace."""
     for contract_id in all_certificates(tx).keys() - set(contract_ids):
-        tx.execute("DELETE FROM certificates WHERE contract_id = ?", (contract_id,))
+        if not is_local(contract_id):
+            forget(tx, contract_id)
+
+
+def forget(tx: Transaction, contract_id: int) -> None:
+    tx.execute("DELETE FROM certificates WHERE contract_id = ?", (contract_id,))
 
 
 def wanted(tx: Transaction) -> dict[int, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from kaalia.contracts.contract import Desired
 from kaalia.contracts.local import LOCAL_FIRST, own_test
 from kaalia.model.workload import WorkloadSpec, WorkloadState
-from kaalia.store import contracts, workloads
+from kaalia.store import certificates, contracts, workloads
 from kaalia.store.database import Transaction
 
 ORIGIN = "local"
@@ -52,6 +52,7 @@ def forget_ended(tx: Transaction, contract_ids: Iterable[int]) -> list[int]:
         status = workloads.get(tx, contract_id)
         if status is not None and status.state is WorkloadState.ENDED:
             contracts.delete(tx, contract_id)
+            certificates.forget(tx, contract_id)
             workloads.delete(tx, contract_id)
         else:
             left.append(contract_id)

@@ -5,6 +5,7 @@ import pytest
 
 from kaalia.contracts.certificate import LOCAL_NAMES, is_due, is_proven, is_wanted, names, renewal_at
 from kaalia.contracts.contract import Desired
+from kaalia.contracts.local import LOCAL_FIRST
 from kaalia.model.certificate import Certificate
 from kaalia.model.workload import LaunchMode
 from tests.support.builders import build_contract
@@ -67,6 +68,7 @@ def test_only_living_contracts_with_jupyter_want_one() -> None:
     assert is_wanted(replace(contract, desired=Desired.STOPPED))
     assert not is_wanted(replace(contract, desired=Desired.ENDED))
     assert not is_wanted(build_contract(51, spec=build_spec(launch_mode=LaunchMode.SSH)))
+    assert not is_wanted(replace(contract, contract_id=LOCAL_FIRST)), "no marketplace hears of the machine's own"
 
 
 def test_one_is_due_for_other_names_and_in_its_last_third() -> None:

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from kaalia.contracts.contract import ContractKind, Desired
 from kaalia.contracts.local import LOCAL_FIRST, is_local
+from kaalia.model.certificate import Certificate
 from kaalia.model.workload import WorkloadState, WorkloadStatus
-from kaalia.store import contracts, local_contracts, workloads
+from kaalia.store import certificates, contracts, local_contracts, workloads
 from kaalia.store.contracts import StoredContract
 from kaalia.store.database import Database, Transaction
 from tests.support.clock import START
@@ -66,6 +67,18 @@ async def test_what_is_not_proven_gone_stays(store: Database) -> None:
     assert left == [first, second]
     assert await remove(store, first) == []
     assert set(await stored(store)) == {second}
+
+
+async def test_a_certificate_is_kept_by_its_contract_and_goes_with_it(store: Database) -> None:
+    (number,) = await make(store)
+    made = Certificate(number, "chain", ("127.0.0.1",), START, START + LASTS)
+    await store.transaction(lambda tx: certificates.put(tx, made))
+
+    await store.transaction(lambda tx: certificates.keep_only(tx, ()))  # as whoever talks to a marketplace does
+    assert await store.read(certificates.all_certificates) == {number: made}
+
+    await remove(store, number)
+    assert await store.read(certificates.all_certificates) == {}
 
 
 async def test_no_number_is_given_twice(store: Database) -> None:
