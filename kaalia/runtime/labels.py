@@ -29,6 +29,7 @@ _HOSTNAME = _PREFIX + "hostname"
 """On a pause container: the name that it gives to what joins it, if one is asked for."""
 _TWIN_MACHINE = _PREFIX + "twin.machine"
 _TWIN_OF = _PREFIX + "twin.of"
+_OWN_MACHINE = _PREFIX + "own.machine"
 """On images. A container inherits them, so they are no labels that would make it ours."""
 
 
@@ -122,6 +123,16 @@ def twin_filter(machine: str) -> str:
 def twin_of(raw: Mapping[str, str] | None, machine: str) -> str:
     """The id of the image that this one is a twin of; "": it is none of this machine's."""
     return raw.get(_TWIN_OF, "") if raw and raw.get(_TWIN_MACHINE) == machine else ""
+
+
+def encode_own_image(machine: str) -> dict[str, str]:
+    """Labels of an image that this machine made to test itself."""
+    return {_OWN_MACHINE: machine}
+
+
+def own_image_filter(machine: str) -> str:
+    """The `label=` filter that selects every image that this machine made to test itself."""
+    return f"{_OWN_MACHINE}={machine}"
 
 
 def encode(labels: Labels) -> dict[str, str]:

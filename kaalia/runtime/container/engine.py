@@ -3,7 +3,7 @@
 import asyncio
 import http
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,22 @@ class DockerEngine(EngineLink):
                     raise classify("load an image", refusal(document))
 
         await self._work("load an image", load)
+
+    async def import_image(self, tar: Iterable[bytes], repository: str, tag: str, changes: Sequence[str]) -> None:
+        """`docker import` of a root filesystem. `tar`: its pieces, taken in another thread. `changes`: of a Dockerfile.
+
+        Raises `engine_refused`; where the engine breaks off before the last piece, `engine_unavailable`.
+        """
+        doing = f"import {repository}:{tag}"
+
+        def load(client: APIClient) -> None:
+            told = client.import_image(tar, repository, tag, changes=list(changes))
+            for line in filter(str.strip, str(told).splitlines()):
+                document = json.loads(line)
+                if "errorDetail" in document or "error" in document:
+                    raise classify(doing, refusal(document))
+
+        await self._work(doing, load)
 
     async def remove_image(self, image_id: str) -> None:
         """This one by id, never by force, and no parents with it. Absent is success. Raises `engine_conflict`."""
