@@ -62,6 +62,7 @@ def test_a_dry_run_prints_every_step_and_changes_nothing(prefix: Path) -> None:
     for step in (
         "-m venv",
         "pip install",
+        "jupyter_server",
         "kaalia.yaml",
         "--check",
         "current",

@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -40,6 +41,7 @@ from kaalia.runtime.base import Progress, RegistryLogin
 from kaalia.runtime.container import registry
 from kaalia.runtime.container.canary_image import CanaryImage
 from kaalia.runtime.container.engine import DockerEngine
+from kaalia.runtime.container.jupyter_image import JupyterImage
 from kaalia.runtime.container.kit import AccessFolders
 from kaalia.runtime.container.networks import enclosures, publications
 from kaalia.runtime.container.old_kits import Kits
@@ -59,7 +61,7 @@ from kaalia.runtime.volumes.qgroups import BtrfsLimits
 from kaalia.selftest import outside
 from kaalia.selftest.asking import target
 from kaalia.selftest.canary import CanaryService, Wanted
-from kaalia.selftest.container import Means
+from kaalia.selftest.container import Means, NotebookMeans
 from kaalia.selftest.service import SelfTestService, Test
 from kaalia.service import Service, Tasks, run_forever
 from kaalia.store import enrolment
@@ -70,6 +72,9 @@ from kaalia.sync.prober import ProberLink
 from kaalia.transfer.service import CloudLoginSource, TransferService
 from kaalia.wire import signature
 from kaalia.wire.protocol import TaskRequest
+
+JUPYTER = Path(sys.prefix, "share", "kaalia", "jupyter")
+"""What install.sh fetched of it, beside the packages of the daemon and not among them."""
 
 
 class TenantsService:
@@ -180,7 +185,7 @@ class TenantsService:
             runtime.roots,
             self._access(key),
         )
-        canary, selftest = self._canary(runtime, boot_id), self._selftest(runtime)
+        canary, selftest = self._canary(runtime, boot_id), self._selftest(runtime, machine, key)
         kits = KitWatch(self._database, self._kits(), self._engine.mount_sources, runtime.kit_changed, self._clock)
         beside_it: list[Service] = [volumes, disk, watch, audit, traffic, walls_watch, kits, self._transfer]
         beside_it += [canary, selftest]
@@ -224,7 +229,7 @@ class TenantsService:
             self._means(runtime),
         )
 
-    def _selftest(self, runtime: ContainerRuntime) -> SelfTestService:
+    def _selftest(self, runtime: ContainerRuntime, machine: str, key: Ed25519PrivateKey) -> SelfTestService:
         def test() -> Test:
             # Most machines are tested once, and all would keep it in memory.
             from kaalia.selftest.trial import Trials  # noqa: PLC0415
@@ -234,7 +239,14 @@ class TenantsService:
             settings = replace(here.settings, probes_ports=probes, measures_speed=measures)
             return replace(here, settings=settings, probe=self._probe).test
 
-        means = self._means(runtime)
+        jupyter = JupyterImage(self._engine, machine, JUPYTER)
+        notebook = NotebookMeans(
+            jupyter.why_not,
+            jupyter.ready,
+            jupyter.clear,
+            lambda contract_id: signature.tls_key(key, contract_id).public_key(),
+        )
+        means = replace(self._means(runtime), notebook=notebook)
         return SelfTestService(self._database, self._changes, self._clock, self._lease_time, means, test)
 
     def _means(self, runtime: ContainerRuntime) -> Means:

@@ -18,33 +18,51 @@ from kaalia.contracts.canary_report import Given, Report
 from kaalia.contracts.ports import address_in
 from kaalia.host import gpu_nodes
 from kaalia.model.canary import Step, StepResult
+from kaalia.model.certificate import Certificate
 from kaalia.model.machine import MachineReport
 from kaalia.model.reach import Outcome as SeenOutside
 from kaalia.model.selftest import Outcome
 from kaalia.model.workload import Protocol, WorkloadSpec, WorkloadStatus
 from kaalia.selftest.asking import answers, control
 from kaalia.selftest.local_work import LocalWork
-from kaalia.store import claims
+from kaalia.store import certificates, claims
+from kaalia.store.changes import Topic
 from kaalia.store.database import Database, Transaction
+from kaalia.wire.signature import TlsPublicKey
 
 LAUNCH_S = 120.0
 """Docker may just have started, and the machine may be starting everybody's workloads."""
 REPORT_S = 120.0
+GONE_S = 60.0
+"""A container that is told to go has ten seconds for it."""
 READ_EVERY_S = (0.1, 0.2, 0.3, 0.5, 1.0)
 LOG_LINES = 500
 KEY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
+class NotebookMeans:
+    """For a container with Jupyter. `why_not`: why there can be none, or ""; reads the disk. `image`: makes one anew,
+    and gives its name; `clear`: removes all that no container uses. `public_key`: for a contract's certificate."""
+
+    why_not: Callable[[], str]
+    image: Callable[[], Awaitable[str]]
+    clear: Callable[[], Awaitable[None]]
+    public_key: Callable[[int], TlsPublicKey]
+
+
+@dataclass(frozen=True, slots=True)
 class Means:
     """`image`: makes sure of the test image, and gives its name. `logs`: the last lines that a contract's container
-    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. `minors`: for tests."""
+    wrote. `target`: the place outside to try. `outside`: what a prober sees of a TCP port. `minors`: for tests.
+    `notebook` None: Jupyter is not tried."""
 
     image: Callable[[], Awaitable[str]]
     logs: Callable[[int, int], Awaitable[str]]
     target: Callable[[], Awaitable[Target]]
     outside: Callable[[int], Awaitable[SeenOutside | None]]
     minors: Callable[[], dict[str, int]] = gpu_nodes.minors
+    notebook: NotebookMeans | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +104,34 @@ class Containers:
             await self._work.end(numbers)
 
     @asynccontextmanager
-    async def one(self, spec: Callable[[str], WorkloadSpec], within_s: float) -> AsyncIterator[WorkloadStatus]:
-        """A further one; `spec`: by the test image. Raises as `running`."""
-        numbers = await self._work.begin([spec(await self._means.image())], rules.LASTS)
+    async def one(
+        self, spec: WorkloadSpec, within_s: float, certify: Callable[[int], Certificate] | None = None
+    ) -> AsyncIterator[WorkloadStatus]:
+        """A further one, which is gone after the context: nobody else without GPUs runs beside it.
+
+        `certify`: makes its certificate, where it has one. Raises as `running`, and WorkloadError `test_not_gone`.
+        """
+        numbers = await self._work.begin([spec], rules.LASTS)
         try:
+            if certify is not None:
+                made = await asyncio.to_thread(certify, numbers[0])
+                await self._database.transaction(lambda tx: certificates.put(tx, made), Topic.CONTRACTS)
             yield await self._work.running(numbers[0], within_s)
         finally:
             await self._work.end(numbers)
+        await self._work.gone(numbers, GONE_S)
+
+    async def image(self) -> str:
+        """The test image. Raises WorkloadError."""
+        return await self._means.image()
+
+    @property
+    def notebook(self) -> NotebookMeans | None:
+        return self._means.notebook
+
+    async def logs(self, contract_id: int, lines: int) -> str:
+        """Its last words. Raises WorkloadError."""
+        return await self._means.logs(contract_id, lines)
 
     async def proven(self, running: Running, report: MachineReport, room: Room) -> tuple[StepResult, ...]:
         """Each step with what was seen. While they run: what is ended gives its network back. Raises as `running`."""

@@ -87,6 +87,22 @@ class LocalWork:
         wanted, now = list(contract_ids), self._lease_time().earliest_at
         await self._database.transaction(lambda tx: local_contracts.end(tx, wanted, now), Topic.CONTRACTS)
 
+    async def gone(self, contract_ids: Iterable[int], within_s: float) -> None:
+        """Wait until those that were ended are proven gone. Raises WorkloadError `test_not_gone`."""
+        left, deadline_s = list(contract_ids), self._clock.monotonic_s() + within_s
+        while left := [number for number in left if await self._is_there(number)]:
+            if self._clock.monotonic_s() >= deadline_s:
+                raise WorkloadError(
+                    "test_not_gone",
+                    f"cannot end the test C.{left[0]}: its container is not proven gone within {within_s:g} s",
+                    remedy="see what Docker says: journalctl -u docker; docker ps --all",
+                )
+            await wait(self._bell, LOOK_S)
+
+    async def _is_there(self, contract_id: int) -> bool:
+        row = await self._row(contract_id)
+        return row is None or row.state is not WorkloadState.ENDED
+
     async def sweep(self) -> bool:
         """End whatever there is, and forget what is proven gone. True: nothing is left."""
         now = self._lease_time().earliest_at

@@ -60,7 +60,7 @@ async def tried(containers: Containers, report: MachineReport, log_in: LogIn) ->
         return "ssh was not tried: this machine has no client"
     key = await asyncio.to_thread(Key)
     try:
-        async with containers.one(lambda image: spec(image, key), LAUNCH_S) as row:
+        async with containers.one(spec(await containers.image(), key), LAUNCH_S) as row:
             await log_in(row, own_address(report), key)
     finally:
         await asyncio.to_thread(key.close)

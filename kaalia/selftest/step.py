@@ -17,6 +17,7 @@ from kaalia.model.selftest import Figure, Outcome, SelfTestOrder, StepName, Step
 from kaalia.selftest.container import Containers, Running
 from kaalia.selftest.gpu_watch import EVERY_S, GpuWatch, words
 from kaalia.selftest.login import LogIn, log_in
+from kaalia.selftest.notebook import Ask, ask
 from kaalia.selftest.programs import Ears, Programs
 from kaalia.selftest.samples import Samples
 from kaalia.selftest.work.protocol import End
@@ -67,6 +68,7 @@ class Here:
     why_none: KaaliaError | None = None
     samples: Samples = field(default_factory=Samples)
     log_in: LogIn = log_in
+    ask: Ask = ask
     probe: NvmlProbe | None = None
     """Of the driver; None: nobody watches the GPUs."""
     _proven: tuple[canary.StepResult, ...] = ()

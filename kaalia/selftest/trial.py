@@ -24,6 +24,7 @@ from kaalia.selftest import sight, verdict
 from kaalia.selftest.container import Containers
 from kaalia.selftest.local_work import GAVE_WAY, LocalWork
 from kaalia.selftest.login import LogIn, log_in
+from kaalia.selftest.notebook import Ask, ask
 from kaalia.selftest.programs import Programs
 from kaalia.selftest.registry import STEPS
 from kaalia.selftest.service import INTERRUPTED
@@ -59,6 +60,7 @@ class Trials:
     steps: Mapping[StepName, Step] = field(default_factory=lambda: STEPS)
     probe: NvmlProbe | None = None
     log_in: LogIn = log_in
+    ask: Ask = ask
 
     async def test(self, run: SelfTestRun, work: LocalWork, containers: Containers) -> SelfTestRun:
         """One run to its end, which is stored whatever happens. Raises StoreError when it cannot be."""
@@ -133,6 +135,7 @@ class _Trial:
             tell=self._tell,
             probe=self._trials.probe,
             log_in=self._trials.log_in,
+            ask=self._trials.ask,
         )
 
     async def _tested(self, here: Here) -> None:

@@ -43,6 +43,10 @@ _HOST = "http://machine.invalid"
 """The library wants an absolute URL; scheme and authority are not signed, since proxies rewrite them."""
 
 
+TlsPublicKey = ec.EllipticCurvePublicKey
+"""Of a contract's Jupyter."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignedBy:
     """What a valid signature says besides the request itself."""

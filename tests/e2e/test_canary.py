@@ -43,6 +43,11 @@ def own_containers(stack: Stack) -> list[str]:
     return [name for one in listed for name in one["Names"] if re.fullmatch(r"/C\.1\d{12}", name)]
 
 
+def own_images(stack: Stack) -> list[str]:
+    listed = stack.engine.request("GET", "/images/json")
+    return [tag for one in listed for tag in one["RepoTags"] or () if "jupyter" in tag]
+
+
 def outcomes(run: CanaryRun) -> dict[Step, Outcome]:
     return {one.step: one.outcome for one in run.steps}
 
@@ -84,7 +89,9 @@ def test_the_owner_tests_the_machine_by_the_road_of_tenants(stack: Stack) -> Non
     assert {one["outcome"] for one in steps.values()} == {"passed"}, done.stdout
     assert steps.keys() == set(some)
     assert "ssh logs in" in steps["launch"]["words"]
-    wait_until("nothing of it to be left", lambda: not own_containers(stack), 30)
+    assert "Jupyter answers by HTTPS to its token alone" in steps["launch"]["words"]
+    wait_until("nothing of it to be left", lambda: not own_containers(stack) and not own_images(stack), 30)
+    assert "JUPYTER_TOKEN" not in stack.log_text("daemon")
 
 
 def test_a_machine_that_fails_twice_is_offered_no_more_until_it_passes(stack: Stack) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from kaalia.model.selftest import StepName as Step
+from kaalia.selftest import notebook
 from tests.proofs.deficiency import Deficiency, World, at_once, of_step
 from tests.support.btrfs import clear_away
 from tests.support.struck import flip_bits, process_of, spoil_file, striking
@@ -126,14 +127,21 @@ def _blocked(protocol: str) -> Deficiency:
 
 
 @contextmanager
-def dropped(protocol: str, ports: str) -> Iterator[None]:
+def _no_notebook(_: World) -> Iterator[None]:
+    """Behind the doors to containers."""
+    with dropped("tcp", str(notebook.PORT), table="filter"):
+        yield
+
+
+@contextmanager
+def dropped(protocol: str, ports: str, table: str = "raw") -> Iterator[None]:
     """By a rule that kaalia knows nothing of, before any other."""
     rule = ["OUTPUT", "-p", protocol, "--dport", ports, "-j", "DROP"]
-    subprocess.run(["iptables", "-w", "-t", "raw", "-I", *rule], check=True)
+    subprocess.run(["iptables", "-w", "-t", table, "-I", *rule], check=True)
     try:
         yield
     finally:
-        subprocess.run(["iptables", "-w", "-t", "raw", "-D", *rule], check=True)
+        subprocess.run(["iptables", "-w", "-t", table, "-D", *rule], check=True)
 
 
 ALL: tuple[Deficiency, ...] = (
@@ -149,6 +157,9 @@ ALL: tuple[Deficiency, ...] = (
     of_step("a disk that gives back something else", Step.DISK, "disk_wrong_data", _bad_disk, before=at_once),
     of_step("a disk that is full", Step.DISK, "disk_full", full_disk, before=at_once),
     of_step("a container toolkit that fails", Step.LAUNCH, "gpu_hook_failed", _no_launch, before=at_once),
+    of_step(
+        "a firewall that closes Jupyter's port", Step.LAUNCH, "selftest_jupyter_failed", _no_notebook, before=at_once
+    ),
     _blocked("udp"),
     _blocked("tcp"),
 )

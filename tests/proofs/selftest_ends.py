@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from kaalia.errors import KaaliaError
+from kaalia.runtime.container import jupyter_image
 from kaalia.wire.ledger import Resource
 from tests.e2e.rented import SLEEP, destroy
 from tests.proofs import deficits_host
@@ -24,6 +25,7 @@ BEGINS_S = 90.0
 ENDS_S = 40.0
 GONE_S = 40.0
 BURN = ("--quick", "--only", "burn", "--burn", "1")
+LAUNCH = ("--quick", "--only", "launch")
 
 
 def check(world: World) -> None:
@@ -35,6 +37,8 @@ def check(world: World) -> None:
         ("kill -9 of the command", _command_killed),
         ("kill -9 of the daemon", _daemon_killed),
         ("an end of the daemon", _daemon_stopped),
+        ("Ctrl-C while Jupyter is tried", _notebook_interrupted),
+        ("kill -9 of the daemon while Jupyter is tried", _notebook_killed),
         ("a renter who comes", _renter),
         ("a disk that is full", _full),
     ):
@@ -57,8 +61,20 @@ def _terminated(world: World) -> None:
     _broken_off(world, signal.SIGTERM)
 
 
-def _broken_off(world: World, number: signal.Signals) -> None:
-    with _begun(world) as command:
+def _notebook_interrupted(world: World) -> None:
+    _broken_off(world, signal.SIGINT, LAUNCH)
+
+
+def _notebook_killed(world: World) -> None:
+    with _begun(world, LAUNCH) as command:
+        world.stack.kill_daemon(signal.SIGKILL)
+        command.kill()
+    world.stack.start_daemon()
+    wait_until("the daemon to answer", lambda: _answers(world), 60)
+
+
+def _broken_off(world: World, number: signal.Signals, options: tuple[str, ...] = BURN) -> None:
+    with _begun(world, options) as command:
         command.send_signal(number)
         code = command.wait(ENDS_S)
     world.report.check(f"{number.name}: exit code 2", code == 2, code)
@@ -117,20 +133,25 @@ def _full(world: World) -> None:
     world.report.check("a disk that is full: it says so", told, (wrong, found.get("problem")))
 
 
-def _begun(world: World) -> subprocess.Popen[bytes]:
-    """A test whose burn runs."""
-    command = [sys.executable, "-m", "kaalia.cli.main", "self-test", "machine", "--json", *BURN]
+def _begun(world: World, options: tuple[str, ...] = BURN) -> subprocess.Popen[bytes]:
+    """A test whose burn runs, or whose Jupyter is about to."""
+    is_there = _burns if options is BURN else _images
+    command = [sys.executable, "-m", "kaalia.cli.main", "self-test", "machine", "--json", *options]
     heard = world.profile.with_name("command.log")
     with heard.open("wb") as file:
         begun = subprocess.Popen([*command, "--socket", str(world.stack.socket)], stdout=file, stderr=file)
 
     def runs() -> bool:
         if begun.poll() is not None:
-            raise TimeoutError(f"the test ended before its burn: {heard.read_text()[-600:]}")
-        return process_of("burn") is not None
+            raise TimeoutError(f"the test ended too soon: {heard.read_text()[-600:]}")
+        return bool(is_there(world))
 
-    wait_until("the burn to run", runs, BEGINS_S)
+    wait_until("the test to come so far", runs, BEGINS_S, 0.05)
     return begun
+
+
+def _burns(_: World) -> bool:
+    return process_of("burn") is not None
 
 
 def _last(world: World) -> str:
@@ -178,6 +199,11 @@ def _containers(world: World) -> list[str]:
     return [own for one in listed for own in one["Names"] if re.fullmatch(r"/C\.1\d{12}", own)]
 
 
+def _images(world: World) -> list[str]:
+    listed = world.stack.engine.request("GET", "/images/json")
+    return [tag for one in listed for tag in one["RepoTags"] or () if tag.startswith(f"{jupyter_image.REPOSITORY}:")]
+
+
 def _networks(world: World) -> list[str]:
     listed = world.stack.engine.request("GET", "/networks")
     return [one["Name"] for one in listed if re.search(r"C\.1\d{12}", one["Name"])]
@@ -216,6 +242,7 @@ def _held(world: World) -> list[str]:
 
 LEFT: dict[str, Callable[[World], list[str]]] = {
     "container": _containers,
+    "image": _images,
     "network": _networks,
     "process": _processes,
     "cgroup": _cgroups,

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from cryptography import x509
+
 from kaalia.contracts.canary import Target
 from kaalia.contracts.lease import LeaseTime, certain
 from kaalia.errors import HostError, WorkloadError
@@ -15,16 +17,21 @@ from kaalia.model.machine import MachineReport
 from kaalia.model.reach import Outcome
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.selftest.canary import CanaryService, Wanted
-from kaalia.selftest.container import Means
+from kaalia.selftest.container import Means, NotebookMeans
 from kaalia.selftest.login import Key
-from kaalia.store import canary, conditions, contracts, machine
+from kaalia.selftest.notebook import Door
+from kaalia.store import canary, certificates, conditions, contracts, machine
 from kaalia.store.changes import Topic
+from kaalia.wire import signature
+from kaalia.wire.signature import TlsPublicKey
 from tests.reconciler.rig import Rig
 from tests.support.canaries import AnsweringRuntime
 from tests.support.clock import FakeClock
 from tests.support.serving import running
 
 IMAGE = "kaalia.invalid/canary:0123456789ab"
+JUPYTER_IMAGE = "kaalia.invalid/jupyter:0123456789ab"
+MACHINE_KEY = signature.generate_key()
 BOOT = "boot-1"
 SAID = """address eth0 {address}
 wrote 33000000 122
@@ -53,6 +60,11 @@ class Bench:
     lease_time: LeaseTime | None = None
     login_fails_with: HostError | None = None
     logins: int = 0
+    why_no_jupyter: str = ""
+    jupyter_fails_with: HostError | None = None
+    doors: list[Door] = field(default_factory=list)
+    images: set[str] = field(default_factory=set)
+    """Made for Jupyter, and not removed yet."""
     minors: dict[str, int] = field(default_factory=dict)
     """By UUID; empty: the driver does not say whose node is whose."""
     services: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -80,7 +92,29 @@ class Bench:
 
     def means(self) -> Means:
         logs, minors = self.runtime.logs, lambda: self.minors
-        return Means(self._image, logs, self._target, self._outside, minors=minors)
+        notebook = NotebookMeans(lambda: self.why_no_jupyter, self._jupyter_image, self._clear, _public_key)
+        return Means(self._image, logs, self._target, self._outside, minors=minors, notebook=notebook)
+
+    async def _jupyter_image(self) -> str:
+        self.images.add(JUPYTER_IMAGE)
+        return JUPYTER_IMAGE
+
+    async def _clear(self) -> None:
+        assert not any(number >= 10**12 for number in self.runtime.containers), "a container uses it"
+        self.images.clear()
+
+    async def ask(self, door: Door) -> None:
+        """Its container runs, and has been given what the door is known by."""
+        number = max(self.runtime.containers)
+        for _ in range(2000):
+            if number in self.runtime.chains:
+                break
+            await asyncio.sleep(0.005)
+        leaf = x509.load_pem_x509_certificate(self.runtime.chains[number].encode())
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(door.root.encode()))
+        self.doors.append(door)
+        if self.jupyter_fails_with is not None:
+            raise self.jupyter_fails_with
 
     async def _image(self) -> str:
         if self.image_fails_with is not None:
@@ -122,13 +156,15 @@ class Bench:
         raise AssertionError(f"it did not come true: {state}")
 
     async def gone(self) -> None:
-        """No contract and no container of its own is left."""
+        """No contract, container, certificate and image of its own is left."""
         for _ in range(3000):
             own = [one for one in await self.rig.store.read(contracts.all_contracts) if one.origin != "marketplace"]
-            if not own and not any(number >= 10**12 for number in self.runtime.containers):
+            known = await self.rig.store.read(certificates.all_certificates)
+            left = [*own, *(number for number in self.runtime.containers if number >= 10**12), *known, *self.images]
+            if not left:
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError(f"left: {own}, {list(self.runtime.containers)}")
+        raise AssertionError(f"left: {left}")
 
     async def told(self) -> dict[str, Condition]:
         found = await self.rig.store.read(conditions.all_open)
@@ -140,3 +176,7 @@ class Bench:
                 return told
             await asyncio.sleep(0.005)
         raise AssertionError(f"told: {told}")
+
+
+def _public_key(contract_id: int) -> TlsPublicKey:
+    return signature.tls_key(MACHINE_KEY, contract_id).public_key()

@@ -13,7 +13,7 @@ from kaalia.runtime.base import ImageFacts
 from kaalia.store.changes import Changes
 from kaalia.store.database import Database
 from tests.reconciler.rig import Rig
-from tests.selftest.bench import IMAGE, SAID, Bench
+from tests.selftest.bench import IMAGE, JUPYTER_IMAGE, SAID, Bench
 from tests.selftest.trials import Trial
 from tests.support.builders import build_report
 from tests.support.canaries import AnsweringRuntime
@@ -30,6 +30,7 @@ async def bench(store: Database, changes: Changes, clock: FakeClock) -> AsyncIte
     report = replace(report, engine=replace(report.engine, enforces_disk_size=True))
     await rig.prepare(report)
     runtime.add_image(IMAGE, ImageFacts("sha256:" + "2" * 64))
+    runtime.add_image(JUPYTER_IMAGE, ImageFacts("sha256:" + "3" * 64))
     made = Bench(rig, runtime, clock, report)
     yield made
     await made.services.aclose()

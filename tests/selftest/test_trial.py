@@ -12,7 +12,7 @@ from kaalia.contracts.local import LOCAL_FIRST
 from kaalia.errors import HostError, WorkloadError
 from kaalia.model.machine import Memory
 from kaalia.model.selftest import BURN_MAX_S, Figure, Outcome, RunResult, Sample, SelfTestOrder, StepName
-from kaalia.model.workload import Protocol, WorkloadState
+from kaalia.model.workload import LaunchMode, Protocol, WorkloadState
 from kaalia.selftest.registry import STEPS
 from kaalia.store import outbox, selftest
 from kaalia.units import GIB
@@ -43,6 +43,7 @@ async def test_a_machine_that_is_well_passes_and_nothing_is_left(trial: Trial) -
     )
     await trial.bench.gone()
     assert trial.bench.logins == 1
+    assert len(trial.bench.doors) == 1
     assert not await trial.bench.rig.claims(LOCAL_FIRST)
     assert await trial.bench.rig.store.read(selftest.get_progress) is None
 
@@ -181,8 +182,8 @@ async def test_a_machine_whose_gpus_are_all_gone_comes_to_a_verdict(trial: Trial
     run = await trial.ended()
 
     assert run.result is RunResult.PASSED, run
-    assert "ssh was not tried" in run.steps[0].words
-    assert trial.bench.logins == 0
+    assert "ssh and Jupyter were not tried" in run.steps[0].words
+    assert (trial.bench.logins, trial.bench.doors) == (0, [])
 
 
 async def test_without_a_port_the_launch_fails_and_says_why(trial: Trial) -> None:
@@ -265,6 +266,59 @@ async def test_nobody_logs_in_and_the_launch_fails(trial: Trial) -> None:
 
     assert (run.steps[0].code, "refused" in run.steps[0].words) == ("selftest_login_failed", True)
     await trial.bench.gone()
+
+
+async def test_jupyter_does_not_answer_and_the_launch_fails_with_its_last_words(trial: Trial) -> None:
+    trial.bench.jupyter_fails_with = HostError("selftest_jupyter_failed", "cannot use Jupyter", evidence="refused")
+    trial.bench.runtime.said += "Jupyter ended with code 1\n"
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    step = run.steps[0]
+    assert step.code == "selftest_jupyter_failed"
+    assert "refused" in step.words
+    assert "ended with code 1" in step.words
+    assert trial.bench.doors[0].token not in str(run)
+    await trial.bench.gone()
+
+
+async def test_a_token_that_a_container_wrote_down_is_not_told(trial: Trial) -> None:
+    trial.bench.jupyter_fails_with = HostError("selftest_jupyter_failed", "cannot use Jupyter")
+    trial.bench.runtime.says_its_variables = True
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    token = trial.bench.doors[0].token
+    assert "JUPYTER_TOKEN=..." in run.steps[0].words
+    assert token not in str(run)
+    assert token not in repr(trial.bench.doors[0])
+
+
+async def test_without_a_jupyter_on_this_machine_none_is_tried(trial: Trial) -> None:
+    trial.bench.why_no_jupyter = "this machine has none"
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    assert run.result is RunResult.PASSED, run
+    assert run.steps[0].words.endswith("ssh logs in; Jupyter was not tried: this machine has none")
+    assert (trial.bench.doors, trial.bench.images) == ([], set())
+
+
+async def test_a_port_that_is_open_without_its_container_fails_the_launch(trial: Trial) -> None:
+    trial.bench.runtime.stays_open = {LaunchMode.JUPYTER}
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    run = await trial.ended()
+
+    assert run.steps[0].code == "selftest_jupyter_failed"
+    assert "when it is gone" in run.steps[0].words
 
 
 async def test_a_port_that_nobody_answers_fails_the_ports(trial: Trial) -> None:

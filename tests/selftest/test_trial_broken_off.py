@@ -8,7 +8,8 @@ import pytest
 from kaalia.errors import StoreError
 from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
 from kaalia.model.workload import WorkloadState
-from kaalia.store import claims, selftest
+from kaalia.selftest.notebook import Door
+from kaalia.store import certificates, claims, selftest
 from kaalia.store.changes import Topic
 from tests.reconciler.rig import contract
 from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
@@ -64,6 +65,31 @@ async def test_the_owner_breaks_it_off(trial: Trial) -> None:
     assert (run.result, run.problem.code) == (RunResult.NOT_RUN, "selftest_cancelled")
     assert outcomes(run)[StepName.LAUNCH] is Outcome.PASSED, "what was done is kept"
     await gone(pid)
+    await trial.bench.gone()
+
+
+@pytest.mark.parametrize("is_crash", [False, True])
+async def test_broken_off_while_jupyter_is_tried_nothing_of_it_is_left(trial: Trial, is_crash: bool) -> None:
+    asked = asyncio.Event()
+
+    async def never(door: Door) -> None:
+        asked.set()
+        await asyncio.sleep(600)
+
+    trial.bench.ask = never  # type: ignore[method-assign]
+    await trial.start()
+    number = await trial.order(only=(StepName.LAUNCH,))
+    await asyncio.wait_for(asked.wait(), 60)
+    assert trial.bench.images
+    assert await trial.bench.rig.store.read(certificates.all_certificates)
+
+    if is_crash:
+        await trial.bench.crash()
+        await trial.start()
+    else:
+        await trial.cancel(number)
+
+    assert (await trial.ended()).result is RunResult.NOT_RUN
     await trial.bench.gone()
 
 

@@ -94,6 +94,7 @@ class Trial:
             Programs(dict(os.environ), self.folder),
             {name: step for name, step in steps.items() if name in self.steps or name in _CONTAINER_STEPS},
             log_in=bench.log_in,
+            ask=bench.ask,
         )
         return SelfTestService(
             bench.rig.store, bench.rig.changes, bench.clock, trials.lease_time, bench.means(), lambda: trials.test

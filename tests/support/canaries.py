@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import cast
 
-from kaalia.model.workload import PortBinding, Protocol
+from kaalia.model.workload import LaunchMode, PortBinding, Protocol
 from kaalia.runtime.base import Placement, Started
 from tests.support.clock import FakeClock
 from tests.support.fake_runtime import FakeRuntime
@@ -39,6 +39,8 @@ class AnsweringRuntime(FakeRuntime):
         super().__init__(clock)
         self.said = said
         self.deaf: set[Protocol] = set()
+        self.stays_open: set[LaunchMode] = set()
+        self.says_its_variables = False
         self._doors: dict[int, list[asyncio.AbstractServer | asyncio.DatagramTransport]] = {}
 
     async def start(self, contract_id: int) -> Started:
@@ -55,12 +57,17 @@ class AnsweringRuntime(FakeRuntime):
         await super().stop(contract_id, grace_s)
 
     async def remove(self, contract_id: int) -> None:
-        self.shut(contract_id)
+        placement = self.placements.get(contract_id)
+        if placement is None or placement.contract.spec.launch_mode not in self.stays_open:
+            self.shut(contract_id)
         await super().remove(contract_id)
 
     async def logs(self, contract_id: int, tail: int) -> str:
         await super().logs(contract_id, tail)
-        return self.said.replace("{address}", _address(self.placements[contract_id]))
+        placement = self.placements[contract_id]
+        env = placement.contract.spec.env if self.says_its_variables else ()
+        told = "".join(f"{name}={value}\n" for name, value in env)
+        return self.said.replace("{address}", _address(placement)) + told
 
     def shut(self, *contract_ids: int) -> None:
         for contract_id in contract_ids or tuple(self._doors):

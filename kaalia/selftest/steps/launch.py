@@ -1,8 +1,9 @@
-"""The road of a tenant: a container came up, has exactly its GPUs, is held to its disk, and ssh logs in to another."""
+"""The road of a tenant: a container came up, has exactly its GPUs, is held to its disk; ssh logs in to another, and a
+third one's Jupyter answers."""
 
 from kaalia.model import canary
 from kaalia.model.selftest import Figure, Outcome, StepName, StepResult
-from kaalia.selftest import login
+from kaalia.selftest import login, notebook
 from kaalia.selftest.container import Running
 from kaalia.selftest.step import Here, failed, failed_by, skipped
 
@@ -13,7 +14,7 @@ _CODES = {
 
 
 async def run(here: Here) -> StepResult:
-    """Raises KaaliaError when nobody could log in."""
+    """Raises KaaliaError when nobody could log in, or Jupyter does not answer."""
     if here.running is None:
         return not_up(here, StepName.LAUNCH)
     here.tell(None, "the container is asked what it has")
@@ -23,17 +24,21 @@ async def run(here: Here) -> StepResult:
     if broken is not None:
         code, remedy = _CODES[broken.step]
         return failed(StepName.LAUNCH, code, broken.words, remedy)
-    words = [*(one.words for one in parts), await _logged_in(here, here.running)]
+    words = [*(one.words for one in parts), *await _visited(here, here.running)]
     took = Figure("launch_s", round(here.running.took_s, 2), "s")
     return StepResult(StepName.LAUNCH, Outcome.PASSED, "; ".join(words), figures=(took,))
 
 
-async def _logged_in(here: Here, running: Running) -> str:
+async def _visited(here: Here, running: Running) -> tuple[str, ...]:
+    """What renters do with a container."""
     if not any(row.gpu_uuids for row in running.rows):
         # Contracts without GPUs run one at a time: contracts/placement.py.
-        return "ssh was not tried: without a GPU that is well no second container runs beside the first"
+        why = "without a GPU that is well no second container runs beside the first"
+        return (f"ssh and Jupyter were not tried: {why}",)
     here.tell(None, "ssh logs in to another container")
-    return await login.tried(here.containers, here.report, here.log_in)
+    by_ssh = await login.tried(here.containers, here.report, here.log_in)
+    here.tell(None, "Jupyter is asked in another container")
+    return by_ssh, await notebook.tried(here.containers, here.report, here.clock.now(), here.ask)
 
 
 def not_up(here: Here, step: StepName) -> StepResult:
