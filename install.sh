@@ -12,6 +12,7 @@ ports=40000-40799
 start=yes
 pip_options=()
 doing=install
+jupyter='jupyter_server>=2.14,<3'
 # shellcheck source=scripts/steps.sh
 . "$here/scripts/steps.sh"
 
@@ -198,6 +199,21 @@ print(load(pathlib.Path(sys.argv[1]), os.environ).kits_path)' "$etc/kaalia.yaml"
         say "note: no new access kit; without one, ssh and jupyter mode are refused (kit_missing) until scripts/build-kit has run"
 }
 
+# What `kaalia self-test machine` puts into a container to try Jupyter, with this release's Python: in a folder of its own,
+# so that the daemon has none of it. 55 MB; without it the test says that Jupyter was not tried.
+fetch_jupyter() {
+    local folder=$opt/releases/$1/share/kaalia/jupyter
+    [ ! -e "$folder" ] || return 0
+    step rm -rf "$folder.new"
+    if step "$opt/releases/$1/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 "${pip_options[@]}" \
+        --target "$folder.new" "$jupyter"; then
+        step mv "$folder.new" "$folder"
+    else
+        rm -rf "$folder.new"
+        say "note: pip could not fetch $jupyter: the self-test does not try Jupyter until install.sh has run again"
+    fi
+}
+
 # Where hosts look for them. A file of another daemon that lives there is left alone.
 install_known_scripts() {
     local script
@@ -232,6 +248,7 @@ reserve_range "$name"
 install_kit "$name"
 install_known_scripts
 install_units
+fetch_jupyter "$name"
 forget_old_releases "$name"
 if [ "$dry_run" = yes ]; then
     say "dry run: nothing was changed"
