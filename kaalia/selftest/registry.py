@@ -13,7 +13,7 @@ STEPS: dict[StepName, Step] = {
     one.name: one
     for one in (
         Step(StepName.SYSTEM, system.run, 30, 30),
-        Step(StepName.LAUNCH, launch.run, 360, 240, _CONTAINER),
+        Step(StepName.LAUNCH, launch.run, 360, 150, _CONTAINER),
         Step(StepName.PORTS, ports.run, 180, 60, _CONTAINER),
         Step(StepName.NETWORK, network.run, 240, 60, _CONTAINER),
         program(StepName.MEMORY, 300, 90),

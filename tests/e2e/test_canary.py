@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -41,6 +42,12 @@ def last(stack: Stack) -> CanaryRun | None:
 def own_containers(stack: Stack) -> list[str]:
     listed = stack.engine.request("GET", "/containers/json?all=1")
     return [name for one in listed for name in one["Names"] if re.fullmatch(r"/C\.1\d{12}", name)]
+
+
+def own_tokens(stack: Stack) -> set[str]:
+    found = [stack.engine.find(name.strip("/")) for name in own_containers(stack)]
+    variables = [one for document in found if document for one in document["Config"]["Env"] or ()]
+    return {one.partition("=")[2] for one in variables if one.startswith("JUPYTER_TOKEN=")}
 
 
 def own_images(stack: Stack) -> list[str]:
@@ -89,9 +96,32 @@ def test_the_owner_tests_the_machine_by_the_road_of_tenants(stack: Stack) -> Non
     assert {one["outcome"] for one in steps.values()} == {"passed"}, done.stdout
     assert steps.keys() == set(some)
     assert "ssh logs in" in steps["launch"]["words"]
-    assert "Jupyter answers by HTTPS to its token alone" in steps["launch"]["words"]
+    wait_until("nothing of it to be left", lambda: not own_containers(stack), 30)
+
+
+def test_jupyter_answers_in_a_container_of_the_machines_own_and_nothing_of_it_is_left(stack: Stack) -> None:
+    tokens: set[str] = set()
+    done = Event()
+
+    def read() -> None:
+        """Tokens, as long as there are containers that have one."""
+        while not done.wait(0.05):
+            tokens.update(own_tokens(stack))
+
+    beside = Thread(target=read)
+    beside.start()
+    try:
+        told = stack.kaalia("self-test", "machine", "--only", "launch", "--json", "--socket", str(stack.socket))
+    finally:
+        done.set()
+        beside.join()
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "Jupyter answers by HTTPS to its token alone" in json.loads(told.stdout)["steps"][0]["words"]
     wait_until("nothing of it to be left", lambda: not own_containers(stack) and not own_images(stack), 30)
-    assert "JUPYTER_TOKEN" not in stack.log_text("daemon")
+    (token,) = tokens
+    assert not [name for name in ("daemon", "marketplace") if token in stack.log_text(name)]
+    assert "certificates: contract 1000" not in stack.log_text("daemon"), "no marketplace was asked for its certificate"
 
 
 def test_a_machine_that_fails_twice_is_offered_no_more_until_it_passes(stack: Stack) -> None:

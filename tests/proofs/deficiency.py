@@ -128,6 +128,7 @@ class Deficiency:
     besides: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     """Options of the command."""
+    quick: bool = True
 
     @property
     def expected(self) -> str:

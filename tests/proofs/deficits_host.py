@@ -158,7 +158,12 @@ ALL: tuple[Deficiency, ...] = (
     of_step("a disk that is full", Step.DISK, "disk_full", full_disk, before=at_once),
     of_step("a container toolkit that fails", Step.LAUNCH, "gpu_hook_failed", _no_launch, before=at_once),
     of_step(
-        "a firewall that closes Jupyter's port", Step.LAUNCH, "selftest_jupyter_failed", _no_notebook, before=at_once
+        "a firewall that closes Jupyter's port",
+        Step.LAUNCH,
+        "selftest_jupyter_failed",
+        _no_notebook,
+        before=at_once,
+        quick=False,
     ),
     _blocked("udp"),
     _blocked("tcp"),

@@ -124,6 +124,9 @@ def _passes(world: World, *, quick: bool = True) -> None:
         world.report.check(f"the quick test takes less than {QUICK_S:g} s", took_s < QUICK_S, took_s)
     else:
         world.report.say(f"the {kind} test took {took_s} s (load {load:.1f})")
+    if not quick:
+        launch = next((one["words"] for one in found.get("steps", ()) if one["step"] == "launch"), "")
+        world.report.check("Jupyter answers", "Jupyter answers" in launch, launch)
     _drawn(world)
     for one in found.get("steps", ()):
         world.report.say(f"  {one['step']}: {one['outcome']} after {one['took_s']} s: {one['words'][:150]}")
@@ -176,7 +179,7 @@ def _one(world: World, deficiency: Deficiency) -> Row | None:
             report.check(f"{deficiency.name}: it is seen", False, error)
             return None
         began = time.monotonic()
-        code, found = world.test(*deficiency.options())
+        code, found = world.test(*deficiency.options(), quick=deficiency.quick)
         took_s = since(began)
     wrong = failures(found)
     report.check(f"{deficiency.name}: exit code 1", code == 1, (code, found.get("problem")))

@@ -25,7 +25,7 @@ BEGINS_S = 90.0
 ENDS_S = 40.0
 GONE_S = 40.0
 BURN = ("--quick", "--only", "burn", "--burn", "1")
-LAUNCH = ("--quick", "--only", "launch")
+LAUNCH = ("--only", "launch")
 
 
 def check(world: World) -> None:

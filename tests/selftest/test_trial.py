@@ -310,6 +310,17 @@ async def test_without_a_jupyter_on_this_machine_none_is_tried(trial: Trial) -> 
     assert (trial.bench.doors, trial.bench.images) == ([], set())
 
 
+async def test_a_quick_test_leaves_jupyter_out(trial: Trial) -> None:
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,), is_quick=True)
+
+    run = await trial.ended()
+
+    assert run.result is RunResult.PASSED, run
+    assert "Jupyter was not tried: a quick test leaves it out" in run.steps[0].words
+    assert (trial.bench.logins, trial.bench.doors, trial.bench.images) == (1, [], set())
+
+
 async def test_a_port_that_is_open_without_its_container_fails_the_launch(trial: Trial) -> None:
     trial.bench.runtime.stays_open = {LaunchMode.JUPYTER}
     await trial.start()

@@ -37,6 +37,8 @@ async def _visited(here: Here, running: Running) -> tuple[str, ...]:
         return (f"ssh and Jupyter were not tried: {why}",)
     here.tell(None, "ssh logs in to another container")
     by_ssh = await login.tried(here.containers, here.report, here.log_in)
+    if here.order.is_quick:
+        return by_ssh, "Jupyter was not tried: a quick test leaves it out"
     here.tell(None, "Jupyter is asked in another container")
     return by_ssh, await notebook.tried(here.containers, here.report, here.clock.now(), here.ask)
 
