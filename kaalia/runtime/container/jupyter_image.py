@@ -1,6 +1,6 @@
 """The image by which this machine tries Jupyter on itself: its own Python, and what the installer fetched of Jupyter.
 
-It is of some 100 MB and wanted once in a machine's life, so it is made for each test, and removed when that is over.
+It is of some 130 MB and wanted once in a machine's life, so it is made for each test, and removed when that is over.
 """
 
 import asyncio
