@@ -19,7 +19,9 @@ from tests.support.fake_nvidia.profiles import fault, machine, setting, write
 from tests.support.public_client import code_of_progress
 from tests.support.stack import free_port
 from tests.support.waiting import wait_until
-from verification.settings import WORK
+from verification import stages
+from verification.progress import Progress
+from verification.settings import WORK, Limits, Settings
 
 HOME = Path(__file__).parents[2] / "images" / "self-test"
 STEPS = (
@@ -69,7 +71,12 @@ def start(tmp_path: Path, driver: Path) -> Iterator[Start]:
     """Runs the program with work programs of a test's own: `programs` by step, the others pass."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def begin(programs: dict[str, str] | None = None, gpus: str = machine("2xRTX_4090"), **settings: Any) -> Running:
+    def begin(
+        programs: dict[str, str] | None = None,
+        gpus: str = machine("2xRTX_4090"),
+        log: str = os.devnull,
+        **settings: Any,
+    ) -> Running:
         work, port = tmp_path / WORK, free_port()
         work.mkdir(parents=True)
         for step, text in {**dict.fromkeys(STEPS, GOOD), **(programs or {})}.items():
@@ -86,7 +93,8 @@ def start(tmp_path: Path, driver: Path) -> Iterator[Start]:
         write(tmp_path / "gpus.txt", gpus)
         argv = [sys.executable, "-E", "-s", "-S", "-u", "-m", "verification", str(tmp_path)]
         env = {**os.environ, **environment(driver, tmp_path / "gpus.txt")}
-        running.append(subprocess.Popen(argv, cwd=HOME, env=env, stdout=subprocess.DEVNULL))
+        with Path(log).open("wb") as output:
+            running.append(subprocess.Popen(argv, cwd=HOME, env=env, stdout=output))
         return Running(port)
 
     yield begin
@@ -150,6 +158,7 @@ def test_a_step_that_fails_ends_the_test_with_the_client_s_code(start: Start, st
         ({"matrix": "raise OSError('no libcuda')"}, {}, "ended with code 1: OSError: no libcuda"),
         ({"matrix": 'print(\'{"end": "fine"}\')'}, {}, "in a way that nobody knows: 'fine'"),
         ({"matrix": "import time; time.sleep(60)"}, {"deadline_s": dict.fromkeys(STEPS, 1.0)}, "not ended after 1 s"),
+        ({}, {"arguments": {"matrix": {"words": "x" * (1 << 18)}}}, "cannot be started: [Errno 7] Argument list too"),
     ],
 )
 def test_a_program_that_breaks_or_hangs_is_a_failure(
@@ -165,7 +174,7 @@ def test_a_program_that_breaks_or_hangs_is_a_failure(
     ("gpus", "why", "code"),
     [
         (fault("nvmlInit_v2", "error 18") + machine("1xRTX_4090"), "library versions do not match", "nvml_failed"),
-        (fault("nvmlDeviceGetMemoryInfo", "abort") + machine("1xRTX_4090"), "by signal 6", "nvml_failed"),
+        (fault("nvmlDeviceGetMemoryInfo_v2", "abort") + machine("1xRTX_4090"), "by signal 6", "nvml_failed"),
         ("system count 0\n" + machine("1xRTX_4090"), "sees no GPU", "nvml_failed"),
         (setting(1, "vram_used_mb", 2000) + machine("2xRTX_4090"), "GPU 1 has 91.9% of its", "legacy_progress_error"),
     ],
@@ -196,3 +205,35 @@ def test_a_test_that_is_stuck_says_nothing_more(start: Start) -> None:
     wait_until("it to be silent", lambda: made.body() == "", 20)
 
     assert made.end()[-1].startswith("ERROR")
+
+
+def test_what_the_driver_keeps_for_itself_is_used_by_nobody(start: Start) -> None:
+    """3 % of a small GPU: a test that is alone there would fail for want of free memory."""
+    lines = start(gpus=setting(0, "vram_reserved_mb", 400) + machine("1xRTX_3060")).end()
+
+    assert "GPU 0: NVIDIA GeForce RTX 3060, 12287 of 12288 MiB free" in lines
+    assert lines[-1] == "DONE"
+
+
+def test_a_log_on_a_full_disk_holds_nothing_up(start: Start) -> None:
+    assert start(log="/dev/full").end()[-1] == "DONE"
+
+
+class Tripping(Progress):
+    """It breaks where the test does not look for it."""
+
+    def say(self, text: str) -> None:
+        if text == stages.SYSTEM_LINE:
+            raise RuntimeError("can't start new thread")
+        super().say(text)
+
+
+def test_a_test_that_breaks_is_no_failure_of_a_gpu(tmp_path: Path) -> None:
+    limits = Limits(vram_free_share=0, ram_share=0, ram_cap_mib=0, cores_per_gpu=0)
+    progress = Tripping(quiet_s=60)
+
+    stages.run(Settings(tmp_path, 0, 60, {}, {}, limits), progress)
+
+    lines = progress.body().split("\n")
+    assert lines == ["what broke: RuntimeError", "ERROR: the test itself broke: can't start new thread"]
+    assert code_of_progress(lines) == ["legacy_progress_error"]

@@ -14,6 +14,15 @@ class Memory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
+class Memory2(ctypes.Structure):
+    """nvmlMemory_v2_t: `used` is without `reserved`, which the driver has for itself."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        *((name, ctypes.c_ulonglong) for name in ("total", "reserved", "free", "used")),
+    )
+
+
 def call(library: ctypes.CDLL, name: str, *arguments: object) -> None:
     code = getattr(library, name)(*arguments)
     if code:
@@ -29,11 +38,25 @@ def look() -> list[dict[str, object]]:
 
 
 def one(library: ctypes.CDLL, index: int) -> dict[str, object]:
-    handle, memory, name = ctypes.c_void_p(), Memory(), ctypes.create_string_buffer(NAME_BYTES)
+    handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES)
     call(library, "nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(handle))
     call(library, "nvmlDeviceGetName", handle, name, NAME_BYTES)
-    call(library, "nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
-    return {"name": name.value.decode(errors="replace"), "total_bytes": memory.total, "free_bytes": memory.free}
+    total, used = memory(library, handle)
+    return {"name": name.value.decode(errors="replace"), "total_bytes": total, "free_bytes": total - used}
+
+
+def memory(library: ctypes.CDLL, handle: ctypes.c_void_p) -> tuple[int, int]:
+    """All of it, and what somebody uses, in bytes.
+
+    Of a driver before 510 the latter is with what the driver reserves for itself, 3 % of a GPU with 8 GB.
+    """
+    if not hasattr(library, "nvmlDeviceGetMemoryInfo_v2"):
+        old = Memory()
+        call(library, "nvmlDeviceGetMemoryInfo", handle, ctypes.byref(old))
+        return old.total, old.used
+    new = Memory2(version=ctypes.sizeof(Memory2) | 2 << 24)
+    call(library, "nvmlDeviceGetMemoryInfo_v2", handle, ctypes.byref(new))
+    return new.total, new.used
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,21 +47,14 @@ class End:
 
 
 def run(file: Path, arguments: dict[str, Any], deadline_s: float, say: Say) -> End:
-    """Its end; FAILED for one that ends without a word or not in time."""
-    name = file.stem
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(file), json.dumps(arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, **_ENVIRONMENT},
-        start_new_session=True,
-    )
-    heard, complaints = Heard(), list[str]()
+    """Its end; FAILED for one that cannot be started, ends without a word, or does not end in time."""
+    try:
+        child = _start(file, arguments)
+    except OSError as error:
+        return End(FAILED, f"its program cannot be started: {error}")
+    heard, complaints = Heard(), deque[str](maxlen=1)
     readers = [
-        threading.Thread(target=_listen, args=(child.stdout, heard, name, say), daemon=True),
+        threading.Thread(target=_listen, args=(child.stdout, heard, file.stem, say), daemon=True),
         threading.Thread(target=_collect, args=(child.stderr, complaints), daemon=True),
     ]
     for reader in readers:
@@ -76,7 +70,20 @@ def run(file: Path, arguments: dict[str, Any], deadline_s: float, say: Say) -> E
     return _judge(child.returncode, heard, complaints)
 
 
-def _judge(code: int, heard: Heard, complaints: list[str]) -> End:
+def _start(file: Path, arguments: dict[str, Any]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(file), json.dumps(arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, **_ENVIRONMENT},
+        start_new_session=True,
+    )
+
+
+def _judge(code: int, heard: Heard, complaints: Sequence[str]) -> End:
     if heard.end is None:
         last = complaints[-1] if complaints else "without a word"
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
@@ -113,7 +120,8 @@ def _listen(stream: Any, heard: Heard, name: str, say: Say) -> None:
             say(f"{name}: {float(told['progress'] or 0):.0%} {told.get('words') or ''}")
 
 
-def _collect(stream: Any, into: list[str]) -> None:
+def _collect(stream: Any, into: deque[str]) -> None:
+    """The last: a driver may say the same for hours."""
     into.extend(line.strip() for line in stream if line.strip())
 
 

@@ -41,7 +41,9 @@ def run(settings: Settings, progress: Progress) -> None:
     try:
         problem = _problem(settings, progress)
     except Exception as error:  # noqa: BLE001 - the client waits for an end, whatever goes wrong here
-        problem = f"the test itself broke: {type(error).__name__}: {error}"
+        # Its kind in a line before: the client takes the word RuntimeError for a fault of the GPUs.
+        progress.say(f"what broke: {type(error).__name__}")
+        problem = f"the test itself broke: {error}"
     progress.end(problem)
 
 

@@ -202,8 +202,8 @@ result nvmlDeviceGetUtilizationRates(device gpu, struct utilization *out) {
     return copy_number("nvmlDeviceGetUtilizationRates", gpu->index, "utilization_percent", &out->gpu);
 }
 
-static result memory(const char *function, device gpu, u64 *total, u64 *used) {
-    long long total_mb, used_mb = 0;
+static result memory(const char *function, device gpu, u64 *total, u64 *reserved, u64 *used) {
+    long long total_mb, reserved_mb = 0, used_mb = 0;
     if (!gpu)
         return INVALID_ARGUMENT;
     result outcome = enter(function, gpu->index);
@@ -212,7 +212,9 @@ static result memory(const char *function, device gpu, u64 *total, u64 *used) {
     if (!number_of(gpu->index, "vram_mb", &total_mb))
         return NOT_SUPPORTED;
     number_of(gpu->index, "vram_used_mb", &used_mb);
+    number_of(gpu->index, "vram_reserved_mb", &reserved_mb);
     *total = (u64)total_mb << 20;
+    *reserved = (u64)reserved_mb << 20;
     *used = (u64)used_mb << 20;
     return SUCCESS;
 }
@@ -222,7 +224,9 @@ struct memory_v1 {
 };
 
 result nvmlDeviceGetMemoryInfo(device gpu, struct memory_v1 *out) {
-    result outcome = memory("nvmlDeviceGetMemoryInfo", gpu, &out->total, &out->used);
+    u64 reserved = 0;
+    result outcome = memory("nvmlDeviceGetMemoryInfo", gpu, &out->total, &reserved, &out->used);
+    out->used += reserved;
     out->free = out->total - out->used;
     return outcome;
 }
@@ -235,9 +239,8 @@ struct memory_v2 {
 result nvmlDeviceGetMemoryInfo_v2(device gpu, struct memory_v2 *out) {
     if (out->version != (sizeof *out | 2u << 24))
         return VERSION_MISMATCH;
-    result outcome = memory("nvmlDeviceGetMemoryInfo_v2", gpu, &out->total, &out->used);
-    out->reserved = 0;
-    out->free = out->total - out->used;
+    result outcome = memory("nvmlDeviceGetMemoryInfo_v2", gpu, &out->total, &out->reserved, &out->used);
+    out->free = out->total - out->reserved - out->used;
     return outcome;
 }
 
