@@ -28,9 +28,10 @@ BUSYBOX = ("usr/bin/busybox", "bin/busybox")
 WITHOUT = frozenset(
     {
         *("__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data"),
-        *("dist-packages", "site-packages"),
+        *("dist-packages", "site-packages", "sitecustomize.py", "usercustomize.py"),
     }
 )
+"""The last are the owner's own, in /etc: an image goes to others."""
 WITHOUT_MODULES = re.compile(
     r"_(sqlite3|curses\w*|tkinter|dbm|gdbm|test\w*|xx\w*|crypt)\.|(readline|nis|xx\w*|ossaudio\w*)\."
 )
@@ -44,6 +45,8 @@ FILES = {
     "etc/ld.so.conf": "include /etc/ld.so.conf.d/*.conf\n",
     "etc/ld.so.conf.d/local.conf": "/usr/local/lib\n",
 }
+LINKS_MAX = 40
+"""As Linux has it."""
 LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
@@ -59,13 +62,11 @@ def contents(root: Path, *, is_quick: bool = False) -> dict[str, bytes]:
     files = {path: data for path, data in files.items() if not WITHOUT_MODULES.match(Path(path).name)}
     programs = [f"usr/bin/{python.name}", OPENSSL]
     for path in programs:
-        files[path] = _read(root / path)
-    files["usr/bin/busybox"] = _read(
-        next((root / path for path in BUSYBOX if (root / path).exists()), root / BUSYBOX[0])
-    )
+        files[path] = _read(root, path)
+    files["usr/bin/busybox"] = _read(root, _busybox(root))
     with_libraries = [*programs, "usr/bin/busybox", *(path for path in files if path.endswith(".so"))]
     for path in _libraries(root, with_libraries):
-        files.setdefault(_merged(path), _read(root / path))
+        files.setdefault(_merged(path), _read(root, path))
     files |= {f"verification/{path}": data for path, data in _tree(IMAGE / "verification", WITHOUT)}
     files |= {f"verification/{WORK}/{path}": data for path, data in _tree(HERE / WORK, WITHOUT)}
     missing = sorted(step for step in settings(is_quick)["deadline_s"] if f"verification/{WORK}/{step}.py" not in files)
@@ -124,8 +125,11 @@ def _python(root: Path) -> Path:
 
 
 def _tree(folder: Path, without: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    """Its files; no links to other folders, which may lead anywhere on this machine."""
     for path in sorted(folder.iterdir()):
         if path.name in without or path.name.startswith("config-"):
+            continue
+        if path.is_symlink() and path.resolve().parent != folder.resolve():
             continue
         if path.is_dir():
             yield from ((f"{path.name}/{name}", data) for name, data in _tree(path, without))
@@ -135,9 +139,10 @@ def _tree(folder: Path, without: frozenset[str]) -> Iterator[tuple[str, bytes]]:
 
 def _libraries(root: Path, programs: Iterable[str]) -> list[str]:
     """Paths, relative to the root, of all shared libraries, by the root's own loader."""
-    paths = [f"/{path}" for path in programs]
-    inside = ["chroot", str(root)] if root != Path("/") else []
-    told = subprocess.run([*inside, "ldd", *paths], capture_output=True, text=True, check=False)
+    told = _run(root, "ldd", *(f"/{path}" for path in programs))
+    if not told.stdout:
+        why = told.stderr.strip()[-200:]
+        raise BuildError(f"cannot list libraries of {root}: {why}: run this as root, with libc-bin in that root")
     missing = re.findall(r"(\S+) => not found", told.stdout)
     if missing:
         raise BuildError(f"cannot find libraries in {root}: {', '.join(sorted(set(missing)))}: install them there")
@@ -148,19 +153,43 @@ def _merged(path: str) -> str:
     return f"usr/{path}" if path.split("/", maxsplit=1)[0] in MERGED else path
 
 
-def _read(path: Path) -> bytes:
+def within(root: Path, path: str) -> Path:
+    """Where a file of the root is, links followed as a program in there would: `/lib` is the root's own."""
+    place, left, links = root, [part for part in reversed(path.split("/")) if part], 0
+    while left:
+        part = left.pop()
+        place = (place.parent if place != root else root) if part == ".." else place / part
+        if place.is_symlink() and links < LINKS_MAX:
+            target, links = str(place.readlink()), links + 1
+            place = root if target.startswith("/") else place.parent
+            left += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+    return place
+
+
+def _read(root: Path, path: str) -> bytes:
     try:
-        return path.read_bytes()
+        return within(root, path).read_bytes()
     except OSError as error:
         raise BuildError(
-            f"cannot read {path}: {error.strerror}: install its package there, or give another --root"
+            f"cannot read {root / path}: {error.strerror}: install its package there, or give another --root"
         ) from error
 
 
+def _busybox(root: Path) -> str:
+    return next((path for path in BUSYBOX if within(root, path).exists()), BUSYBOX[0])
+
+
 def _applets(root: Path) -> list[str]:
-    path = next(root / path for path in BUSYBOX if (root / path).exists())
-    listed = subprocess.run([path, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    return [name for name in listed if name != "busybox"]
+    told = _run(root, f"/{_busybox(root)}", "--list")
+    if told.returncode != 0:
+        raise BuildError(f"cannot run busybox of {root}: {told.stderr.strip()[-200:]}: install busybox-static there")
+    return [name for name in told.stdout.split() if name != "busybox"]
+
+
+def _run(root: Path, *argv: str) -> "subprocess.CompletedProcess[str]":
+    """A program of the root, in it."""
+    inside = ["chroot", str(root)] if root != Path("/") else []
+    return subprocess.run([*inside, *argv], capture_output=True, text=True, check=False)
 
 
 def main() -> int:
@@ -173,7 +202,7 @@ def main() -> int:
         files = contents(options.root.resolve(), is_quick=options.quick)
         part = options.into.with_name(f"{options.into.name}.part")
         with part.open("wb") as file:
-            write(files, _applets(options.root), file)
+            write(files, _applets(options.root.resolve()), file)
         part.replace(options.into)
     except (BuildError, OSError) as error:
         print(f"build-self-test-image: {error}", file=sys.stderr)
