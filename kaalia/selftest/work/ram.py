@@ -351,7 +351,7 @@ def _verdict(test: Test, before: tuple[int, int], after: tuple[int, int]) -> str
     if uncorrected:
         raise talk.FailedError(
             "ram_ecc_uncorrected",
-            f"cannot trust the memory: {uncorrected} errors that ECC could not correct while it was tested",
+            f"cannot trust the memory: {uncorrected} errors could not be corrected (EDAC) while it was tested",
             remedy=_REMEDY,
         )
     words = f"{test.tested_mib} MiB held what was written, {test.passes} passes, {test.threads} threads"

@@ -8,6 +8,7 @@ from typing import Any
 from kaalia.model.selftest import Outcome
 from kaalia.selftest.work import ram
 from tests.selftest.work.programs import argv, run, understood
+from tests.support.public_client import code_of_progress
 from tests.support.struck import flip_bits, own_mib, striking
 from tests.support.sysfs import write_files
 from tests.support.waiting import wait_until
@@ -112,4 +113,6 @@ def test_an_error_that_ecc_could_not_correct_fails(tmp_path: Path) -> None:
     said = understood(text)
 
     assert (said.end.outcome, said.end.code) == (Outcome.FAILED, "ram_ecc_uncorrected")
+    told = ["Running stress-ng and gpu-burn...", f"ERROR: stress-ng: ram: {said.end.words}"]
+    assert code_of_progress(told) == ["stress_gpu_burn_failed"], "it is no error of a GPU's memory"
     assert said.figures["ram_corrected_errors"].value == 9
