@@ -165,11 +165,18 @@ async def rentals(tx: AsyncConnection, machine_id: int, now: datetime) -> list[R
 
 def can_rent(record: AskRecord, machine: MachineRecord, now: datetime, settings: Settings) -> bool:
     """The slice is free, and the machine is listed, not past its end date, online, and not closed for a while."""
-    if machine.listing is None or not record.rentable:
-        return False
-    end_at = offer.end_of_offer(machine.listing, now)
-    is_open = (end_at is None or now < end_at) and why_closed(machine, end_at, now) is None
-    return is_open and liveness.is_online(machine, now, settings)
+    return machine.listing is not None and record.rentable and why_shut(machine, now, settings) is None
+
+
+def why_shut(machine: MachineRecord, now: datetime, settings: Settings) -> str | None:
+    """The code of what keeps all of a listed machine from being rented anew, whoever has it. None: nothing does."""
+    if not liveness.is_online(machine, now, settings):
+        return "machine_offline"
+    end_at = None if machine.listing is None else offer.end_of_offer(machine.listing, now)
+    if end_at is not None and now >= end_at:
+        return "listing_ended"
+    closed = why_closed(machine, end_at, now)
+    return None if closed is None else closed.code
 
 
 def why_closed(machine: MachineRecord, end_at: datetime | None, now: datetime) -> Problem | None:

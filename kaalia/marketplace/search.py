@@ -92,6 +92,7 @@ def _offers(
     hardware = hardware or {NO_MODEL: facts.encode(report)}
     reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
     trouble = codes(machine.verified) if machine.verified else ()
+    shut = listings.why_shut(machine, now, context.settings)
     for record in records:
         group = free.groups.get(record.model)
         if group is None or record.num_gpus > group.total:
@@ -105,7 +106,7 @@ def _offers(
             facts=hardware[record.model],
             disk_bytes=_disk_share(record, free),
             listing=machine.listing,
-            rentable=listings.can_rent(record, machine, now, context.settings),
+            rentable=record.rentable and shut is None,
             rented=record.contract_id is not None or _is_taken(record, free, group),
             reliability=reliability,
             verification=machine.verification,
@@ -113,6 +114,7 @@ def _offers(
             end_at=listings.end_of_contract(machine, now),
             bid_to_win=group.bid_to_win(record.num_gpus, bid_floor(machine.listing)),
             trouble=trouble,
+            shut=shut,
         )
 
 

@@ -45,6 +45,8 @@ class Offer:
     bid_to_win: Decimal | None = None
     trouble: tuple[str, ...] = ()
     """Codes of what costs the machine its verification."""
+    shut: str | None = None
+    """Code of what keeps all of the machine from being rented anew."""
 
 
 TROUBLED = 8
@@ -125,7 +127,7 @@ def _identity(offer: Offer) -> dict[str, Any]:
         "vms_enabled": False,
         "hostname": None,
         "vericode": TROUBLED if offer.trouble else 0,
-        "error_description": ", ".join(offer.trouble) or None,
+        "error_description": ", ".join((*([offer.shut] if offer.shut else []), *offer.trouble)) or None,
         **dict.fromkeys(_UNKNOWN),
     }
 

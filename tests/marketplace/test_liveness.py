@@ -230,5 +230,7 @@ async def test_offline_machines_are_shown_and_cannot_be_rented(tmp_path: Path) -
     assert all(offer["rentable"] for offer in before)
     assert len(after) == len(before)
     assert not any(offer["rentable"] or offer["rented"] for offer in after)
+    assert {(offer["error_description"], offer["vericode"]) for offer in before} == {(None, 0)}
+    assert {(offer["error_description"], offer["vericode"]) for offer in after} == {("machine_offline", 0)}
     assert rentable == []
     assert row["error_description"] == "offline: not heard of for 181 s"

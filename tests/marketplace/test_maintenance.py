@@ -301,6 +301,7 @@ async def test_a_cordoned_machine_is_not_rented_out_and_its_owner_sees_why(tmp_p
         instance_id = await rent(market)
         await place(market, Cordon(START, START + DAY))
         offers = await market.search(rentable={"eq": True})
+        anyhow = await market.search()
         refused = await accept(market)
         job = {"machine": 1, "price_gpu": 0.1, "image": "miner:latest"}
         no_job = await market.host.call("PUT", "/api/v0/machines/create_bids/", job)
@@ -310,6 +311,7 @@ async def test_a_cordoned_machine_is_not_rented_out_and_its_owner_sees_why(tmp_p
         open_again = await market.search(rentable={"eq": True})
 
     assert offers == []
+    assert {offer["error_description"] for offer in anyhow} == {"machine_draining"}
     assert (refused.status, refused.body["error"]) == (410, "machine_draining")
     assert "the owner drains the machine and admits nothing new until 2026-01-02 12:00 UTC" in refused.body["msg"]
     assert (no_job.status, no_job.body["error"]) == (409, "machine_draining")
