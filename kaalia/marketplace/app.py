@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -69,6 +70,8 @@ BODY_MAX_BYTES = 1024 * 1024
 """A renter's or owner's request; scripts and environments fit many times over."""
 MACHINE_BODY_MAX_BYTES = 8 * 1024 * 1024
 """A machine's post: a task result of 1 MiB of text may grow sixfold by JSON escapes."""
+REASON_CHARS = 200
+"""Of a message in the status line."""
 
 _SEARCHES = frozenset({"/api/v0/bundles", "/api/v0/search/asks"})
 _LIMITS = web.AppKey("limits", dict[str, RateLimit])
@@ -186,10 +189,12 @@ def _decode(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_response(
+    answer: Any, status: int = 200, headers: dict[str, str] | None = None, reason: str | None = None
+) -> web.Response:
     """A JSON answer whose content type carries no charset."""
     body = json.dumps(answer, allow_nan=False).encode()
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+    return web.Response(body=body, status=status, reason=reason, headers=headers, content_type="application/json")
 
 
 @web.middleware
@@ -208,11 +213,17 @@ async def _refusals(request: web.Request, handler: _Handler) -> web.StreamRespon
     except KaaliaError as error:
         retry_after_s = error.extra.get("retry_after_s") if isinstance(error, ApiError) else None
         headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-        return json_response(wire_error.body(error), _status(error), headers)
+        return json_response(wire_error.body(error), _status(error), headers, _reason(_status(error), error))
     except web.HTTPException as error:
         refusal = _http_refusal(request, error)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return json_response(wire_error.body(refusal), refusal.status, headers)
+
+
+def _reason(status: int, error: KaaliaError) -> str:
+    """In the status line too: commands of the public client that read no body, such as its self-test, show that."""
+    told = "".join(char if " " <= char <= "~" else "?" for char in error.problem.message[:REASON_CHARS])
+    return f"{HTTPStatus(status).phrase}: {told}"
 
 
 def _status(error: KaaliaError) -> int:

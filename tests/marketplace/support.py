@@ -60,6 +60,8 @@ class Answer:
     status: int
     body: Any
     headers: dict[str, str]
+    reason: str | None = None
+    """Of the status line."""
 
 
 class Api:
@@ -82,7 +84,7 @@ class Api:
             text = await reply.text()
             is_json = reply.headers.get("Content-Type") == "application/json"
             decoded = await reply.json() if is_json else text
-            return Answer(reply.status, decoded, dict(reply.headers))
+            return Answer(reply.status, decoded, dict(reply.headers), reply.reason)
 
 
 @dataclass(frozen=True)

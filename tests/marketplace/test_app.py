@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from kaalia.errors import ContractError, MarketplaceError, StoreError
 from kaalia.marketplace import app
 from kaalia.marketplace.routing import PUBLIC, Call, Route
+from kaalia.wire.error import ApiError
 from tests.marketplace.support import Answer, Api, open_context, open_market
 
 
@@ -236,3 +237,16 @@ async def test_odd_values_are_no_internal_error(tmp_path: Path, method: str, pat
         answer = await market.renter.call(method, path, body)
 
     assert answer.status == status, answer.body
+
+
+async def test_the_status_line_says_why_too_for_clients_that_read_no_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = ApiError(403, "invalid_args", "cannot rent 'caf\u00e9\r\nX: 1': " + "it is not your own " * 20)
+
+    answer = await raising(tmp_path, refusal, monkeypatch)
+
+    assert answer.reason is not None
+    assert answer.reason.startswith("Forbidden: cannot rent 'caf???X: 1': it is not your own")
+    assert len(answer.reason) == len("Forbidden: ") + app.REASON_CHARS
+    assert "X" not in answer.headers
