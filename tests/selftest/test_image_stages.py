@@ -183,6 +183,7 @@ def test_a_machine_below_the_requirements_fails_at_once(start: Start, gpus: str,
     lines = start(gpus=gpus).end()
 
     assert why in lines[-1]
+    assert "nvidia-smi" in lines[-2], "what to do"
     assert code_of_progress(lines) == [code]
     assert not [line for line in lines if "ResNet" in line]
 

@@ -14,14 +14,14 @@ GOOD = Gpu("RTX 4090", 24 * GIB, 24 * GIB - 1)
 
 
 def test_a_machine_at_the_limits_is_good() -> None:
-    assert system.judge((GOOD, GOOD), 46_695, 2, LIMITS) == ""
+    assert system.judge((GOOD, GOOD), 46_695, 2, LIMITS) == ("", "")
 
 
 def test_a_very_large_machine_needs_no_more_than_the_cap() -> None:
     large = Gpu("B300", 288 * GIB, 288 * GIB)
 
-    assert system.judge((large,) * 8, 2_000_000, 64, LIMITS) == ""
-    assert "required 2000000 MiB" in system.judge((large,) * 8, 1_999_999, 64, LIMITS)
+    assert system.judge((large,) * 8, 2_000_000, 64, LIMITS) == ("", "")
+    assert "required 2000000 MiB" in system.judge((large,) * 8, 1_999_999, 64, LIMITS)[0]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,10 @@ def test_a_very_large_machine_needs_no_more_than_the_cap() -> None:
     ],
 )
 def test_what_is_missing_is_named_with_both_numbers(gpus: tuple[Gpu, ...], ram_mib: int, cores: int, why: str) -> None:
-    assert why in system.judge(gpus, ram_mib, cores, LIMITS)
+    problem, remedy = system.judge(gpus, ram_mib, cores, LIMITS)
+
+    assert why in problem
+    assert remedy
 
 
 def test_threads_of_a_core_count_once_and_processors_without_cores_each(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def _problem(settings: Settings, progress: Progress) -> str:
     progress.say(SYSTEM_LINE)
     found = system.examine(settings, progress.say)
     if found.problem:
+        progress.say(f"system: what to do: {found.remedy}")
         return found.problem
     for stage in STAGES:
         progress.say(stage.line)

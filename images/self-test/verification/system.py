@@ -24,10 +24,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Found:
-    """`problem` empty: all requirements are met."""
+    """`problem` empty: all requirements are met. `remedy`: what the owner does about it."""
 
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
+    remedy: str = ""
 
 
 def examine(settings: Settings, say: Callable[[str], None], root: Path = Path("/")) -> Found:
@@ -35,31 +36,37 @@ def examine(settings: Settings, say: Callable[[str], None], root: Path = Path("/
     try:
         gpus = _gpus()
     except (OSError, ValueError) as error:
-        return Found(problem=f"NVML: {error}")
+        return Found(problem=f"NVML: {error}", remedy=_DRIVER)
     except subprocess.TimeoutExpired:
-        return Found(problem=f"NVML: no answer from the driver in {NVML_DEADLINE_S:.0f} s")
+        return Found(problem=f"NVML: no answer from the driver in {NVML_DEADLINE_S:.0f} s", remedy=_DRIVER)
     ram_mib, cores = memory_bytes(root) // MIB, physical_cores(root)
     for number, gpu in enumerate(gpus):
         say(f"GPU {number}: {gpu.name}, {gpu.free_bytes // MIB} of {gpu.total_bytes // MIB} MiB free")
     say(f"memory {ram_mib} MiB, {cores} physical cores")
-    return Found(gpus, judge(gpus, ram_mib, cores, settings.limits))
+    return Found(gpus, *judge(gpus, ram_mib, cores, settings.limits))
 
 
-def judge(gpus: tuple[Gpu, ...], ram_mib: int, cores: int, limits: Limits) -> str:
-    """The first requirement that is not met, in words; empty when all are. Pure."""
+_DRIVER = "run nvidia-smi on the machine, and kaalia doctor there: driver, and NVIDIA's container toolkit"
+_HELD = "see what holds it: nvidia-smi on the machine; end it"
+_TOO_SMALL = "put in more, or test and list fewer of its GPUs"
+
+
+def judge(gpus: tuple[Gpu, ...], ram_mib: int, cores: int, limits: Limits) -> tuple[str, str]:
+    """The first requirement that is not met, in words, and what to do about it; empty when all are. Pure."""
     if not gpus:
-        return "NVML: the instance sees no GPU"
+        return "NVML: the instance sees no GPU", _DRIVER
     for number, gpu in enumerate(gpus):
         if gpu.free_bytes < limits.vram_free_share * gpu.total_bytes:
             free = gpu.free_bytes / max(gpu.total_bytes, 1)
-            return f"system: GPU {number} has {free:.1%} of its memory free, required {limits.vram_free_share:.0%}"
+            required = f"{limits.vram_free_share:.0%}"
+            return f"system: GPU {number} has {free:.1%} of its memory free, required {required}", _HELD
     vram_mib = sum(gpu.total_bytes for gpu in gpus) / MIB
     ram_needed = min(limits.ram_share * vram_mib, limits.ram_cap_mib)
     if ram_mib < ram_needed:
-        return f"system: the machine has {ram_mib} MiB of memory, required {ram_needed:.0f} MiB"
+        return f"system: the machine has {ram_mib} MiB of memory, required {ram_needed:.0f} MiB", _TOO_SMALL
     if cores < limits.cores_per_gpu * len(gpus):
-        return f"system: {cores} physical cores, required {limits.cores_per_gpu * len(gpus)}"
-    return ""
+        return f"system: {cores} physical cores, required {limits.cores_per_gpu * len(gpus)}", _TOO_SMALL
+    return "", ""
 
 
 def memory_bytes(root: Path) -> int:
