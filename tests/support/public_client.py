@@ -11,6 +11,7 @@ from tests.support.vastai import program
 
 ALARMING = ("error", "failed", "failure", "exception", "traceback", "oci runtime", "permission denied")
 """In a status_msg they end the client's waiting, whatever the state."""
+_COMMANDS = "lib/python3*/site-packages/vastai/cli/commands/machines.py"
 _MODULE = "lib/python3*/site-packages/vastai/cli/self_test/runtime_diagnostics.py"
 
 
@@ -22,6 +23,17 @@ def code_of_progress(lines: Sequence[str]) -> list[str]:
 def code_of_status(message: str) -> str:
     """The failure code for the status_msg of an instance that did not start."""
     return str(_client().classify_status_msg(message)["code"])
+
+
+def runtime_codes() -> set[str]:
+    """All failure codes that it has a name for, of what happens once it has chosen an offer."""
+    return set(_client().RUNTIME_FAILURE_CODES)
+
+
+def commands_source() -> str:
+    """The text of its commands for machines, the self-test among them."""
+    [place] = Path(program()).parents[1].glob(_COMMANDS)
+    return place.read_text(encoding="utf-8")
 
 
 @cache

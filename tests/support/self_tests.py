@@ -5,11 +5,12 @@ with room(folder) as made:                      engine, marketplace and a first 
 """
 
 import json
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ LARGE = "".join(setting(gpu, key, value) for gpu in (0, 1) for key, value in _FA
 links that are fast on any machine."""
 DISK_BYTES = 1024**4
 """The client rents 40 GB on each machine."""
-CONFIG: dict[str, Any] = {"speed": {"peer": "marketplace", "max_gb": 1}}
+BANNED_IMAGE = "kaalia/banned:latest"
+"""By the owners of these machines."""
+CONFIG: dict[str, Any] = {
+    "speed": {"peer": "marketplace", "max_gb": 1},
+    "policy": {"banned_images": [BANNED_IMAGE]},
+}
 TEST_S = 300.0
 
 
@@ -67,6 +73,18 @@ class Host:
             done = self.stack.kaalia(*order, "--socket", str(self.stack.socket))
             assert done.returncode == 0, done.stdout + done.stderr
         wait_until("offers to tell it", self._is_told, 30)
+
+    def move(self, public_ip: str) -> None:
+        """Its owner configures another public address. `auto`: what it finds, which here is none."""
+        stack = self.stack
+        stack.options = replace(stack.options, public_ip=public_ip)
+        stack.write_config()
+        stack.kill_daemon(signal.SIGTERM)
+        stack.start_daemon()
+        wanted = None if public_ip == "auto" else public_ip
+        wait_until(
+            "the marketplace to know it", lambda: (stack.reported() or {}).get("public_ipaddr", "") == wanted, 60
+        )
 
     def _is_told(self) -> bool:
         _, body = self.stack.renter_api.call("POST", "/api/v0/bundles/", {"machine_id": {"eq": self.stack.machine_id}})
