@@ -199,6 +199,19 @@ def test_a_step_that_is_skipped_is_no_failure_and_a_program_says_no_end_of_the_t
     assert lines.count("DONE") == 1
 
 
+def test_figures_of_many_gpus_are_one(start: Start) -> None:
+    values = [("gbps", 8.25), ("size", 256), ("gbps", 11.5), ("size", 256), ("gbps", 9), ("note", None)]
+    figures = [{"figure": {"name": name, "value": value, "unit": "GB/s"}} for name, value in values]
+    told = "\n".join(json.dumps(one) for one in (*figures, {"end": "passed", "words": "well"}))
+
+    lines = start({"peer_bandwidth": f"print({told!r})"}).end()
+
+    found = [line for line in lines if line.startswith("peer_bandwidth: ")]
+    assert found == [
+        "peer_bandwidth: passed: well; gbps 8.25 to 11.5 GB/s (3 times); size 256 GB/s (2 times); note None GB/s"
+    ]
+
+
 def test_a_test_that_is_stuck_says_nothing_more(start: Start) -> None:
     made = start({"compute": "import time; time.sleep(5)"}, quiet_s=1.0)
     wait_until("its first words", made.look, 20)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,15 +92,20 @@ def _judge(code: int, heard: Heard, complaints: Sequence[str]) -> End:
     words = str(heard.end.get("words") or "")
     if outcome not in (PASSED, FAILED, SKIPPED):
         return End(FAILED, f"its program ended in a way that nobody knows: {outcome!r}")
-    measured = "; ".join(_figure(one) for one in heard.figures)
-    told = "; ".join(part for part in (words, measured) if part)
+    told = "; ".join(part for part in (words, *_measured(heard.figures)) if part)
     return End(outcome, told, str(heard.end.get("remedy") or ""))
 
 
-def _figure(one: dict[str, Any]) -> str:
-    value = one.get("value")
-    number = f"{value:.4g}" if isinstance(value, int | float) else str(value)
-    return f"{one.get('name')} {number} {one.get('unit') or ''}".rstrip()
+def _measured(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Figures of the same name together: eight GPUs have 56 ways between them."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for one in figures:
+        groups.setdefault((str(one.get("name")), str(one.get("unit") or "")), []).append(one.get("value"))
+    for (name, unit), values in groups.items():
+        numbers = sorted(value for value in values if isinstance(value, int | float))
+        ends = dict.fromkeys(f"{number:.4g}" for number in (*numbers[:1], *numbers[-1:])) or {str(values[0]): None}
+        times = f" ({len(values)} times)" if len(values) > 1 else ""
+        yield f"{' '.join((name, ' to '.join(ends), unit)).rstrip()}{times}"
 
 
 def _listen(stream: Any, heard: Heard, name: str, say: Say) -> None:
