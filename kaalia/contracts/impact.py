@@ -41,7 +41,17 @@ class Effect:
 
 def effect(code: str, severity: Severity) -> Effect | None:
     """None: it costs no verification."""
-    return next((one for one in effects() if severity in one.severities and _is_named(code, one)), None)
+    return next((one for one in named(code) if severity in one.severities), None)
+
+
+def level(code: str) -> Impact | None:
+    """Of a condition that was heard of as one with an effect."""
+    return next((one.impact for one in named(code)), None)
+
+
+def named(code: str) -> tuple[Effect, ...]:
+    """Of all severities, in the order of the data."""
+    return tuple(one for one in effects() if any(fnmatchcase(code, pattern) for pattern in one.ids))
 
 
 def told(found: Iterable[OpenCondition]) -> tuple[Fault, ...]:
@@ -70,14 +80,12 @@ def settle() -> timedelta:
     return timedelta(minutes=float(_DATA["settle"]["minutes"]))
 
 
-def _is_named(code: str, one: Effect) -> bool:
-    return any(fnmatchcase(code, pattern) for pattern in one.ids)
-
-
 def _fault(one: OpenCondition) -> Fault:
     condition = one.condition
-    # Which contract or container it is of concerns nobody but the owner.
-    scope = condition.scope if condition.scope.startswith(_GPU) else HOST
+    found = effect(condition.problem.code, condition.severity)
+    is_told = condition.scope.startswith(_GPU) or (found is not None and found.impact is Impact.RENTAL)
+    # Which contract or container another one is of concerns nobody but the owner.
+    scope = condition.scope if is_told else HOST
     message = condition.problem.message[:MESSAGE_MAX_CHARS]
     return Fault(scope, condition.problem.code, condition.severity, one.since, message)
 

@@ -34,7 +34,10 @@ BARRED = "<admin-set>"
 """The code of what the operator did by hand, as the public marketplace spells it."""
 CAPACITY = "capacity_reduced"
 TEST_FAILED = "selftest_failed"
+RETURNED = "enrolled_again"
 HISTORY_KEPT = 20
+CAUSES_KEPT = 64
+"""The oldest of them: a machine of which more is wrong is not verified anyway."""
 # When the module is imported, not in somebody's event loop.
 DATA: dict[str, Any] = tomllib.loads(
     (resources.files("kaalia.contracts") / "verification.toml").read_text(encoding="utf-8")
@@ -45,21 +48,22 @@ DATA: dict[str, Any] = tomllib.loads(
 class News:
     """All that the marketplace knows of a machine at one moment.
 
-    `facts` None: it has not reported. `capacity` None: it cannot be counted now. `conditions`: open ones, as told;
-    `faults`: what keeps parts of it from being rented, unknown ones too. `refused`: why no test can help, such as a
-    simulated driver. `is_offered`: listed, and its owner does not work on it. `reporters`: renters who reported it
-    since its last test.
+    `facts` None: it has not reported. `capacity` None: it cannot be counted now. `conditions`: open ones, None: it
+    tells nothing; `faults`: what keeps parts of it from being rented, unknown ones too. `refused`: why no test can
+    help, such as a simulated driver. `is_offered`: listed, and its owner does not work on it. `reporters`: renters who
+    reported it since its last test. `elsewhere`: of its GPUs, those that another machine has, by what that one says.
     """
 
     now: datetime
     facts: Facts | None
     capacity: Capacity | None
-    conditions: tuple[Fault, ...] = ()
+    conditions: tuple[Fault, ...] | None = ()
     faults: tuple[Fault, ...] = ()
     is_rented: bool = False
     is_offered: bool = True
     refused: str = ""
     reporters: int = 0
+    elsewhere: int = 0
 
 
 def begun(now: datetime) -> Verification:
@@ -81,10 +85,11 @@ def capacity(report: MachineReport) -> Capacity | None:
 def advance(known: Verification, news: News) -> Verification:
     """What follows from the news. The same news again changes nothing but what time alone brings about."""
     causes = _causes(known, news)
-    counting = [one for one in causes if one.counts_at <= news.now]
+    counting = [one for one in causes if counts(one, news.now)]
     proof_after = _proof_after(known, counting)
     lacks = tuple(_lacks(replace(known, causes=causes, proof_after=proof_after), news))
     state, why = _state(known, counting, lacks)
+    known = replace(known, capacity=_counted(known, news.capacity), asides=_asides(known, news))
     if state is known.state:
         return replace(known, causes=causes, lacks=lacks, proof_after=proof_after)
     history = (*known.history, Change(news.now, state, why))[-HISTORY_KEPT:]
@@ -104,6 +109,15 @@ def barred(known: Verification, words: str, now: datetime) -> Verification:
     return replace(known, state=State.DEVERIFIED, since=since, barred=words, causes=(*others, cause), history=history)
 
 
+def returned(known: Verification, now: datetime) -> Verification:
+    """A machine that was deleted and is enrolled again: it must prove itself anew, and what it lost it has not back."""
+    state, since, history = known.state, known.since, known.history
+    if state is State.VERIFIED:
+        state, since = State.UNVERIFIED, now
+        history = (*history, Change(now, state, (RETURNED,)))[-HISTORY_KEPT:]
+    return replace(known, state=state, since=since, proof=None, capacity=None, ordered=None, history=history)
+
+
 def lifted(known: Verification) -> Verification:
     """What follows, the next news show."""
     return replace(known, barred="")
@@ -111,13 +125,31 @@ def lifted(known: Verification) -> Verification:
 
 def view(known: Verification) -> VerificationView:
     return VerificationView(
-        known.state, known.since, known.causes, known.lacks, known.last, known.ordered, known.history
+        known.state, known.since, known.causes, known.lacks, known.last, known.ordered, known.history, known.asides
     )
 
 
-def codes(known: Verification) -> tuple[str, ...]:
-    """Of what costs a machine its verification now, without its own words."""
-    return tuple(sorted({one.code for one in known.causes if one.gone_at is None}))
+def costs(known: Verification | None, now: datetime) -> tuple[Cause, ...]:
+    """What costs a machine its verification now. None: nothing is known of it."""
+    return tuple(one for one in known.causes if counts(one, now)) if known else ()
+
+
+def nears(known: Verification | None, now: datetime) -> tuple[Cause, ...]:
+    """What stands, and will cost it that when it goes on."""
+    return tuple(one for one in known.causes if one.gone_at is None and not counts(one, now)) if known else ()
+
+
+def counts(cause: Cause, now: datetime) -> bool:
+    """It costs the verification: it stood for its grace, and is not over."""
+    return cause.counts_at <= (cause.gone_at or now)
+
+
+def _counted(known: Verification, now: Capacity | None) -> Capacity | None:
+    """What the machine is held to: what it had when it was tested; what nobody could tell then, as it is seen first."""
+    if known.proof is None or now is None or known.capacity is None:
+        return known.capacity if known.proof is None else known.capacity or now
+    disk_bytes = known.capacity.disk_bytes
+    return replace(known.capacity, disk_bytes=now.disk_bytes if disk_bytes is None else disk_bytes)
 
 
 def _state(known: Verification, counting: list[Cause], lacks: tuple[Lack, ...]) -> tuple[State, tuple[str, ...]]:
@@ -137,7 +169,8 @@ def _state(known: Verification, counting: list[Cause], lacks: tuple[Lack, ...]) 
             return known.state, why
 
 
-_LAPSES = frozenset({"selftest_old", "selftest_gpus"})
+_LAPSES = frozenset({"selftest_old", "selftest_gpus", "selftest_unanswered", "gpus_elsewhere", "refused"})
+"""What takes a verification back though nothing is wrong: what it was given for holds no more."""
 
 
 def _causes(known: Verification, news: News) -> tuple[Cause, ...]:
@@ -150,15 +183,30 @@ def _causes(known: Verification, news: News) -> tuple[Cause, ...]:
         if earlier is None:
             kept.append(one)
         else:
-            kept.append(replace(one, since=earlier.since, counts_at=earlier.counts_at, gone_at=None))
+            kept.append(replace(one, since=earlier.since, counts_at=_counts_at(earlier, news.now), gone_at=None))
     for key, one in before.items():
-        if key in seen or one.counts_at > news.now:
-            continue  # what is gone before it counted is over at once
+        if key in seen:
+            continue
+        if news.conditions is None and _is_condition(one):
+            kept.append(one)  # nobody says that it is over
+            continue
         gone_at = one.gone_at or news.now
         settles = timedelta(0) if key[0] in _SETTLED_BY_ITSELF else impact.settle()
         if news.now - gone_at < settles:
             kept.append(replace(one, gone_at=gone_at))
-    return tuple(sorted(kept, key=lambda one: (one.since, one.code, one.scope)))
+    kept.sort(key=lambda one: (one.code not in _SETTLED_BY_ITSELF, one.since, one.code, one.scope))
+    return tuple(kept[:CAUSES_KEPT])
+
+
+def _counts_at(earlier: Cause, now: datetime) -> datetime:
+    """Of one that is back: the grace is for the time in which it stands, so that pauses neither win nor cost any."""
+    if earlier.gone_at is None or counts(earlier, now):
+        return earlier.counts_at
+    return earlier.counts_at + (now - earlier.gone_at)
+
+
+def _is_condition(cause: Cause) -> bool:
+    return any(found.impact is Impact.MACHINE for found in impact.named(cause.code))
 
 
 _SETTLED_BY_ITSELF = frozenset({BARRED, CAPACITY, TEST_FAILED})
@@ -167,7 +215,7 @@ _SETTLED_BY_ITSELF = frozenset({BARRED, CAPACITY, TEST_FAILED})
 
 def _seen(known: Verification, news: News) -> Iterator[Cause]:
     now = news.now
-    for fault in news.conditions:
+    for fault in news.conditions or ():
         found = impact.effect(fault.code, fault.severity)
         if found is not None and found.impact is Impact.MACHINE:
             yield Cause(fault.code, fault.scope, fault.message, now, now + found.grace, found.needs_test)
@@ -182,6 +230,20 @@ def _seen(known: Verification, news: News) -> Iterator[Cause]:
         yield Cause(CAPACITY, HOST, words, now, now, needs_test=True)
     if known.state is not State.UNVERIFIED and news.facts is not None:
         yield from _missed(news.facts, now)
+
+
+def _asides(known: Verification, news: News) -> tuple[Cause, ...]:
+    """What virtual machines, or one rental, suffer from."""
+    if news.conditions is None:
+        return known.asides
+    since = {(one.code, one.scope): one.since for one in known.asides}
+    found = []
+    for fault in news.conditions:
+        effect = impact.effect(fault.code, fault.severity)
+        if effect is not None and effect.impact is not Impact.MACHINE:
+            began_at = since.get((fault.code, fault.scope), news.now)
+            found.append(Cause(fault.code, fault.scope, fault.message, began_at, began_at))
+    return tuple(found[:CAUSES_KEPT])
 
 
 def _missed(facts: Facts, now: datetime) -> Iterator[Cause]:
@@ -205,19 +267,38 @@ def _proof_after(known: Verification, counting: list[Cause]) -> datetime | None:
 def _lacks(known: Verification, news: News) -> Iterator[Lack]:
     if news.refused:
         yield Lack("refused", news.refused)
+    yield from _report_lacks(news)
+    if news.conditions is None:
+        yield Lack("conditions_untold", "its daemon does not tell what is wrong with it", remedy="update kaalia")
+    yield from _fault_lacks(known, news)
+    yield from _test_lacks(known, news)
+
+
+def _report_lacks(news: News) -> Iterator[Lack]:
     if news.facts is None:
         yield Lack("no_report", "the machine has not reported what it is", remedy="see kaalia status")
     else:
         for one in _unmet(news.facts):
             yield Lack(one.requirement, one.words, one.actual, one.required, one.remedy)
+        if news.capacity is None:
+            words = "its driver does not show all GPUs, so that nobody knows what it has"
+            yield Lack("capacity_unknown", words, remedy="kaalia doctor")
+    if news.elsewhere:
+        words = f"{news.elsewhere} of its GPUs are in another machine, by what that one says"
+        remedy = "switch the other one on without them, or delete it; or wait a day, if it is off"
+        yield Lack("gpus_elsewhere", words, remedy=remedy)
+
+
+def _fault_lacks(known: Verification, news: News) -> Iterator[Lack]:
     standing = {cause.code for cause in known.causes}
     for cause in known.causes:
+        if cause.gone_at is not None and not counts(cause, news.now):
+            continue
         state = "" if cause.gone_at is None else "; it is over since a short while, and must stay so"
         yield Lack(cause.code, f"{cause.words}{state}", remedy=_remedy(cause.code))
     for fault in news.faults:
         if fault.code not in standing:
             yield Lack(fault.code, fault.message or fitness.words(fault), remedy=_remedy(fault.code))
-    yield from _test_lacks(known, news)
 
 
 def _remedy(code: str) -> str:
@@ -243,6 +324,9 @@ def _test_lacks(known: Verification, news: News) -> Iterator[Lack]:
     if news.capacity is not None and not set(news.capacity.gpu_uuids) <= set(proof.gpu_uuids):
         new = len(set(news.capacity.gpu_uuids) - set(proof.gpu_uuids))
         yield Lack("selftest_gpus", f"{new} GPUs were not there when the machine was tested", remedy=remedy)
+    if known.unanswered >= DATA["retest"]["unanswered"]:
+        words = f"{known.unanswered} tests that the marketplace asked for were not run"
+        yield Lack("selftest_unanswered", words, remedy="let the next one run: it comes within a day when nobody rents")
     days = DATA["test"]["valid_days"]
     if news.now - proof.ended_at > timedelta(days=days) and not news.is_rented:
         yield Lack("selftest_old", f"the last self-test that passed is older than {days} days", remedy=remedy)
@@ -265,6 +349,11 @@ def _reduced(before: Capacity | None, now: Capacity | None) -> str:
         ("memory", before.memory_bytes, now.memory_bytes),
         ("disk", before.disk_bytes, now.disk_bytes),
     ):
-        if old is not None and new is not None and new < old * (1 - DATA["capacity"]["slack"]):
+        if old is not None and new is not None and is_less(old, new):
             told.append(f"{format_bytes(new)} of {format_bytes(old)} {name}")
     return ", ".join(told)
+
+
+def is_less(before: int, now: int) -> bool:
+    """By more than differs from boot to boot."""
+    return now < before * (1 - float(DATA["capacity"]["slack"]))

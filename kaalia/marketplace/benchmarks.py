@@ -20,6 +20,8 @@ from kaalia.model.verification import RunNote
 from kaalia.wire import facts
 from kaalia.wire.error import ApiError
 
+SCORE = "dlperf"
+"""Reckoned here, whatever a machine says of it."""
 PAGE_MAX = 200
 """What the public service sends at most, and by default."""
 _UNUSED = ("contract_id", "launch_args", "template_hash", "template_id")
@@ -29,9 +31,9 @@ _UNUSED = ("contract_id", "launch_args", "template_hash", "template_id")
 async def put(tx: AsyncConnection, machine: MachineRecord, note: RunNote, now: datetime) -> None:
     """The figures of a test that counts, instead of those of the one before."""
     told: dict[str, Any] = facts.encode(machine.report) if machine.report else {"gpu_name": None, "num_gpus": 0}
-    values = dict(note.figures)
+    values = {name: value for name, value in note.figures.items() if name != SCORE}
     if machine.report is not None and (points := facts.measured_dlperf(machine.report, note.figures)) is not None:
-        values["dlperf"] = points
+        values[SCORE] = points
     price = None
     if machine.listing is not None:
         price = float(machine.listing.price_gpu_per_hour) * max(int(told["num_gpus"]), 1)

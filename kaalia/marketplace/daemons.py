@@ -122,7 +122,7 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
     now = context.clock.now()
     _check_numbers(post)
     async with context.engine.begin() as tx:
-        await _lock(tx, machine_id)
+        await machines.lock(tx, machine_id)
         machine = await machines.get(tx, machine_id)
         if machine is None:
             raise ApiError(401, "machine_unknown", f"cannot take the status: there is no machine {machine_id}")
@@ -148,10 +148,11 @@ async def take_status(context: Context, machine_id: int, post: StatusPost) -> St
         if post.cordon != machine.cordon:
             await machines.put_cordon(tx, machine_id, post.cordon)
         has_new_key = await relays.take_key(context, tx, machine_id, post.relay_key)
-        conditions = None if post.conditions is None else _told(post.conditions)
+        conditions = post.faults if post.conditions is None else post.conditions
         now_known = await machines.get(tx, machine_id) if any(changed) or record is None else None
         now_known = now_known or replace(machine, availability=record, last_seen_at=now, cordon=post.cordon)
-        is_judged = await verification.heed(context, tx, now_known, conditions, post.selftests)
+        told_now = None if conditions is None else _told(conditions)
+        is_judged = await verification.heed(context, tx, now_known, told_now, post.selftests)
         acked_seq = fresh[-1].seq if fresh else acked_seq
         applied = {"applied_revision": post.revision} if post.epoch == context.epoch else {}
         await tx.execute(
@@ -304,11 +305,6 @@ def _check_numbers(post: StatusPost) -> None:
     # Sums of a fast line over years are greater than any size.
     if not all(0 <= number <= _NUMBER_MAX for number in numbers) or any(entry.amount < 0 for entry in entries):
         raise ApiError(400, "document_invalid", f"cannot read StatusPost: numbers must be 0 to {_NUMBER_MAX}")
-
-
-async def _lock(tx: AsyncConnection, machine_id: int) -> None:
-    """Posts of one machine are taken one after the other, also by several processes on one database."""
-    await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
 
 
 async def _apply_report(tx: AsyncConnection, machine_id: int, messages: Iterable[StatusMessage]) -> bool:

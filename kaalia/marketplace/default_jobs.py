@@ -21,7 +21,6 @@ from kaalia.contracts.offer import Listing
 from kaalia.errors import ContractError
 from kaalia.marketplace import auth, listings, machines, terms
 from kaalia.marketplace.context import Context
-from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.tables import contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.workload import LaunchMode, WorkloadSpec
@@ -105,7 +104,7 @@ async def resume(context: Context) -> None:
 
 async def _resume(tx: AsyncConnection, machine_id: int, now: datetime) -> int:
     # The windows must not change under this.
-    await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
+    await machines.lock(tx, machine_id)
     machine = await machines.get(tx, machine_id)
     resumed = 0
     for row in (await tx.execute(_ending().where(contracts.c.machine_id == machine_id))).all():

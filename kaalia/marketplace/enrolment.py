@@ -11,11 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kaalia.contracts import verification
 from kaalia.errors import KaaliaError
 from kaalia.marketplace import auth
+from kaalia.marketplace import machines as registry
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import deleted_machines, enrol_tokens, machines
-from kaalia.marketplace.db.verification_tables import verifications
 from kaalia.wire import signature
 from kaalia.wire.error import ApiError
 from kaalia.wire.protocol import EnrolReply, EnrolRequest
@@ -78,12 +79,15 @@ async def _insert(tx: AsyncConnection, request: EnrolRequest, user_id: int, now:
 
 
 async def _take_back(tx: AsyncConnection, known: sa.Row[Any], now: datetime) -> int:
-    """The machine of a key that is known. One that was deleted begins anew under its number: not listed, unverified."""
+    """The machine of a key that is known. One that was deleted begins anew: not listed, not proven."""
+    await registry.lock(tx, known.id)
     if await _is_deleted(tx, known.id):
         await tx.execute(sa.delete(deleted_machines).where(deleted_machines.c.machine_id == known.id))
         values = {"enrolled_at": now.timestamp(), "verification": "unverified"}
         await tx.execute(sa.update(machines).where(machines.c.id == known.id).values(values))
-        await tx.execute(sa.delete(verifications).where(verifications.c.machine_id == known.id))
+        machine = await registry.get(tx, known.id)
+        if machine is not None and machine.verified is not None:
+            await registry.put_verification(tx, known.id, verification.returned(machine.verified, now))
     return int(known.id)
 
 

@@ -49,7 +49,7 @@ async def roll(context: Context) -> None:
 async def _roll_one(context: Context, machine_id: int) -> bool:
     now = context.clock.now()
     async with context.engine.begin() as tx:
-        await tx.execute(sa.select(tables.machines.c.id).where(tables.machines.c.id == machine_id).with_for_update())
+        await machines.lock(tx, machine_id)
         machine = await machines.get(tx, machine_id)
         listing = offer.rolled(machine.listing, now) if machine is not None and machine.listing is not None else None
         if machine is None or listing is None:

@@ -34,6 +34,7 @@ from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.tables import api_keys, contracts
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.marketplace.routing import Caller
+from kaalia.model.verification import Cause
 from kaalia.model.workload import WorkloadState, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import contract as wire
@@ -259,4 +260,11 @@ def _instance(
         terms=terms,
         price=pricing.Price(agreed, listed.storage_total_cost, agreed + listed.storage_total_cost),
         windows=open_windows(machine.windows, now),
+        asides=_asides(machine, contract.contract_id),
     )
+
+
+def _asides(machine: MachineRecord, contract_id: int) -> tuple[Cause, ...]:
+    """What the machine says of this rental alone."""
+    told = machine.verified.asides if machine.verified else ()
+    return tuple(one for one in told if one.scope == f"C.{contract_id}")

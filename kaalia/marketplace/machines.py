@@ -85,6 +85,11 @@ async def get(tx: AsyncConnection, machine_id: int) -> MachineRecord | None:
     return None if row is None else _from_row(row)
 
 
+async def lock(tx: AsyncConnection, machine_id: int) -> None:
+    """Changes to one machine come one after the other, also by several processes on one database."""
+    await tx.execute(sa.select(machines.c.id).where(machines.c.id == machine_id).with_for_update())
+
+
 async def of_user(tx: AsyncConnection, user_id: int) -> list[MachineRecord]:
     """The machines of one owner, oldest first."""
     alive = sa.and_(machines.c.user_id == user_id, deleted_machines.c.deleted_at.is_(None))

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kaalia.contracts.lease import DELETABLE_AFTER
 from kaalia.marketplace import increases, instances, listings, machines, volume_offers, volumes
 from kaalia.marketplace.db import tables
+from kaalia.marketplace.db.verification_tables import benchmarks, selftests
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.wire.error import ApiError
 
@@ -32,10 +33,13 @@ class Ended:
 
 async def delete(tx: AsyncConnection, machine_id: int, now: datetime) -> Ended:
     """Take a machine out of all lists and end its contracts. Ring its bell after the commit."""
+    await machines.lock(tx, machine_id)
     await machines.put_listing(tx, machine_id, None)
     await increases.follow(tx, machine_id, None, now)
     await volume_offers.unlist_of(tx, machine_id)
     ended = Ended(await instances.end_all(tx, machine_id, now), await volumes.end_all(tx, machine_id, now))
+    for table in (benchmarks, selftests):
+        await tx.execute(sa.delete(table).where(table.c.machine_id == machine_id))
     await tx.execute(sa.insert(tables.deleted_machines).values(machine_id=machine_id, deleted_at=now.timestamp()))
     await listings.refresh_asks(tx, machine_id, now)
     return ended

@@ -8,10 +8,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from kaalia.contracts import query
+from kaalia.contracts import impact, query
+from kaalia.contracts.impact import Impact
 from kaalia.contracts.offer import bid_floor
 from kaalia.contracts.vacancy import NO_MODEL, Vacancy
-from kaalia.contracts.verification import codes
+from kaalia.contracts.verification import costs
 from kaalia.marketplace import listings, liveness
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.listings import AskRecord, Free
@@ -91,8 +92,10 @@ def _offers(
     hardware = {model: _hardware(machine, replace(report, gpus=gpus)) for model, gpus in machine.models.items()}
     hardware = hardware or {NO_MODEL: facts.encode(report)}
     reliability = liveness.reliability(machine, now, context.settings.offline_after_s, context.away)
-    trouble = codes(machine.verified) if machine.verified else ()
     shut = listings.why_shut(machine, now, context.settings)
+    trouble = tuple(sorted({one.code for one in costs(machine.verified, now)}))
+    asides = machine.verified.asides if machine.verified else ()
+    no_vms = any(impact.level(one.code) is Impact.VM for one in asides)
     for record in records:
         group = free.groups.get(record.model)
         if group is None or record.num_gpus > group.total:
@@ -115,6 +118,7 @@ def _offers(
             bid_to_win=group.bid_to_win(record.num_gpus, bid_floor(machine.listing)),
             trouble=trouble,
             shut=shut,
+            no_vms=no_vms,
         )
 
 

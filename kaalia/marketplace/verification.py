@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,7 +21,7 @@ from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.requirement_facts import Facts
 from kaalia.contracts.verification import News
 from kaalia.errors import KaaliaError
-from kaalia.marketplace import benchmarks, errands, liveness, machines, reports, sightings
+from kaalia.marketplace import benchmarks, errands, gpu_holders, liveness, machines, reports, sightings
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.verification_tables import selftests
 from kaalia.marketplace.machines import MachineRecord
@@ -34,7 +35,7 @@ from kaalia.wire.selftest import TEXT_MAX_CHARS, SelfTestNotice, fault
 log = logging.getLogger(__name__)
 
 NOTICES_TAKEN = 16
-"""Of one post; a machine that tests all day has some."""
+"""Of one post, the newest; a machine that tests all day has some."""
 KEPT = 20
 """Self-tests of a machine, the newest."""
 ORDER_LIFE = timedelta(hours=1)
@@ -49,7 +50,7 @@ async def heed(
     conditions: tuple[Fault, ...] | None,
     told: Iterable[str] = (),
 ) -> bool:
-    """A machine was heard of, and is so now. `conditions`: open ones, None: an older daemon; `told`: its tests.
+    """A machine was heard of, and is so now. `conditions`: open ones, None: it tells none; `told`: its tests.
 
     True: it has news to learn, so ring its bell after the commit.
     """
@@ -57,9 +58,14 @@ async def heed(
     if machine.deleted_at is not None:
         return False
     before = known(machine, now)
-    after = await _with_tests(tx, machine, before, list(told)[:NOTICES_TAKEN], now)
-    news = await _news(context, tx, machine, after, machine.faults if conditions is None else conditions, now)
-    after = rules.advance(after, news)
+    after, elsewhere = await _with_gpus(tx, machine, before, now)
+    look = partial(_news, context, tx, machine, conditions=conditions, elsewhere=elsewhere, now=now)
+    if told := list(told)[-NOTICES_TAKEN:]:
+        # First what is seen: a test that comes with it is of before.
+        after = rules.advance(after, await look(after))
+        after = await _with_tests(tx, machine, after, told, now)
+    news = await look(after)
+    after = retest.excused(rules.advance(after, news), news)
     if why := retest.wanted_test(after, news):
         after = await _order(tx, machine, after, why, now)
     if machine.verified is not None and _essence(after) == _essence(machine.verified):
@@ -80,6 +86,17 @@ async def put(tx: AsyncConnection, machine_id: int, record: Verification) -> Non
 def known(machine: MachineRecord, now: datetime) -> Verification:
     """As it is written; of a machine without a record, what follows from its state."""
     return machine.verified or replace(rules.begun(now), state=State(machine.verification))
+
+
+async def _with_gpus(
+    tx: AsyncConnection, machine: MachineRecord, known: Verification, now: datetime
+) -> tuple[Verification, int]:
+    """Barred as the machine is whose GPUs it has now; and how many of its GPUs another one has."""
+    found = await gpu_holders.claim(tx, machine, now)
+    if found.barred and not known.barred:
+        log.warning("machine %d is barred: %s", machine.id, found.barred)
+        known = rules.barred(known, found.barred, now)
+    return known, found.elsewhere
 
 
 async def _with_tests(
@@ -132,7 +149,9 @@ async def _news(
     tx: AsyncConnection,
     machine: MachineRecord,
     known: Verification,
-    conditions: tuple[Fault, ...],
+    *,
+    conditions: tuple[Fault, ...] | None,
+    elsewhere: int,
     now: datetime,
 ) -> News:
     report, proof = machine.report, known.proof
@@ -156,6 +175,7 @@ async def _news(
         is_offered=machine.listing is not None and not machine.is_cordoned(now) and not _is_worked_on(machine, now),
         refused=refused,
         reporters=reporters,
+        elsewhere=elsewhere,
     )
 
 
@@ -183,7 +203,7 @@ async def _order(
     task = TaskRequest(errands.new_id(), Verb.SELF_TEST, 0, now + ORDER_LIFE)
     await errands.post(tx, machine.id, task, now)
     log.info("machine %d is asked for a self-test: %s", machine.id, why)
-    return replace(known, ordered=Ordered(task.task_id, now, why))
+    return retest.ordered(known, Ordered(task.task_id, now, why))
 
 
 def _essence(known: Verification) -> Verification:
@@ -191,5 +211,6 @@ def _essence(known: Verification) -> Verification:
     return replace(
         known,
         causes=tuple(replace(one, words="") for one in known.causes),
+        asides=tuple(replace(one, words="") for one in known.asides),
         lacks=tuple(replace(one, words="", actual="", required="", remedy="") for one in known.lacks),
     )

@@ -29,7 +29,7 @@ async def bar(engine: AsyncEngine, machine_id: int, words: str, now: datetime) -
             remedy="say in a sentence why; the machine's owner reads it",
         )
     async with engine.begin() as tx:
-        machine = await _machine(tx, machine_id)
+        machine = await _machine(tx, machine_id, for_update=True)
         await verification.put(tx, machine_id, rules.barred(verification.known(machine, now), words.strip(), now))
         await listings.refresh_asks(tx, machine_id, now)
 
@@ -37,7 +37,7 @@ async def bar(engine: AsyncEngine, machine_id: int, words: str, now: datetime) -
 async def lift(engine: AsyncEngine, machine_id: int, now: datetime) -> None:
     """Raises ConfigError `machine_unknown`, `not_barred`."""
     async with engine.begin() as tx:
-        machine = await _machine(tx, machine_id)
+        machine = await _machine(tx, machine_id, for_update=True)
         known = verification.known(machine, now)
         if not known.barred:
             message = f"cannot lift the operator's word from machine {machine_id}: there is none"
@@ -46,7 +46,9 @@ async def lift(engine: AsyncEngine, machine_id: int, now: datetime) -> None:
         await listings.refresh_asks(tx, machine_id, now)
 
 
-async def _machine(tx: AsyncConnection, machine_id: int) -> MachineRecord:
+async def _machine(tx: AsyncConnection, machine_id: int, *, for_update: bool = False) -> MachineRecord:
+    if for_update:
+        await machines.lock(tx, machine_id)
     machine = await machines.get(tx, machine_id)
     if machine is None or machine.deleted_at is not None:
         message = f"cannot find machine {machine_id}: there is none of this number"

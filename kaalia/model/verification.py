@@ -76,11 +76,12 @@ class RunNote:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """A self-test that the marketplace asked for."""
+    """A self-test that the marketplace asked for. `is_excused`: a renter came, who goes before it."""
 
     task_id: str
     at: datetime
     why: str
+    is_excused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,13 @@ class Verification:
     retest_at: datetime | None = None
     """When the next random one is due."""
     ordered: Ordered | None = None
+    unanswered: int = 0
+    """Tests in a row that were asked for and not run, though nobody rented."""
     barred: str = ""
     history: tuple[Change, ...] = ()
     """The newest last."""
+    asides: tuple[Cause, ...] = ()
+    """Open conditions that cost no verification: of virtual machines, or of one rental (`scope` `C.51`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +135,4 @@ class VerificationView:
     last: RunNote | None = None
     ordered: Ordered | None = None
     history: tuple[Change, ...] = ()
+    asides: tuple[Cause, ...] = ()

@@ -18,6 +18,7 @@ from kaalia.contracts.slicing import model_of
 from kaalia.model.machine import Gpu, MachineReport
 from kaalia.model.relay import RelayedPorts
 from kaalia.model.traffic import Bytes
+from kaalia.model.verification import Cause
 from kaalia.model.workload import PortBinding, WorkloadState, WorkloadStatus
 from kaalia.units import GB
 from kaalia.wire import facts, maintenance
@@ -54,6 +55,8 @@ class Instance:
     relayed: RelayedPorts | None = None
     copied: str = ""
     """What is told of its newest copy."""
+    asides: tuple[Cause, ...] = ()
+    """What its machine says of it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ def _told(row: Instance) -> str:
     told by it while all goes well."""
     notices = [f"maintenance {words(window)}" for window in row.windows[:1]]
     notices = [row.copied, *notices] if row.copied else notices
+    notices += [f"{one.words} [{one.code}]" for one in row.asides if one.words not in _status_msg(row)]
     is_well = row.online and row.status is not None and row.status.state is WorkloadState.RUNNING
     parts = [*notices, _status_msg(row)] if is_well else [_status_msg(row), *notices]
     return "; ".join(part for part in parts if part)

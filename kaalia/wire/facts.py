@@ -17,6 +17,8 @@ from kaalia.wire.gpu_figures import Derived
 
 GPUS_MAX = 256
 """The largest single machines have 16; each GPU makes offers, so that a number must end somewhere."""
+NAME_MAX_CHARS = 96
+"""Of a GPU, or its UUID: as long as NVML's names are at most."""
 SPEED_MAX_MBPS = 1_000_000
 """No machine's line is faster than a terabit a second yet."""
 BENCHMARK_MAX = 1e9
@@ -113,6 +115,7 @@ def fault(report: MachineReport) -> str | None:
     checks = (
         (len(report.gpus) > GPUS_MAX, f"it has {len(report.gpus)} GPUs, more than {GPUS_MAX}"),
         (len({gpu.uuid for gpu in report.gpus}) < len(report.gpus), "two of its GPUs have the same UUID"),
+        (any(not is_name(text) for gpu in report.gpus for text in (gpu.uuid, gpu.name)), "a GPU of it has no name"),
         # Renters' programs and other machines connect to it.
         (nowhere is not None, f"{(nowhere or '')[:60]!r} is no address of a machine"),
         (not 0 < ports.first <= ports.last < 65536, f"{ports.first}-{ports.last} is no range of ports"),
@@ -140,6 +143,11 @@ def _numbers(report: MachineReport) -> list[float]:
     told = [getattr(found, name) for name in found.__dataclass_fields__] if found else []
     told += [value for gpu in report.gpus for value in (gpu.cores, gpu.memory_bus_bits)]
     return [value for value in told if value is not None]
+
+
+def is_name(text: str, longest: int = NAME_MAX_CHARS) -> bool:
+    """Short, of one line, and without what databases and terminals do not take."""
+    return 0 < len(text) <= longest and text.isprintable()
 
 
 def _is_address(text: str) -> bool:

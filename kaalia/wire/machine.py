@@ -1,18 +1,20 @@
 """An owner's machine in the public API's spelling: the rows of `show machines`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from kaalia.contracts import arbitration, cordon
+from kaalia.contracts import arbitration, cordon, impact
 from kaalia.contracts.contract import ContractKind
 from kaalia.contracts.cordon import Cordon
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.impact import Impact
 from kaalia.contracts.maintenance import Window
 from kaalia.contracts.offer import Listing
 from kaalia.model.machine import MachineReport
-from kaalia.model.verification import Cause, Verification
+from kaalia.model.verification import Cause
 from kaalia.units import GB
 from kaalia.wire import facts, maintenance
 from kaalia.wire.offer import TROUBLED
@@ -70,8 +72,12 @@ class Machine:
     """Set while its owner drains it."""
     faults: tuple[Fault, ...] = ()
     """What keeps parts of it from being rented anew."""
-    verified: Verification | None = None
-    """How it came to its verification. None: nothing is known."""
+    costs: tuple[Cause, ...] = ()
+    """What costs it its verification now."""
+    nears: tuple[Cause, ...] = ()
+    """What will, when it goes on."""
+    asides: tuple[Cause, ...] = ()
+    """What virtual machines, or one rental, suffer from; the machine pays nothing for it."""
 
 
 def encode(machine: Machine) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def encode(machine: Machine) -> dict[str, Any]:
         "reliability2": machine.reliability,
         "timeout": machine.silence_s,
         "error_description": _trouble(machine),
-        "vericode": TROUBLED if machine.faults or _causes(machine) else 0,
+        "vericode": TROUBLED if machine.faults or machine.costs else 0,
         "start_date": machine.enrolled_at.timestamp(),
         "machine_maintenance": maintenance.rows(machine.machine_id, machine.windows) or None,
     }
@@ -170,13 +176,17 @@ def _trouble(machine: Machine) -> str | None:
     told = [cordon.in_short(machine.cordon)] if machine.cordon else []
     told += [f"not rented out: {one.scope} [{one.code}] {one.message}".rstrip() for one in machine.faults]
     shown = {one.code for one in machine.faults}
-    told += [f"not verified: [{one.code}] {one.words}" for one in _causes(machine) if one.code not in shown]
+    told += [_said("not verified", one) for one in machine.costs if one.code not in shown]
+    told += [_said(f"not verified from {one.counts_at:%Y-%m-%d %H:%M} UTC on", one) for one in machine.nears]
+    told += [_said(_ASIDES.get(impact.level(one.code), "of {}").format(one.scope), one) for one in machine.asides]
     return "; ".join(told) or None
 
 
-def _causes(machine: Machine) -> list[Cause]:
-    """What costs it its verification now."""
-    return [one for one in machine.verified.causes if one.gone_at is None] if machine.verified else []
+_ASIDES: Mapping[Impact | None, str] = {Impact.VM: "no virtual machines", Impact.RENTAL: "of {} alone"}
+
+
+def _said(what: str, cause: Cause) -> str:
+    return f"{what}: [{cause.code}] {cause.words}".rstrip()
 
 
 def _number(value: Decimal | None) -> float | None:

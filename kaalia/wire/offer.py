@@ -47,6 +47,8 @@ class Offer:
     """Codes of what costs the machine its verification."""
     shut: str | None = None
     """Code of what keeps all of the machine from being rented anew."""
+    no_vms: bool = False
+    """It could start no virtual machines."""
 
 
 TROUBLED = 8
@@ -124,10 +126,11 @@ def _identity(offer: Offer) -> dict[str, Any]:
         "external": False,
         "hosting_type": 0,
         "datacenter": False,
-        "vms_enabled": False,
+        "vms_enabled": False,  # nobody rents virtual machines here
+        "is_vm_deverified": offer.no_vms,
         "hostname": None,
         "vericode": TROUBLED if offer.trouble else 0,
-        "error_description": ", ".join((*([offer.shut] if offer.shut else []), *offer.trouble)) or None,
+        "error_description": ", ".join(dict.fromkeys(filter(None, (offer.shut, *offer.trouble)))) or None,
         **dict.fromkeys(_UNKNOWN),
     }
 
@@ -136,7 +139,6 @@ _UNKNOWN = (
     "bundle_id",
     "bundled_results",
     "cluster_id",
-    "is_vm_deverified",
     "logo",
     "webpage",
     "reliability_mult",

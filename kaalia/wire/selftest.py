@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kaalia.model.machine import MachineReport
-from kaalia.model.selftest import Figure, SelfTestRun, StepName, StepResult
+from kaalia.model.selftest import BURN_MAX_S, Figure, SelfTestRun, StepName, StepResult
+from kaalia.wire.facts import is_name
 
 WORDS_MAX_CHARS = 500
 NAME_MAX_CHARS = 64
@@ -20,6 +21,8 @@ TEXT_MAX_CHARS = 512 * 1024
 RUN_ID_MAX = 2**31 - 1
 """What the marketplace's columns hold."""
 GPUS_MAX = 256
+RUN_MAX_S = BURN_MAX_S + 24 * 3600
+"""Far more than the longest burn with all steps beside it."""
 FIGURE_MAX = 1e12
 
 
@@ -53,14 +56,21 @@ def fault(told: SelfTestNotice) -> str | None:
         (run.began_at is None or run.ended_at is None or run.result is None, "it has not ended"),
         (run.began_at is not None and run.ended_at is not None and run.ended_at < run.began_at, "it ended too early"),
         (not 0 <= run.run_id <= RUN_ID_MAX, "its number is none"),
+        (_span_s(run) > RUN_MAX_S, "it took longer than a test can"),
         (len(run.order.task_id) > NAME_MAX_CHARS, "it answers an order that was never given"),
-        (any(len(uuid) > NAME_MAX_CHARS for uuid in told.gpu_uuids), "a GPU of it has an endless name"),
+        (
+            any(not is_name(uuid, NAME_MAX_CHARS) for uuid in told.gpu_uuids),
+            "a GPU of it has no name",
+        ),
         (len({step.step for step in run.steps}) < len(run.steps), "a step is told twice"),
         (len(run.steps) > len(StepName), "it has more steps than there are"),
         (len(figures) > FIGURES_MAX, f"it has more than {FIGURES_MAX} figures"),
         (len(told.gpu_uuids) > GPUS_MAX, f"it has more than {GPUS_MAX} GPUs"),
         (any(not _is_number(figure) for figure in figures), "a figure of it is no number"),
-        (any(len(figure.name) > NAME_MAX_CHARS for figure in figures), "a figure of it has an endless name"),
+        (
+            any(not is_name(figure.name, NAME_MAX_CHARS) for figure in figures),
+            "a figure of it has no name",
+        ),
         (any(len(step.words) > 2 * WORDS_MAX_CHARS for step in run.steps), "a step says too much"),
     )
     return next((why for is_fault, why in checks if is_fault), None)
@@ -77,6 +87,10 @@ def _short(step: StepResult) -> StepResult:
 
 def _first(figures: Iterable[Figure]) -> tuple[Figure, ...]:
     return tuple(figures)[: FIGURES_MAX // len(StepName)]
+
+
+def _span_s(run: SelfTestRun) -> float:
+    return 0.0 if run.began_at is None or run.ended_at is None else (run.ended_at - run.began_at).total_seconds()
 
 
 def _is_number(figure: Figure) -> bool:

@@ -77,7 +77,7 @@ def test_the_marketplace_is_told_of_what_may_cost_a_verification_the_worst_first
 
     assert [(one.code, one.scope) for one in told] == [
         ("gpu_xid_79", "GPU-1"),
-        ("disk_limit_exceeded", HOST),
+        ("disk_limit_exceeded", "C.7"),
         ("ports_all_filtered", HOST),
     ]
 

@@ -173,7 +173,7 @@ def test_a_short_outage_of_docker_costs_nothing_and_a_long_one_only_while_it_las
     over = verification.advance(settling, news(3 * HOUR + impact.settle()))
 
     assert [one.state for one in (at_once, short)] == [State.VERIFIED, State.VERIFIED]
-    assert short.causes == ()
+    assert (short.lacks, [one.gone_at is None for one in short.causes]) == ((), [False])
     assert [one.state for one in (long, settling, over)] == [State.DEVERIFIED, State.DEVERIFIED, State.VERIFIED]
 
 
@@ -202,7 +202,7 @@ def test_a_requirement_that_is_missed_deverifies_a_measured_one_after_a_day() ->
 
     assert (ram.state, ram.causes[0].code) == (State.DEVERIFIED, "system.ram")
     assert (first.state, later.state, mended.state) == (State.VERIFIED, State.DEVERIFIED, State.VERIFIED)
-    assert mended.causes == ()
+    assert (mended.lacks, [one.gone_at is None for one in mended.causes]) == ((), [False])
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _check(before: Verification, known: Verification, news: News) -> None:
     assert news.facts is not None
     missed = {one.requirement for one in requirements.unmet(requirements.verdicts(news.facts))}
     assert missed <= {one.code for one in known.lacks}
-    for fault in news.conditions:
+    for fault in news.conditions or ():
         found = impact.effect(fault.code, fault.severity)
         is_cause = found is not None and found.impact is Impact.MACHINE
         assert (fault.code in {one.code for one in known.causes if one.gone_at is None}) >= is_cause

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,14 @@ from tests.support.clock import FakeClock
 from tests.support.machines import machine_report
 from tests.support.vastai import VastAI
 
+url_of: Callable[[Path], str] = sqlite_url
+"""The database of a folder: SQLite's there, or what the fixture `database` puts in its place."""
+
 
 @asynccontextmanager
 async def open_context(folder: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Context]:
-    """A context with an empty database in `folder` and a clock that stands still."""
-    engine = await open_engine(sqlite_url(folder))
+    """A context with the database of `folder`, at first an empty one, and a clock that stands still."""
+    engine = await open_engine(url_of(folder))
     try:
         yield Context(
             engine=engine,

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from kaalia.model.selftest import StepName
 from tests.marketplace.support import Market
 from tests.marketplace.verifying import beat, open_machine, open_verified, prove
 from tests.support.sound import notice, sound_report, whole_run
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 async def dlperf(market: Market) -> set[float]:

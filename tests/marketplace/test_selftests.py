@@ -19,6 +19,8 @@ from tests.marketplace.verifying import beat, open_machine, prove, record
 from tests.support.clock import START
 from tests.support.sound import notice, whole_run
 
+pytestmark = pytest.mark.usefixtures("database")
+
 
 async def test_a_test_counts_once_however_often_it_is_told(tmp_path: Path) -> None:
     async with open_machine(tmp_path) as liar:

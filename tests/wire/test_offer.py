@@ -133,7 +133,17 @@ TEXTS = frozenset(
     }
 )
 FLAGS = frozenset(
-    {"rentable", "rented", "verified", "external", "datacenter", "vms_enabled", "is_bid", "gpu_display_active"}
+    {
+        "rentable",
+        "rented",
+        "verified",
+        "external",
+        "datacenter",
+        "vms_enabled",
+        "is_vm_deverified",
+        "is_bid",
+        "gpu_display_active",
+    }
 )
 
 

@@ -1,10 +1,13 @@
 """Opens the marketplace's database: SQLite in the data directory, or any URL that SQLAlchemy's asyncio drivers know."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from kaalia.marketplace.db import (
     authority_tables,
@@ -18,6 +21,8 @@ from kaalia.marketplace.db import (
 )
 
 DATABASE_FILE = "marketplace.db"
+_MAKING = 0x6B61616C6961
+"""The lock under which tables are made; any number that nobody else takes."""
 
 
 def sqlite_url(data_dir: Path) -> str:
@@ -37,6 +42,8 @@ async def open_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
     async with engine.begin() as tx:
+        if engine.dialect.name == "postgresql":  # several processes may begin at once, and none may make a table twice
+            await tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
         for tables in (
             relay_tables,
             snapshot_tables,
@@ -49,6 +56,13 @@ async def open_engine(url: str) -> AsyncEngine:
         ):  # one metadata: naming the modules is what makes it whole
             await tx.run_sync(tables.metadata.create_all)
     return engine
+
+
+async def insert_new(tx: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Those whose key is not there yet: another process may have been faster, which is no error."""
+    if rows:
+        insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+        await tx.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -4,7 +4,7 @@ from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table,
 
 from kaalia.marketplace.db.tables import metadata
 
-__all__ = ["benchmarks", "metadata", "selftests", "sightings", "verifications"]
+__all__ = ["benchmarks", "gpu_holders", "metadata", "selftests", "sightings", "verifications"]
 
 verifications = Table(
     "verifications",
@@ -36,6 +36,14 @@ sightings = Table(
     Column("record", Text, nullable=False),
 )
 """`record`: Sightings JSON (`model.sightings`), of machines whose ports this marketplace's own prober tried."""
+
+gpu_holders = Table(
+    "gpu_holders",
+    metadata,
+    Column("uuid", String, primary_key=True),
+    Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+"""The machine that each GPU counts for: the first that named it, until it has it no more."""
 
 benchmarks = Table(
     "benchmarks",

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kaalia.contracts import verification
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.offer import end_of_offer
 from kaalia.marketplace import (
@@ -130,7 +131,9 @@ async def _row(context: Context, tx: AsyncConnection, machine: MachineRecord) ->
             windows=open_windows(machine.windows, now),
             cordon=machine.cordon if machine.is_cordoned(now) else None,
             faults=machine.faults,
-            verified=machine.verified,
+            costs=verification.costs(machine.verified, now),
+            nears=verification.nears(machine.verified, now),
+            asides=machine.verified.asides if machine.verified else (),
         )
     )
 
