@@ -295,6 +295,8 @@ def _contract(text: str, is_ended: bool) -> Contract:
 
 
 def _check_numbers(post: StatusPost) -> None:
+    if not facts.is_name(post.stream_id):
+        raise ApiError(400, "document_invalid", "cannot read StatusPost: stream_id: it must be a short name")
     statuses = [*(post.workloads or ()), *(m.workload for m in post.messages if m.workload is not None)]
     spaces = [*(post.volumes or ()), *(m.volume for m in post.messages if m.volume is not None)]
     numbers = [post.revision, *(m.seq for m in post.messages), *(told.contract_id for told in statuses)]

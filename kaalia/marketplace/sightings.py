@@ -5,6 +5,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.contracts import sightings as rules
+from kaalia.marketplace import machines
 from kaalia.marketplace.context import Context
 from kaalia.marketplace.db.verification_tables import sightings as table
 from kaalia.model.sightings import Sightings
@@ -24,17 +25,17 @@ async def note(context: Context, machine_id: int, asked: ProbeRequest, reply: Pr
     ]
     now = context.clock.now()
     async with context.engine.begin() as tx:
-        known = await get(tx, machine_id, for_update=True)
+        await machines.lock(tx, machine_id)
+        known = await get(tx, machine_id)
         record = _SIGHTINGS.dump_json(rules.noted(known, reply.address, sights, now)).decode()
         changed = await tx.execute(sa.update(table).where(table.c.machine_id == machine_id).values(record=record))
         if changed.rowcount == 0:
             await tx.execute(sa.insert(table).values(machine_id=machine_id, record=record))
 
 
-async def get(tx: AsyncConnection, machine_id: int, *, for_update: bool = False) -> Sightings | None:
+async def get(tx: AsyncConnection, machine_id: int) -> Sightings | None:
     """None: it never asked this prober."""
-    query = sa.select(table.c.record).where(table.c.machine_id == machine_id)
-    return read(await tx.scalar(query.with_for_update() if for_update else query))
+    return read(await tx.scalar(sa.select(table.c.record).where(table.c.machine_id == machine_id)))
 
 
 def of(machine_id: int) -> sa.ScalarSelect[str]:

@@ -1,15 +1,16 @@
 """The table of the marketplace's certificate authority, beside `db.tables`."""
 
-from sqlalchemy import Column, Integer, LargeBinary, String, Table
+from sqlalchemy import Column, LargeBinary, String, Table
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["authority", "metadata"]
 
 authority = Table(
     "authority",
     metadata,
-    Column("only_row", Integer, primary_key=True),
+    Column("only_row", Whole, primary_key=True),
     Column("certificate", String, nullable=False),
     Column("sealed_key", LargeBinary, nullable=False),
 )

@@ -1,8 +1,9 @@
 """The tables of what this marketplace heard of machines, and when it was away itself, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, Table, Text
+from sqlalchemy import Column, Float, ForeignKey, Table, Text
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["availability", "away", "metadata"]
 
@@ -18,7 +19,7 @@ availability = Table(
 away = Table(
     "away",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("begin_at", Float, nullable=False),
     Column("end_at", Float, nullable=False),
 )

@@ -1,8 +1,9 @@
 """The table of copies, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import Column, Float, ForeignKey, LargeBinary, String, Table, Text
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["cloud_connections", "copy_notes", "metadata"]
 
@@ -10,7 +11,7 @@ copy_notes = Table(
     "copy_notes",
     metadata,
     Column("holder", String, primary_key=True),
-    Column("machine_id", Integer, nullable=False),
+    Column("machine_id", Whole, nullable=False),
     Column("text", Text, nullable=False),
     Column("warning", Text, nullable=False, default=""),
     Column("said_at", Float, nullable=False),
@@ -20,7 +21,7 @@ copy_notes = Table(
 cloud_connections = Table(
     "cloud_connections",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("name", String, nullable=False),
     Column("cloud_type", String, nullable=False),

@@ -1,23 +1,24 @@
 """The tables of scheduled requests, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import Column, Float, ForeignKey, Index, LargeBinary, String, Table, Text
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["metadata", "scheduled_job_keys", "scheduled_jobs"]
 
 scheduled_jobs = Table(
     "scheduled_jobs",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("contract_id", ForeignKey("contracts.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("request_method", String, nullable=False),
     Column("api_endpoint", String, nullable=False),
     Column("request_body", LargeBinary, nullable=False),
     Column("frequency", String, nullable=False),
-    Column("day_of_the_week", Integer, nullable=True),
-    Column("hour_of_the_day", Integer, nullable=True),
+    Column("day_of_the_week", Whole, nullable=True),
+    Column("hour_of_the_day", Whole, nullable=True),
     Column("start_time", Float, nullable=False),
     Column("end_time", Float, nullable=False),
     Column("next_at", Float, nullable=True),
@@ -33,6 +34,6 @@ scheduled_job_keys = Table(
     "scheduled_job_keys",
     metadata,
     Column("job_id", ForeignKey("scheduled_jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("key_id", Integer, nullable=False),
+    Column("key_id", Whole, nullable=False),
 )
 """The API key that scheduled each request, or changed it last. It may be gone; its number is not given again."""

@@ -1,16 +1,17 @@
 """The table of snapshots, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import Column, Float, LargeBinary, String, Table, Text
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["metadata", "snapshots"]
 
 snapshots = Table(
     "snapshots",
     metadata,
-    Column("contract_id", Integer, primary_key=True, autoincrement=False),
-    Column("machine_id", Integer, nullable=False),
+    Column("contract_id", Whole, primary_key=True, autoincrement=False),
+    Column("machine_id", Whole, nullable=False),
     Column("task_id", String, nullable=False, unique=True),
     Column("image", String, nullable=False),
     Column("login", LargeBinary, nullable=True),

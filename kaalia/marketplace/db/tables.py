@@ -6,19 +6,19 @@ Column names that the public API also uses keep the API's spelling, so that rows
 """
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     Float,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
     Text,
 )
+
+from kaalia.marketplace.db.types import Whole
 
 metadata = MetaData()
 
@@ -33,7 +33,7 @@ settings = Table(
 users = Table(
     "users",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("username", String, nullable=False, unique=True),
     Column("is_host", Boolean, nullable=False, default=False),
     Column("credit", String, nullable=False, default="0"),
@@ -44,12 +44,12 @@ users = Table(
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("name", String, nullable=False, default=""),
     Column("key_sha256", String, nullable=False, unique=True),
     Column("permissions", Text, nullable=True),
-    Column("instance_id", Integer, nullable=True),
+    Column("instance_id", Whole, nullable=True),
     Column("created_at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -62,26 +62,26 @@ enrol_tokens = Table(
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
-    Column("used_by_machine_id", Integer, nullable=True),
+    Column("used_by_machine_id", Whole, nullable=True),
 )
 
 machines = Table(
     "machines",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
     Column("public_key", String, nullable=False, unique=True),
     Column("fingerprint", String, nullable=False),
     Column("enrolled_at", Float, nullable=False),
-    Column("revision", Integer, nullable=False, default=1),
+    Column("revision", Whole, nullable=False, default=1),
     Column("report", Text, nullable=True),
     Column("listing", Text, nullable=True),
     Column("last_seen_at", Float, nullable=True),
     Column("online_s", Float, nullable=False, default=0.0),
     Column("observed_s", Float, nullable=False, default=0.0),
     Column("stream_id", String, nullable=True),
-    Column("acked_seq", Integer, nullable=False, default=0),
-    Column("applied_revision", Integer, nullable=False, default=0),
+    Column("acked_seq", Whole, nullable=False, default=0),
+    Column("applied_revision", Whole, nullable=False, default=0),
     Column("verification", String, nullable=False, default="unverified"),
     sqlite_autoincrement=True,
 )
@@ -100,10 +100,10 @@ JSON, placed by the owner on the machine and told by its daemon."""
 asks = Table(
     "asks",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("num_gpus", Integer, nullable=False),
-    Column("contract_id", Integer, nullable=True),
+    Column("num_gpus", Whole, nullable=False),
+    Column("contract_id", Whole, nullable=True),
     Column("created_at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -112,15 +112,15 @@ asks = Table(
 contracts = Table(
     "contracts",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
-    Column("ask_id", Integer, nullable=False),
+    Column("ask_id", Whole, nullable=False),
     Column("document", Text, nullable=False),
     Column("status", Text, nullable=True),
     Column("request", Text, nullable=False),
     Column("label", String, nullable=True),
-    Column("template_id", Integer, nullable=True),
+    Column("template_id", Whole, nullable=True),
     Column("template_hash_id", String, nullable=True),
     Column("jupyter_token", String, nullable=False),
     Column("image_login", LargeBinary, nullable=True),
@@ -139,12 +139,12 @@ Index("contracts_live", contracts.c.machine_id, contracts.c.removed_at)
 templates = Table(
     "templates",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("hash_id", String, nullable=False, index=True),
-    Column("creator_id", Integer, nullable=False, index=True),
+    Column("creator_id", Whole, nullable=False, index=True),
     Column("document", Text, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("count_created", Integer, nullable=False, default=0),
+    Column("count_created", Whole, nullable=False, default=0),
     Column("recent_create_date", Float, nullable=True),
     Column("deleted_at", Float, nullable=True),
     sqlite_autoincrement=True,
@@ -154,7 +154,7 @@ template_hashes = Table(
     "template_hashes",
     metadata,
     Column("hash_id", String, primary_key=True),
-    Column("template_id", Integer, nullable=False),
+    Column("template_id", Whole, nullable=False),
     Column("document", Text, nullable=False),
 )
 """Every version ever: an old hash goes on to resolve to the content it named."""
@@ -162,7 +162,7 @@ template_hashes = Table(
 secrets = Table(
     "secrets",
     metadata,
-    Column("user_id", Integer, primary_key=True),
+    Column("user_id", Whole, primary_key=True),
     Column("key", String, primary_key=True),
     Column("value", Text, nullable=False),
 )
@@ -170,8 +170,8 @@ secrets = Table(
 ssh_keys = Table(
     "ssh_keys",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", Integer, nullable=False, index=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
+    Column("user_id", Whole, nullable=False, index=True),
     Column("public_key", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("deleted_at", Float, nullable=True),
@@ -181,8 +181,8 @@ ssh_keys = Table(
 instance_keys = Table(
     "instance_keys",
     metadata,
-    Column("contract_id", Integer, primary_key=True),
-    Column("key_id", Integer, primary_key=True),
+    Column("contract_id", Whole, primary_key=True),
+    Column("key_id", Whole, primary_key=True),
     Column("public_key", Text, nullable=False),
     Column("attached_at", Float, nullable=False),
 )
@@ -195,7 +195,7 @@ tasks = Table(
     "tasks",
     metadata,
     Column("task_id", String, primary_key=True),
-    Column("machine_id", Integer, nullable=False, index=True),
+    Column("machine_id", Whole, nullable=False, index=True),
     Column("document", Text, nullable=False),
     Column("result", Text, nullable=True),
     Column("created_at", Float, nullable=False),
@@ -205,9 +205,9 @@ tasks = Table(
 volume_offers = Table(
     "volume_offers",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, unique=True),
-    Column("size_gb", Integer, nullable=False),
+    Column("size_gb", Whole, nullable=False),
     Column("price_per_gb_month", String, nullable=False),
     Column("end_at", Float, nullable=True),
     Column("is_listed", Boolean, nullable=False, default=True),
@@ -219,14 +219,14 @@ volume_offers = Table(
 volumes = Table(
     "volumes",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
-    Column("offer_id", Integer, nullable=False),
+    Column("offer_id", Whole, nullable=False),
     Column("key", String, nullable=False),
     Column("name", String, nullable=True),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("copy_of", Integer, nullable=True),
+    Column("size_bytes", Whole, nullable=False),
+    Column("copy_of", Whole, nullable=True),
     Column("price_per_gb_month", String, nullable=False),
     Column("status", Text, nullable=True),
     Column("start_date", Float, nullable=False),
@@ -242,13 +242,13 @@ it gone."""
 charges = Table(
     "charges",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("contract_id", Integer, nullable=False),
-    Column("machine_id", Integer, nullable=False, index=True),
-    Column("user_id", Integer, nullable=False, index=True),
-    Column("host_id", Integer, nullable=False, index=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
+    Column("contract_id", Whole, nullable=False),
+    Column("machine_id", Whole, nullable=False, index=True),
+    Column("user_id", Whole, nullable=False, index=True),
+    Column("host_id", Whole, nullable=False, index=True),
     Column("meter", String, nullable=False),
-    Column("quantity", BigInteger, nullable=False),
+    Column("quantity", Whole, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("ended_at", Float, nullable=True),
     Column("amount", String, nullable=True),
@@ -262,8 +262,8 @@ Index("charges_of_contract", charges.c.contract_id, charges.c.meter, charges.c.i
 rates = Table(
     "rates",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("contract_id", Integer, nullable=False, index=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
+    Column("contract_id", Whole, nullable=False, index=True),
     Column("valid_from", Float, nullable=False),
     Column("run_usd_per_hour", String, nullable=False),
     Column("disk_usd_per_gb_month", String, nullable=False),
@@ -274,7 +274,7 @@ rates = Table(
 inet_rates = Table(
     "inet_rates",
     metadata,
-    Column("rate_id", Integer, primary_key=True, autoincrement=False),
+    Column("rate_id", Whole, primary_key=True, autoincrement=False),
     Column("up_usd_per_gb", String, nullable=False),
     Column("down_usd_per_gb", String, nullable=False),
 )
@@ -283,9 +283,9 @@ inet_rates = Table(
 inet_counts = Table(
     "inet_counts",
     metadata,
-    Column("contract_id", Integer, primary_key=True, autoincrement=False),
+    Column("contract_id", Whole, primary_key=True, autoincrement=False),
     Column("meter", String, primary_key=True),
-    Column("total", BigInteger, nullable=False),
+    Column("total", Whole, nullable=False),
     Column("said_at", Float, nullable=False),
     Column("counted_until", Float, nullable=False),
 )
@@ -294,8 +294,8 @@ inet_counts = Table(
 invoices = Table(
     "invoices",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", Integer, nullable=False, index=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
+    Column("user_id", Whole, nullable=False, index=True),
     Column("when", Float, nullable=False),
     Column("paid_on", Float, nullable=True),
     Column("amount", String, nullable=False),
@@ -310,7 +310,7 @@ refund, transfer, payout. `users.credit` holds their sum."""
 deposits = Table(
     "deposits",
     metadata,
-    Column("contract_id", Integer, primary_key=True),
+    Column("contract_id", Whole, primary_key=True),
     Column("document", Text, nullable=False),
     Column("prepaid_at", Float, nullable=False),
 )
@@ -320,7 +320,7 @@ charged; what of it is locked is worked out."""
 prepayments = Table(
     "prepayments",
     metadata,
-    Column("contract_id", Integer, primary_key=True),
+    Column("contract_id", Whole, primary_key=True),
     Column("amount", String, nullable=False),
     Column("requested_at", Float, nullable=False),
 )
@@ -329,10 +329,10 @@ prepayments = Table(
 forfeits = Table(
     "forfeits",
     metadata,
-    Column("contract_id", Integer, primary_key=True),
-    Column("machine_id", Integer, nullable=False),
-    Column("user_id", Integer, nullable=False),
-    Column("host_id", Integer, nullable=False, index=True),
+    Column("contract_id", Whole, primary_key=True),
+    Column("machine_id", Whole, nullable=False),
+    Column("user_id", Whole, nullable=False),
+    Column("host_id", Whole, nullable=False, index=True),
     Column("amount", String, nullable=False),
     Column("forfeited_at", Float, nullable=False),
 )
@@ -342,7 +342,7 @@ forfeits = Table(
 price_increases = Table(
     "price_increases",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("contract_id", ForeignKey("contracts.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("terms", Text, nullable=False),
     Column("state", String, nullable=False, index=True),
@@ -366,7 +366,7 @@ name them."""
 machine_reports = Table(
     "machine_reports",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("problem", String, nullable=False),

@@ -1,8 +1,9 @@
 """What keeps a machine verified or not, its self-tests, and what they measured, beside `db.tables`."""
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Float, ForeignKey, Index, String, Table, Text, UniqueConstraint
 
 from kaalia.marketplace.db.tables import metadata
+from kaalia.marketplace.db.types import Whole
 
 __all__ = ["benchmarks", "gpu_holders", "metadata", "selftests", "sightings", "verifications"]
 
@@ -18,9 +19,9 @@ without a row was never heard of since there are verifications."""
 selftests = Table(
     "selftests",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False),
-    Column("run_id", Integer, nullable=False),
+    Column("run_id", Whole, nullable=False),
     Column("began_at", Float, nullable=False),
     Column("taken_at", Float, nullable=False),
     Column("document", Text, nullable=False),
@@ -48,12 +49,12 @@ gpu_holders = Table(
 benchmarks = Table(
     "benchmarks",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", Whole, primary_key=True, autoincrement=True),
     Column("machine_id", ForeignKey("machines.id", ondelete="CASCADE"), nullable=False),
     Column("type", String, nullable=False),
     Column("value", Float, nullable=False),
     Column("gpu_name", String, nullable=True),
-    Column("num_gpus", Integer, nullable=False),
+    Column("num_gpus", Whole, nullable=False),
     Column("dph_base", Float, nullable=True),
     Column("image", String, nullable=True),
     Column("last_update", Float, nullable=False),
