@@ -52,8 +52,7 @@ def print_verdicts(verdicts: tuple[RequirementVerdict, ...], out: Console) -> No
 
 
 def _mark(one: RequirementVerdict) -> str:
-    mark = _MARKS[one.outcome]
-    return f"{mark} (advice)" if one.is_advice and one.outcome is not Outcome.PASSED else mark
+    return "advice" if one.is_advice and one.outcome is Outcome.FAILED else _MARKS[one.outcome]
 
 
 def _phase(counts_at: datetime, gone_at: datetime | None, now: datetime) -> str:

@@ -1,11 +1,15 @@
 """Every requirement of the data: met, missed by little, not known; formulas at the points that documents name."""
 
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kaalia import config
 from kaalia.contracts import requirement_facts, requirements
+from kaalia.contracts.dockerflags import MAX_PORTS
 from kaalia.contracts.requirement_facts import Facts
 from kaalia.errors import ContractError
 from kaalia.model.machine import Benchmarks, GpuDriver, ProvenPorts
@@ -220,3 +224,24 @@ def test_a_capability_that_is_not_told_of_one_gpu_is_not_known_of_the_machine() 
     silent = replace(report.gpus[0], compute_capability=None)
 
     assert requirement_facts.of(replace(report, gpus=(report.gpus[1], silent))).compute_capability is None
+
+
+def test_one_number_of_ports_is_enough_and_no_page_tells_another() -> None:
+    """3 are required and 64 enough, as many as an instance can have; what others advise stands beside."""
+    book = {one.id: one for one in requirements.book()}
+    required, enough = book["network.direct_ports"], book["network.direct_ports.recommended_max"]
+    root = Path(__file__).parents[2]
+    pages = [*root.glob("docs/*.md"), root / "README.md", root / "install.sh"]
+    said = re.compile(r"(\d+) (?:(?:TCP |UDP )?ports? (?:per|for each|for every|a|x)|for each) GPU", re.IGNORECASE)
+    numbers = {
+        int(match[1])
+        for page in pages
+        for line in page.read_text().splitlines()
+        if "`network.direct_ports" not in line  # the table of the data, with what other documents ask for
+        for match in said.finditer(line)
+    }
+
+    assert enough.number == MAX_PORTS
+    assert numbers <= {required.number, enough.number}
+    assert enough.number in numbers
+    assert len(config.Config().ports.range) // MAX_PORTS == 12

@@ -117,6 +117,44 @@ async def test_reports_of_others_of_too_many_and_of_nothing_are_refused(tmp_path
     assert tomorrow.status == 200
 
 
+async def test_who_rented_long_ago_reports_no_more(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        instance_id = await rent(market)
+        await market.renter.call("DELETE", f"/api/v0/instances/{instance_id}/")
+        market.clock.advance(6 * 86400)
+        late = await report(market)
+        market.clock.advance(2 * 86400)
+        too_late = await report(market)
+
+    assert late.status == 200
+    assert (too_late.status, too_late.body["error"]) == (404, "no_such_machine")
+
+
+async def test_of_one_renter_the_newest_reports_are_kept(tmp_path: Path) -> None:
+    """So that nobody fills the table, and nobody crowds out what others wrote."""
+    async with rented_market(tmp_path) as market:
+        await rent(market)
+        for number in range(30):
+            await report(market, problem=f"problem {number}")
+            market.clock.advance(86400 / 4)
+        rows = (await market.host.call("GET", REPORTS)).body
+
+    assert [row["problem"] for row in rows] == [f"problem {number}" for number in range(29, 9, -1)]
+
+
+@pytest.mark.usefixtures("database")
+async def test_what_moves_a_cursor_or_no_database_takes_is_left_out_of_a_report(tmp_path: Path) -> None:
+    async with rented_market(tmp_path) as market:
+        await rent(market)
+        taken = await report(market, problem="\x1b[2Jslow\x00", message="line\nline\u202e \u00e9")
+        half = await report(market, message="\ud800")
+        nothing = await report(market, problem="\x00\u200b")
+        rows = (await market.host.call("GET", REPORTS)).body
+
+    assert (taken.status, nothing.status, half.status) == (200, 400, 400)
+    assert [(row["problem"], row["message"]) for row in rows] == [("[2Jslow", "line\nline \u00e9")]
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [
