@@ -38,6 +38,7 @@ DOWN = VerificationView(
         Lack("gpu_xid_79", "the driver reported Xid 79", remedy="kaalia doctor explain gpu_xid_79"),
         Lack("network.upload", "the machine uploads fast enough", "80 Mb/s", ">= 125 Mb/s", "use a wire [not wifi]"),
     ),
+    asides=(Cause("disk_over_size", "C.51", "cannot hold C.51 to its size", START, START),),
     last=NOTE,
     ordered=Ordered("task", START - HOUR, "at random"),
     history=(Change(START - 9 * HOUR, State.VERIFIED),),
@@ -63,7 +64,12 @@ def test_what_costs_the_verification_and_what_is_missing(run: Run, rented: Daemo
     assert "a self-test, 60 min ago: at random" in result.out or "a self-test, 1 h ago: at random" in result.out
     assert "gpu_xid_79" in result.out
     assert "counts in 10 min" in result.out
-    assert "is over, and must stay so" in result.out
+    assert "it is over, and must stay so for a while" in result.out
+    assert "of GPU-1, since 2026-01-01 11:00 UTC: it counts, then a new self-test is needed" in result.out
+    assert result.out.count("the driver reported Xid 79") == 1
+    assert "Noted; it costs no verification:" in result.out
+    assert "cannot hold C.51 to its size [disk_over_size]" in result.out
+    assert "…" not in result.out
     assert "the machine uploads fast enough: 80 Mb/s, required >= 125 Mb/s [network.upload]" in result.out
     assert "remedy: use a wire [not wifi]" in result.out
     assert "By this machine's own look:" in result.out
