@@ -29,10 +29,14 @@ FIRST_S = 20.0
 """After a start the engine first has to answer for what runs; an order is obeyed at once."""
 MEASURE_S = 600.0
 """The engine walks every container's files for its answer."""
+LOOK_S = 30.0
+MOVED_SHARE = 0.05
+"""Of the disk. By so much the count is off when its free space moved so far since: whoever emptied a full disk can rent
+it out at once, and what is promised of one that was filled is no longer there."""
 
 
 class DiskService:
-    """Measures soon after the start, every ten minutes, and when asked."""
+    """Measures soon after the start, every ten minutes, when the disk fills or empties, and when asked."""
 
     name = "disk"
 
@@ -45,6 +49,7 @@ class DiskService:
         space: Callable[[], Awaitable[Space]],
         keeper: VolumesService,
         clock: Clock,
+        look_s: float = LOOK_S,
     ) -> None:
         self._database = database
         self._hands = hands
@@ -52,6 +57,8 @@ class DiskService:
         self._space = space
         self._keeper = keeper
         self._clock = clock
+        self._look_s = look_s
+        self._counted_free_bytes: int | None = None
         self._bell = changes.subscribe(Topic.DISK)
 
     async def run(self) -> None:
@@ -63,7 +70,18 @@ class DiskService:
             await self.obey()
         except (WorkloadError, HostError) as error:
             log.warning("disk: nothing was measured: %s", error)
-        await bells.wait(self._bell, MEASURE_S)
+        again_s = self._clock.monotonic_s() + MEASURE_S
+        while (left_s := again_s - self._clock.monotonic_s()) > 0:
+            if await bells.wait(self._bell, min(self._look_s, left_s)) or await self._has_moved():
+                break
+
+    async def _has_moved(self) -> bool:
+        try:
+            space = await self._space()
+        except (WorkloadError, HostError):
+            return False
+        counted = self._counted_free_bytes
+        return counted is not None and abs(space.free_bytes - counted) > MOVED_SHARE * space.total_bytes
 
     async def obey(self) -> None:
         """Do what was asked, then measure. Raises WorkloadError or HostError."""
@@ -71,6 +89,7 @@ class DiskService:
         if DiskOrder.REMOVE_ORPHANS in asked:
             await self._remove_orphans()
         ledger = await self.measure()
+        self._counted_free_bytes = ledger.free_bytes
 
         def work(tx: Transaction) -> None:
             disk.put_ledger(tx, ledger)

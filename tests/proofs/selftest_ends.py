@@ -131,6 +131,8 @@ def _full(world: World) -> None:
     world.report.check("a disk that is full: exit code 1 or 2", code in (1, 2), (code, found.get("problem")))
     told = any("disk" in one or "launch" in one for one in wrong) or code == 2
     world.report.check("a disk that is full: it says so", told, (wrong, found.get("problem")))
+    counted = world.kaalia("disk")  # by itself half a minute later
+    world.report.check("a disk that was full is counted anew", counted.returncode == 0, counted.stderr)
 
 
 def _begun(world: World, options: tuple[str, ...] = BURN) -> subprocess.Popen[bytes]:

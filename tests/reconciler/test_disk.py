@@ -1,5 +1,6 @@
 """Who has which bytes, and orphans: removed once for each word of the owner's, whatever else fails."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,7 @@ from kaalia.model.volume import VolumeBackend, VolumeState, VolumeStatus
 from kaalia.reconciler.disk import DiskService
 from kaalia.reconciler.volumes import VolumesService
 from kaalia.store import disk, volumes
-from kaalia.store.changes import Changes
+from kaalia.store.changes import Changes, Topic
 from kaalia.store.database import Database, Transaction
 from kaalia.units import GB
 from kaalia.wire.local import DiskOrder
@@ -54,9 +55,8 @@ async def held(store: Database, changes: Changes, clock: FakeClock) -> Held:
         volumes.put_status(tx, ready, clock.now(), "/volumes")
 
     await store.transaction(agreed)
-    return Held(
-        store, clock, DiskService(store, changes, hands, engine.usage, engine.space, keeper, clock), hands, engine
-    )
+    service = DiskService(store, changes, hands, engine.usage, engine.space, keeper, clock, look_s=0.01)
+    return Held(store, clock, service, hands, engine)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,29 @@ async def test_others_hold_what_no_renter_was_promised(held: Held, taken: dict[i
     held.engine.others_bytes, held.volumes.taken = 200 * GB, taken
 
     assert (await held.service.measure()).others_bytes == others
+
+
+async def test_a_disk_that_fills_or_empties_is_counted_at_once(held: Held, changes: Changes) -> None:
+    async def others(service: asyncio.Task[None], expected: int) -> None:
+        async with asyncio.timeout(10):
+            while (ledger := await held.store.read(disk.get_ledger)) is None or ledger.others_bytes != expected:
+                assert not service.done()
+                await asyncio.sleep(0.01)
+
+    held.volumes.taken = {KNOWN: 0}
+    service = asyncio.create_task(held.service.run())
+    try:
+        changes.ring(Topic.DISK)
+        await others(service, 0)
+        held.engine.others_bytes = 950 * GB
+        await others(service, 950 * GB)
+        held.engine.others_bytes = 20 * GB
+        await others(service, 20 * GB)
+        held.engine.others_bytes = 60 * GB  # less than a twentieth of the disk
+        await asyncio.sleep(0.2)
+        await others(service, 20 * GB)
+    finally:
+        service.cancel()
 
 
 async def test_a_volume_that_does_not_tell_leaves_it_open_what_others_hold(held: Held) -> None:
