@@ -26,7 +26,7 @@ TOLD_BY_OTHERS = (
 )
 """Files whose problems become conditions elsewhere."""
 _NO_SNAPSHOT = ("snapshot_invalid", "snapshot_foreign", "snapshot_incomplete", "snapshot_stale")
-NO_CONDITIONS = frozenset({"speed_tenants_came", *_NO_SNAPSHOT})
+NO_CONDITIONS = frozenset({"speed_tenants_came", "speed_withdrawn", *_NO_SNAPSHOT})
 """Codes of the files that are searched that are never told as conditions."""
 
 

@@ -21,7 +21,7 @@ from kaalia.errors import HostError
 from kaalia.host.nvml import NvmlProbe
 from kaalia.host.process import run
 from kaalia.model.measurement import Bench, Measurement
-from kaalia.service import run_forever
+from kaalia.service import guarded, run_forever
 from kaalia.store import claims, gpu_use, machine, measurements, speed
 from kaalia.store.changes import Changes, Topic, wait
 from kaalia.store.claims import ClaimKind
@@ -37,6 +37,10 @@ SHA256_MBPS, ZLIB_MBPS = 500.0, 50.0
 log = logging.getLogger(__name__)
 
 
+class _WithdrawnError(Exception):
+    """Nobody wants it any longer."""
+
+
 class BenchService:
     """Sleeps until something is ordered."""
 
@@ -48,24 +52,38 @@ class BenchService:
         self._clock = clock
         self._probe = probe
         self._bell = changes.subscribe(Topic.MEASUREMENTS)
+        self._is_clear = False
 
     async def run(self) -> None:
         await run_forever(self.name, self._turn)
 
     async def _turn(self) -> None:
+        if not self._is_clear:
+            await self._clear()
+            self._is_clear = True
         order = await self._database.read(measurements.next_order)
         if order is None:
             await wait(self._bell, None)
         else:
             await self.measure(order)
 
+    async def _clear(self) -> None:
+        """What a daemon that was killed left: the test that wanted it measured ended with it, the owner waits on."""
+        await self._database.transaction(measurements.withdraw)
+        report = await self._database.read(machine.get_report)
+        if report is not None and report.disk is not None:
+            await fio.clear(report.disk)
+
     async def measure(self, order: Order) -> tuple[Measurement, ...]:
-        """Do it and store what came of it; whatever happens, the order is done with."""
+        """Do it and store what came of it; whatever happens, the order is done with. Broken off when it is withdrawn."""
         now = self._clock.now()
         gentle = await self._database.read(lambda tx: speed.tenants(tx, now).running > 0)
         found: tuple[Measurement, ...] = ()
         try:
-            found = await self._measured(order.bench, now, gentle=gentle)
+            work = self._measured(order.bench, now, gentle=gentle)
+            found = await guarded(work, self._until_withdrawn(order.bench))
+        except _WithdrawnError:
+            log.info("measuring %s was broken off", order.bench)
         finally:
 
             def store(tx: Transaction) -> None:
@@ -73,8 +91,14 @@ class BenchService:
                 measurements.done(tx, order.bench)
 
             await self._database.transaction(store, Topic.MEASUREMENTS)
-        log.info("measured %s: %s", order.bench, ", ".join(f"{one.name} {one.value}" for one in found))
+        if found:
+            log.info("measured %s: %s", order.bench, ", ".join(f"{one.name} {one.value}" for one in found))
         return found
+
+    async def _until_withdrawn(self, bench: Bench) -> None:
+        while bench in await self._database.read(measurements.ordered):
+            await wait(self._bell, None)
+        raise _WithdrawnError
 
     async def _measured(self, bench: Bench, now: datetime, *, gentle: bool) -> tuple[Measurement, ...]:
         if bench is Bench.CPU:

@@ -39,7 +39,7 @@ SECONDS = 10
 LIMITED_SECONDS = 3
 LIMITED_BYTES = GB // 2
 
-QUIET = frozenset({"speed_tenants_came", "speed_not_served"})
+QUIET = frozenset({"speed_tenants_came", "speed_not_served", "speed_withdrawn"})
 """Nothing is wrong with the machine, and its owner need not be warned."""
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,8 @@ class SpeedService:
 
         async def tell(progress: SpeedProgress) -> None:
             def put(tx: Transaction) -> int:
+                if speed.get_progress(tx) is None:
+                    raise HostError("speed_withdrawn", "cannot measure the speed now: who wanted it broke it off")
                 speed.put_progress(tx, progress)
                 return speed.tenants(tx, self._clock.now()).running
 

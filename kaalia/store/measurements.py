@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from kaalia.clock import from_epoch
 from kaalia.model.machine import Benchmarks
@@ -14,9 +15,12 @@ from kaalia.store.database import Transaction
 
 @dataclass(frozen=True, slots=True)
 class Order:
+    """`purpose`: of the test that wants it as one of its steps, and not without the rest; empty: the owner does."""
+
     bench: Bench
     ordered_at: datetime
     force: bool = False
+    purpose: str = ""
 
 
 def put(tx: Transaction, found: Iterable[Measurement]) -> None:
@@ -31,18 +35,28 @@ def every(tx: Transaction) -> tuple[Measurement, ...]:
 
 def order(tx: Transaction, wanted: Order) -> None:
     tx.execute(
-        "INSERT OR REPLACE INTO measurement_orders (bench, ordered_at, force) VALUES (?, ?, ?)",
-        (wanted.bench, wanted.ordered_at.timestamp(), wanted.force),
+        "INSERT OR REPLACE INTO measurement_orders (bench, ordered_at, force, purpose) VALUES (?, ?, ?, ?)",
+        (wanted.bench, wanted.ordered_at.timestamp(), wanted.force, wanted.purpose),
     )
 
 
 def next_order(tx: Transaction) -> Order | None:
     row = tx.execute("SELECT * FROM measurement_orders ORDER BY ordered_at, bench LIMIT 1").fetchone()
-    return None if row is None else Order(Bench(row["bench"]), from_epoch(row["ordered_at"]), bool(row["force"]))
+    return None if row is None else _order(row)
+
+
+def get_order(tx: Transaction, bench: Bench) -> Order | None:
+    row = tx.execute("SELECT * FROM measurement_orders WHERE bench = ?", (bench,)).fetchone()
+    return None if row is None else _order(row)
 
 
 def ordered(tx: Transaction) -> tuple[Bench, ...]:
     return tuple(Bench(row["bench"]) for row in tx.execute("SELECT bench FROM measurement_orders ORDER BY bench"))
+
+
+def withdraw(tx: Transaction) -> None:
+    """What tests wanted is wanted no longer; one that is under way is broken off by who does it."""
+    tx.execute("DELETE FROM measurement_orders WHERE purpose != ''")
 
 
 def done(tx: Transaction, bench: Bench) -> None:
@@ -62,6 +76,10 @@ def benchmarks(tx: Transaction, gpus: Iterable[str]) -> Benchmarks | None:
         cpu_ghz=found.get(("cpu_sustained_ghz", "")),
     )
     return None if told == Benchmarks() else told
+
+
+def _order(row: Any) -> Order:
+    return Order(Bench(row["bench"]), from_epoch(row["ordered_at"]), bool(row["force"]), row["purpose"])
 
 
 def _encoded(one: Measurement) -> str:

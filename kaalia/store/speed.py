@@ -79,6 +79,13 @@ def get_progress(tx: Transaction) -> SpeedProgress | None:
     return _get(tx, "progress", _PROGRESS)
 
 
+def withdraw(tx: Transaction, order: SpeedOrder) -> None:
+    """Nobody wants this one any longer: who is at it sees that its progress is gone, and breaks off."""
+    if get_order(tx) == order:
+        put_order(tx, None)
+    put_progress(tx, None)
+
+
 def put_failure(tx: Transaction, failure: SpeedFailure | None) -> None:
     _put(tx, "failure", _FAILURE, failure)
 

@@ -1,7 +1,11 @@
 """Measurements on order: real children, real copies; what cannot be measured has its reason."""
 
+import asyncio
 import json
 import shutil
+import signal
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from kaalia.host.nvml import NvmlProbe
 from kaalia.model.machine import Disk
 from kaalia.model.measurement import Bench, Measurement
 from kaalia.store import claims, machine, measurements
-from kaalia.store.changes import Changes
+from kaalia.store.changes import Changes, Topic
 from kaalia.store.claims import Claim, ClaimKind
 from kaalia.store.database import Database
 from kaalia.store.measurements import Order
@@ -26,6 +30,7 @@ from tests.support.clock import START, FakeClock
 from tests.support.fake_nvidia.build import build, build_cuda, environment
 from tests.support.fake_nvidia.profiles import fault, setting
 from tests.support.fake_nvidia.profiles import machine as machine_text
+from tests.support.serving import running
 
 NO_DRIVER = NvmlProbe(env={})
 
@@ -101,7 +106,10 @@ async def test_a_gpu_in_use_is_left_alone(store: Database, clock: FakeClock) -> 
         lambda tx: claims.claim(tx, [Claim(ClaimKind.GPU, report.gpus[0].uuid, 51, 1)], clock.now())
     )
 
-    found = await BenchService(store, Changes(), clock, NO_DRIVER).measure(Order(Bench.PCIE, clock.now()))
+    order = Order(Bench.PCIE, clock.now())
+    await store.transaction(lambda tx: measurements.order(tx, order))
+
+    found = await BenchService(store, Changes(), clock, NO_DRIVER).measure(order)
 
     assert all("in use" in one.reason for one in found)
 
@@ -191,3 +199,58 @@ async def test_fio_measures_and_leaves_nothing(tmp_path: Path) -> None:
 
     assert all(one.value or one.reason for one in found)
     assert list(tmp_path.iterdir()) == []
+
+
+def bench_files(folder: Path) -> list[Path]:
+    return list(folder.glob(".kaalia*"))
+
+
+async def seen(what: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if await asyncio.to_thread(what):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come true")
+
+
+@pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed")
+async def test_what_a_test_wanted_is_broken_off_with_it(
+    store: Database, changes: Changes, clock: FakeClock, tmp_path: Path
+) -> None:
+    report = replace(build_report(clock.now()), disk=Disk(str(tmp_path), 1 << 40, 1 << 39))
+    await store.transaction(lambda tx: machine.put_report(tx, report))
+    async with running(BenchService(store, changes, clock, NO_DRIVER)):
+        wanted = Order(Bench.DISK, clock.now(), purpose="selftest")
+        await store.transaction(lambda tx: measurements.order(tx, wanted), Topic.MEASUREMENTS)
+        await seen(lambda: bench_files(tmp_path))
+
+        await store.transaction(measurements.withdraw, Topic.MEASUREMENTS)
+
+        await seen(lambda: not bench_files(tmp_path))
+        await seen(lambda: not fio.writers(tmp_path))
+        assert await store.read(measurements.every) == ()
+
+
+@pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed")
+async def test_what_a_daemon_that_was_killed_left_goes_at_once(
+    store: Database, changes: Changes, clock: FakeClock, tmp_path: Path
+) -> None:
+    """fio goes on without it, and would make its file anew with each of its jobs."""
+    disk = Disk(str(tmp_path), 1 << 40, 1 << 39)
+    await store.transaction(lambda tx: machine.put_report(tx, replace(build_report(clock.now()), disk=disk)))
+    orders = (Order(Bench.DISK, clock.now(), purpose="selftest"), Order(Bench.PCIE, clock.now()))
+    for one in orders:
+        await store.transaction(lambda tx, one=one: measurements.order(tx, one))  # type: ignore[misc]
+    left = subprocess.Popen(fio.argv(tmp_path / fio.FILE, GIB, gentle=False), stdout=subprocess.DEVNULL)
+    await seen(lambda: bench_files(tmp_path))
+
+    async with running(BenchService(store, changes, clock, NO_DRIVER)):
+        await seen(lambda: left.poll() is not None)
+        await seen(lambda: not bench_files(tmp_path))
+        await seen(lambda: not fio.writers(tmp_path))
+        while await store.read(measurements.next_order) is not None:
+            await asyncio.sleep(0.005)
+
+    assert left.returncode == -signal.SIGKILL
+    names = {one.name.partition("_")[0] for one in await store.read(measurements.every)}
+    assert names == {"pcie", "memory"}, "the owner waits on, the test ended with its daemon"

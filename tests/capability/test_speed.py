@@ -266,6 +266,27 @@ async def test_a_tenant_who_comes_in_the_middle_gets_the_line_and_nobody_is_warn
     assert await rig.codes() == set()
 
 
+async def test_who_breaks_off_what_he_wanted_has_the_line_back(rig: Rig) -> None:
+    rig.wanted = replace(rig.wanted, seconds=15, bytes_max=32 * 10**9)
+    order, newer = SpeedOrder(rig.clock.now()), SpeedOrder(rig.clock.now(), "198.51.100.1:1")
+    await rig.store.transaction(lambda tx: speed.put_order(tx, order))
+    testing = asyncio.ensure_future(rig.service().test(order))
+    await asyncio.sleep(1)
+    assert await rig.store.read(speed.get_progress) is not None
+
+    await rig.store.transaction(lambda tx: speed.withdraw(tx, order))
+
+    async with asyncio.timeout(10):
+        assert await testing is None
+    failure = await rig.store.read(speed.get_failure)
+    assert failure is not None
+    assert failure.problem.code == "speed_withdrawn"
+    assert await rig.codes() == set()
+    await rig.store.transaction(lambda tx: speed.put_order(tx, newer))
+    await rig.store.transaction(lambda tx: speed.withdraw(tx, order))
+    assert await rig.store.read(speed.get_order) == newer, "it is another's"
+
+
 async def test_an_order_is_begun_once_though_it_ends_in_a_way_that_nobody_expected(rig: Rig) -> None:
     order = SpeedOrder(rig.clock.now(), f"{HERE}:{rig.link.port}")
     rig.wanted = replace(rig.wanted, is_off=True, secret_path=Path("x\0y"))

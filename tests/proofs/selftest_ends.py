@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from kaalia.capability import fio
 from kaalia.errors import KaaliaError
+from kaalia.model.selftest import StepName
 from kaalia.runtime.container import jupyter_image
 from kaalia.wire.ledger import Resource
+from kaalia.wire.selftest_local import SelfTestWish
 from tests.e2e.rented import SLEEP, destroy
 from tests.proofs import deficits_host
 from tests.proofs.deficiency import Found, World, failures, since
@@ -36,6 +39,7 @@ def check(world: World) -> None:
         ("SIGTERM of the command", _terminated),
         ("kill -9 of the command", _command_killed),
         ("kill -9 of the daemon", _daemon_killed),
+        ("kill -9 of the daemon while fio writes", _daemon_killed_in_fio),
         ("an end of the daemon", _daemon_stopped),
         ("Ctrl-C while Jupyter is tried", _notebook_interrupted),
         ("kill -9 of the daemon while Jupyter is tried", _notebook_killed),
@@ -106,6 +110,22 @@ def _without_daemon(world: World, number: signal.Signals) -> None:
     world.stack.start_daemon()
     wait_until("the daemon to answer", lambda: _answers(world), 60)
     world.report.check(f"{number.name} of the daemon: it says so", _last(world) == "selftest_interrupted", _last(world))
+
+
+def _daemon_killed_in_fio(world: World) -> None:
+    """fio goes on without it: the next daemon ends it, and measures nothing for a test that is over."""
+    folder = world.docker.data_root
+    world.client().order_self_test(SelfTestWish(only=(StepName.DISK,)))
+    wait_until("fio to write", lambda: fio.writers(folder) and (folder / fio.FILE).exists(), BEGINS_S)
+    world.stack.kill_daemon(signal.SIGKILL)
+    world.stack.start_daemon()
+    wait_until("the daemon to answer", lambda: _answers(world), 60)
+    world.report.check("in fio: it says so", _last(world) == "selftest_interrupted", _last(world))
+    began = time.monotonic()
+    wait_until("fio to be gone", lambda: not fio.writers(folder), GONE_S)
+    world.report.worst("fio_outlives_s", since(began))
+    ordered = world.client().report_details().ordered
+    world.report.check("in fio: nothing is measured anew", not ordered, ordered)
 
 
 def _renter(world: World) -> None:
@@ -212,6 +232,11 @@ def _networks(world: World) -> list[str]:
 
 
 def _processes(_: World) -> list[str]:
+    return work_processes()
+
+
+def work_processes() -> list[str]:
+    """The command lines of the work programs that run on this machine."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

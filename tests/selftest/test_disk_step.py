@@ -9,12 +9,13 @@ import pytest
 from kaalia.model.machine import Disk
 from kaalia.model.measurement import Bench as Ordered
 from kaalia.model.measurement import Measurement
-from kaalia.model.selftest import Outcome, StepName, StepResult
+from kaalia.model.selftest import Outcome, RunResult, StepName, StepResult
 from kaalia.selftest.programs import WORK
 from kaalia.selftest.registry import STEPS
-from kaalia.store import measurements
+from kaalia.store import measurements, selftest
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
+from kaalia.store.measurements import Order
 from tests.selftest.bench import Bench
 from tests.selftest.trials import Trial
 
@@ -91,3 +92,39 @@ async def test_where_docker_keeps_nothing_there_is_nothing_to_prove(trial: Trial
     found = await run(trial, is_quick=True)
 
     assert (found.outcome, found.words) == (Outcome.SKIPPED, "Docker's data root is not known")
+
+
+async def ordered(trial: Trial) -> Order:
+    for _ in range(12000):
+        if (found := await trial.bench.rig.store.read(measurements.next_order)) is not None:
+            return found
+        await asyncio.sleep(0.005)
+    raise AssertionError("nothing was ordered")
+
+
+async def test_who_breaks_it_off_takes_the_measurement_back(trial: Trial) -> None:
+    await trial.start()
+    number = await trial.order(only=(StepName.DISK,))
+    assert (await ordered(trial)).purpose == selftest.PURPOSE
+
+    await trial.cancel(number)
+
+    assert (await trial.ended()).result is RunResult.NOT_RUN
+    assert await trial.bench.rig.store.read(measurements.next_order) is None
+
+
+async def test_what_the_owner_wants_measured_stays_his_and_serves_the_test(trial: Trial) -> None:
+    mine = Order(Ordered.DISK, trial.bench.clock.now())
+    await trial.bench.rig.store.transaction(lambda tx: measurements.order(tx, mine))
+    await trial.start()
+    number = await trial.order(only=(StepName.DISK,))
+    await trial.until_told("its speed is measured")
+
+    await trial.cancel(number)
+    await trial.ended()
+    assert await trial.bench.rig.store.read(measurements.next_order) == mine
+
+    await trial.order(only=(StepName.DISK,))
+    await trial.until_told("its speed is measured")
+    _, ended = await asyncio.gather(measured(trial, 3500.0), trial.ended())
+    assert "disk_read_mbps" in {one.name for one in ended.steps[0].figures}

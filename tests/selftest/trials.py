@@ -42,6 +42,7 @@ class Trial:
     bench: Bench
     folder: Path
     steps: dict[StepName, Step] = field(default_factory=dict)
+    settings: Settings = field(default_factory=lambda: Settings(probes_ports=False, measures_speed=False))
     services: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def add(self, name: StepName, text: str, limit_s: float = 60.0, *, gpus: bool = True) -> None:
@@ -78,6 +79,15 @@ class Trial:
     async def ended(self) -> SelfTestRun:
         return await self.until(lambda run: run.result is not None)
 
+    async def until_told(self, words: str) -> None:
+        """It is at what it tells by these words."""
+        for _ in range(6000):
+            found = await self.bench.rig.store.read(selftest.get_progress)
+            if found is not None and words in found.words:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"it is at something else: {found}")
+
     async def cancel(self, run_id: int) -> None:
         now = self.bench.clock.now()
         await self.bench.rig.store.transaction(lambda tx: selftest.cancel(tx, run_id, now), Topic.SELFTEST)
@@ -90,7 +100,7 @@ class Trial:
             bench.rig.changes,
             bench.clock,
             lambda: certain(bench.clock.now()),
-            Settings(probes_ports=False, measures_speed=False),
+            self.settings,
             Programs(dict(os.environ), self.folder),
             {name: step for name, step in steps.items() if name in self.steps or name in _CONTAINER_STEPS},
             log_in=bench.log_in,

@@ -12,7 +12,7 @@ from kaalia.model.measurement import Bench, Measurement
 from kaalia.model.selftest import Figure, Outcome, StepName, StepResult
 from kaalia.selftest.step import Here, found_by, skipped
 from kaalia.selftest.waiting import until
-from kaalia.store import measurements
+from kaalia.store import measurements, selftest
 from kaalia.store.changes import Topic
 from kaalia.store.database import Transaction
 from kaalia.store.measurements import Order
@@ -46,19 +46,28 @@ async def run(here: Here) -> StepResult:
 async def _measured(here: Here) -> tuple[tuple[Figure, ...], str]:
     """By fio, and why there is nothing of it."""
     now = here.clock.now()
-    await here.database.transaction(lambda tx: _order(tx, now), Topic.MEASUREMENTS)
+    since = await here.database.transaction(lambda tx: _order(tx, now), Topic.MEASUREMENTS)
     here.tell(None, "its speed is measured")
-    is_over = await until(here.changes, (Topic.MEASUREMENTS,), here.database, _is_over, FIO_S)
+    is_over = False
+    try:
+        is_over = await until(here.changes, (Topic.MEASUREMENTS,), here.database, _is_over, FIO_S)
+    finally:
+        if not is_over:
+            await here.database.transaction(measurements.withdraw, Topic.MEASUREMENTS)
     if not is_over:
         return (), "the measurement of its speed has not ended"
-    found = [one for one in await here.database.read(measurements.every) if _is_new(one, now)]
+    found = [one for one in await here.database.read(measurements.every) if _is_new(one, since)]
     figures = tuple(Figure(one.name, one.value, one.unit, spread=one.spread) for one in found if one.value is not None)
     why = next((one.reason for one in found if one.reason), "")
     return figures, f"its speed is not known: {why}" if why else ""
 
 
-def _order(tx: Transaction, now: datetime) -> None:
-    measurements.order(tx, Order(Bench.DISK, now))
+def _order(tx: Transaction, now: datetime) -> datetime:
+    """Since when it is wanted: what the owner ordered a moment ago serves this too, and stays his."""
+    known = measurements.get_order(tx, Bench.DISK)
+    if known is None:
+        measurements.order(tx, Order(Bench.DISK, now, purpose=selftest.PURPOSE))
+    return known.ordered_at if known else now
 
 
 def _is_over(tx: Transaction) -> bool:

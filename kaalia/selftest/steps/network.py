@@ -34,18 +34,26 @@ async def _speed(here: Here) -> tuple[MeasuredSpeed | None, str]:
     if not here.settings.measures_speed or here.order.is_quick:
         return await here.database.read(speed.get_result), "not measured now"
     now = here.clock.now()
-    await here.database.transaction(lambda tx: _order(tx, now), Topic.SPEED)
+    is_ours = await here.database.transaction(lambda tx: _order(tx, now), Topic.SPEED)
     here.tell(None, "the speed of the line is measured")
-    await until(here.changes, (Topic.SPEED,), here.database, _is_over, SPEED_S)
+    is_over = False
+    try:
+        is_over = await until(here.changes, (Topic.SPEED,), here.database, _is_over, SPEED_S)
+    finally:
+        if is_ours and not is_over:
+            await here.database.transaction(lambda tx: speed.withdraw(tx, SpeedOrder(now)), Topic.SPEED)
     found, failure = await here.database.read(lambda tx: (speed.get_result(tx), speed.get_failure(tx)))
     if found is not None and found.measured_at >= now:
         return found, ""
     return found, failure.problem.message if failure else "the test has not ended"
 
 
-def _order(tx: Transaction, now: datetime) -> None:
-    if speed.get_order(tx) is None and speed.get_progress(tx) is None:
-        speed.put_order(tx, SpeedOrder(now))
+def _order(tx: Transaction, now: datetime) -> bool:
+    """False: one is ordered or under way already."""
+    if not _is_over(tx):
+        return False
+    speed.put_order(tx, SpeedOrder(now))
+    return True
 
 
 def _is_over(tx: Transaction) -> bool:
