@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 
 from kaalia.errors import HostError
 from kaalia.host.own_cgroup import OwnCgroup
-from kaalia.host.process import Program
+from kaalia.host.process import KILL_GRACE_S, Program
 from kaalia.model.selftest import Figure, Sample
 from kaalia.selftest.work import protocol
 from kaalia.selftest.work.protocol import End, Progress
@@ -75,25 +76,31 @@ class Programs:
         program = await Program.start(
             (*first, *PYTHON, script, json.dumps(arguments)), partial(_hear, told, ears), environment, by_output=True
         )
-        cgroup = await asyncio.to_thread(OwnCgroup.around, program.pid, f"selftest-{name}")
+        making = asyncio.gather(asyncio.to_thread(OwnCgroup.around, program.pid, f"selftest-{name}"))
         try:
             async with asyncio.timeout(limit_s):
+                await asyncio.shield(making)
                 exit_code = await program.ended()
             await program.said()
         except TimeoutError:
             raise await self._late(program, name, limit_s) from None
         finally:
-            if cgroup is not None:
-                await asyncio.to_thread(cgroup.kill)
-            await program.stop(0)
-            self._stuck = program if program.alive else None
-            if cgroup is not None:
-                await asyncio.to_thread(cgroup.remove)
+            await self._end(program, making)
         if told.garbled is not None:
             raise told.garbled
         if told.end is None:
             raise _died(name, exit_code, program.evidence)
         return told.end, tuple(told.figures)
+
+    async def _end(self, program: Program, making: "asyncio.Future[list[OwnCgroup | None]]") -> None:
+        """Its group at once; whatever left that, as soon as a thread is free."""
+        try:
+            await program.stop(0)
+        finally:
+            self._stuck = program if program.alive else None
+            (cgroup,) = await making
+            if cgroup is not None:
+                await asyncio.to_thread(_cleared, cgroup)
 
     async def _late(self, program: Program, name: str, limit_s: float) -> HostError:
         await program.stop(0)
@@ -105,6 +112,14 @@ class Programs:
             remedy=_REINSTALL,
             evidence=program.evidence,
         )
+
+
+def _cleared(cgroup: OwnCgroup) -> None:
+    cgroup.kill()
+    until = time.monotonic() + KILL_GRACE_S
+    while cgroup.members() and time.monotonic() < until:
+        time.sleep(0.01)
+    cgroup.remove()
 
 
 def _hear(told: Told, ears: Ears, line: str) -> None:

@@ -72,7 +72,7 @@ class SelfTestService:
             is_clear = self._is_clear or self._containers.notebook is None
             await wait(self._bell, None if is_clear else CLEAR_AGAIN_S)
             return
-        if run.run_id == self._begun:  # its end could not be written then, as on a full disk
+        if run.run_id == self._begun and not waits_on(run):  # its end could not be written then, as on a full disk
             await self._database.transaction(self._end_interrupted, Topic.SELFTEST)
             return
         self._begun = run.run_id
@@ -95,6 +95,11 @@ class SelfTestService:
     def _end_interrupted(self, tx: Transaction) -> None:
         """Whoever ordered it has seen the daemon go; what a marketplace wants waits on."""
         for run in selftest.open_runs(tx):
-            if run.began_at is not None or not run.order.task_id:
+            if not waits_on(run):
                 now = self._clock.now()
                 selftest.put(tx, replace(run, ended_at=now, result=RunResult.NOT_RUN, problem=INTERRUPTED))
+
+
+def waits_on(run: SelfTestRun) -> bool:
+    """Nobody sits before it, so that an end of the daemon is none of its own."""
+    return bool(run.order.task_id) and run.began_at is None

@@ -27,7 +27,7 @@ from kaalia.selftest.login import LogIn, log_in
 from kaalia.selftest.notebook import Ask, ask
 from kaalia.selftest.programs import Programs
 from kaalia.selftest.registry import STEPS
-from kaalia.selftest.service import INTERRUPTED
+from kaalia.selftest.service import INTERRUPTED, waits_on
 from kaalia.selftest.step import Here, Need, Settings, Step, failed, failed_by, skipped
 from kaalia.service import guarded
 from kaalia.store import outbox, selftest, speed, workloads
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 60.0
 """For what is in the way and may be over in a moment."""
+PATIENT_LOOK_S = 30.0
+"""What a marketplace asked for may wait for weeks."""
 LOOK_S = 1.0
 """A bell ends the wait sooner; so often the progress is written."""
 _BREAKS = frozenset({GAVE_WAY, rules.GAVE_WAY, "state_disk_full", "state_unavailable"})
@@ -84,6 +86,7 @@ class _Trial:
     async def run(self) -> SelfTestRun:
         problem: Problem | None = INTERRUPTED
         here: Here | None = None
+        ends = True
         bell = self._trials.changes.subscribe(Topic.SELFTEST, Topic.WORKLOADS)
         try:
             here = await self._admitted(bell)
@@ -94,9 +97,13 @@ class _Trial:
         except KaaliaError as error:
             problem = error.problem
             log.info("self-test %d: %s", self._run.run_id, error)
+        except asyncio.CancelledError:
+            ends = not waits_on(self._run)
+            raise
         finally:
             self._trials.changes.unsubscribe(bell)
-            self._run = await self._ended(here, problem)
+            if ends:
+                self._run = await self._ended(here, problem)
         return self._run
 
     async def _admitted(self, bell: asyncio.Event) -> Here:
@@ -115,7 +122,7 @@ class _Trial:
             if obstacle is not None and not (is_patient or may_wait):
                 why = obstacle.problem
                 raise ContractError(why.code, why.message, remedy=why.remedy, evidence=why.evidence)
-            await wait(bell, LOOK_S)
+            await wait(bell, PATIENT_LOOK_S if is_patient else LOOK_S)
 
     def _look(self, tx: Transaction) -> tuple[bool, tuple[Sight, Room]]:
         is_cancelled = selftest.is_cancelled(tx, self._run.run_id)

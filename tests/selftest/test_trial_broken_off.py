@@ -1,18 +1,24 @@
 """What breaks a self-test off: a renter, the owner, the daemon's end, a full disk; and that nothing of it is left."""
 
 import asyncio
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from kaalia.contracts.contract import Desired
 from kaalia.errors import StoreError
+from kaalia.host.own_cgroup import OwnCgroup
 from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
 from kaalia.model.workload import WorkloadState
 from kaalia.selftest.notebook import Door
-from kaalia.store import certificates, claims, selftest
+from kaalia.selftest.programs import Ears, Programs
+from kaalia.store import certificates, claims, machine, selftest
 from kaalia.store.changes import Topic
 from tests.reconciler.rig import contract
-from tests.selftest.trials import HANGS, Trial, gone, hanging, outcomes
+from tests.selftest.trials import HANGS, TALK, Trial, gone, hanging, outcomes
 
 GOES_ON = HANGS.replace(
     "time.sleep(600)", "[(say(progress=n / 1e4, words=str(n)), time.sleep(0.1)) for n in range(6000)]"
@@ -169,3 +175,66 @@ async def test_a_machine_that_nobody_read_yet_is_not_tested(trial: Trial) -> Non
 
     assert run.problem is not None
     assert run.problem.code == "selftest_not_read"
+
+
+async def test_what_a_marketplace_wants_waits_through_an_end_of_the_daemon(trial: Trial) -> None:
+    await trial.bench.rig.put(contract(51))
+    await trial.bench.rig.settle()
+    await trial.start()
+    number = await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
+    await asyncio.sleep(0.2)
+
+    await trial.bench.crash()
+    assert (await trial.until(lambda _: True)).result is None, "nobody sits before it"
+    await trial.start()
+    await trial.bench.rig.put(replace(contract(51), desired=Desired.ENDED))
+
+    run = await trial.ended()
+    assert (run.run_id, run.result) == (number, RunResult.PASSED)
+
+
+async def test_what_a_marketplace_wants_is_begun_again_when_its_begin_could_not_be_written(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, report, is_tried = trial.bench.rig.store, trial.bench.report, asyncio.Event()
+    write = store.transaction
+    await write(lambda tx: tx.execute("DELETE FROM machine"))
+    await trial.start()
+    number = await trial.order(task_id="t-1", only=(StepName.SYSTEM,))
+    await asyncio.sleep(0.2)
+
+    async def refuse(_work: object, *topics: Topic) -> None:
+        if Topic.OUTBOX in topics:
+            is_tried.set()
+        raise StoreError("state_disk_full", "cannot write: no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(store, "transaction", refuse)
+        await write(lambda tx: machine.put_report(tx, report), Topic.SELFTEST)
+        await asyncio.wait_for(is_tried.wait(), 60)
+
+    run = await trial.ended()
+    assert (run.run_id, run.result) == (number, RunResult.PASSED)
+
+
+async def test_a_program_that_is_broken_off_before_it_has_its_cgroup_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.py").write_text(TALK + HANGS)
+    begun: list[int] = []
+
+    def slow(pid: int, name: str) -> None:
+        begun.append(pid)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(OwnCgroup, "around", slow)
+    work = Programs(dict(os.environ), tmp_path).run("memory", {}, 60, Ears(lambda *_: None, lambda _: None))
+    task = asyncio.ensure_future(work)
+    while not begun:
+        await asyncio.sleep(0.005)
+
+    task.cancel()
+
+    await asyncio.wait([task], timeout=60)
+    assert task.cancelled()
+    await gone(begun[0])
