@@ -160,9 +160,10 @@ class LocalClient:
         body = TypeAdapter(SelfTestWish).dump_json(wish)
         return self._get("/v1/self-test", TypeAdapter(SelfTestDocument), "POST", body)
 
-    def cancel_self_test(self) -> SelfTestDocument:
-        """Have the one that is open broken off."""
-        return self._get("/v1/self-test", TypeAdapter(SelfTestDocument), "DELETE")
+    def cancel_self_test(self, run_id: int | None = None) -> SelfTestDocument:
+        """Have the one that is open broken off, or this one. Raises LocalError `no_such_selftest`."""
+        number = "" if run_id is None else f"?run={run_id}"
+        return self._get(f"/v1/self-test{number}", TypeAdapter(SelfTestDocument), "DELETE")
 
     def drain(self) -> DrainStatus:
         return self._get("/v1/drain", _DRAIN)

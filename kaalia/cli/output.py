@@ -43,9 +43,13 @@ def run(app: typer.Typer, args: Sequence[str], name: str) -> int:
     except KaaliaError as error:
         return print_error(error)
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; nothing more may be flushed into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
     return OK
+
+
+def drop_stdout() -> None:
+    """The reader, such as `head`, has seen enough: nothing more may be flushed into the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -1,6 +1,11 @@
 """`kaalia self-test machine`: what is ordered, how it is shown, and its three exit codes."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -188,3 +193,94 @@ def test_without_any_run_there_is_nothing_to_show(call: Call, rented: Daemon) ->
     shown = call("machine", "--last", "--socket", str(rented.socket))
 
     assert (shown.code, "selftest_never_run" in shown.err) == (2, True)
+
+
+@pytest.mark.parametrize(("result", "code"), [(RunResult.PASSED, 2), (RunResult.FAILED, 1)])
+def test_a_file_that_cannot_be_written_takes_nothing_from_the_result(
+    call: Call, rented: Daemon, result: RunResult, code: int
+) -> None:
+    known(rented, ended_at=START, result=result, steps=(GOOD,))
+
+    shown = call("machine", "--last", "--report", "/dev/full", "--socket", str(rented.socket))
+
+    assert "8x RTX 4090" in shown.out
+    assert "cannot write /dev/full: No space left on device" in shown.err
+    assert shown.code == code
+
+
+def test_a_file_that_only_others_may_write_is_refused_before_the_test(
+    call: Call, rented: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda place, mode: (Path(place), mode) != (path, os.W_OK))
+
+    shown = call("machine", "--report", str(path), "--socket", str(rented.socket))
+
+    assert (shown.code, "it cannot be written" in shown.err) == (2, True), shown.err
+    assert rented.read(selftest.newest) is None
+
+
+def program(daemon: Daemon, *args: str) -> list[str]:
+    return [sys.executable, "-m", "kaalia.cli.commands.self_test", *args, "--socket", str(daemon.socket)]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_result_that_cannot_be_shown_is_no_pass(rented: Daemon, form: tuple[str, ...]) -> None:
+    known(rented, ended_at=START, result=RunResult.PASSED, steps=(GOOD,))
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            program(rented, "machine", "--last", *form), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert (done.returncode, "cannot write the result" in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("result", "code"), [(RunResult.PASSED, 0), (RunResult.FAILED, 1)])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_who_reads_no_further_gets_the_verdict_as_exit_code(
+    rented: Daemon, form: tuple[str, ...], result: RunResult, code: int
+) -> None:
+    known(rented, ended_at=START, result=result, steps=(GOOD,))
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        program(rented, "machine", "--last", *form), stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_terminal_that_goes_away_takes_the_order_back_for_sure(rented: Daemon) -> None:
+    """It sends more than one signal: the second is no reason to forget what the first one wanted."""
+    why = Problem("selftest_cancelled", "cannot go on")
+    argv = program(rented, "machine", "--json")
+    with (
+        answered(rented, cancelled=True, result=RunResult.NOT_RUN, problem=why) as seen,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command,
+    ):
+        wait_until("the order", lambda: rented.read(selftest.open_run), 60)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            command.send_signal(number)
+        out, err = command.communicate(timeout=60)
+
+    assert (command.returncode, len(seen)) == (2, 1), err
+    assert json.loads(out)["problem"]["code"] == "selftest_cancelled"
+
+
+def test_forty_columns_and_no_colour(call: Call, rented: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    known(rented, ended_at=START, result=RunResult.FAILED, steps=(GOOD, BAD), verdicts=(UNMET,))
+    for key, value in {"COLUMNS": "40", "TTY_COMPATIBLE": "1", "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(key, value)
+
+    shown = call("machine", "--last", "--socket", str(rented.socket))
+
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.out).splitlines()
+    print(shown.out)
+    assert max(map(len, lines)) <= 40
+    assert not re.search(r"\x1b\[(3[0-9]|38|9[0-7])", shown.out), "colour"
+    assert "wrong_bits" in shown.out

@@ -39,6 +39,7 @@ async def order(request: web.Request) -> web.Response:
     """
     here = context.of(request)
     wish = _wish(await request.read())
+    only = tuple(dict.fromkeys(wish.only))
     now = here.clock.now()
 
     def work(tx: Transaction) -> SelfTestDocument:
@@ -57,22 +58,29 @@ async def order(request: web.Request) -> web.Response:
                 f"cannot begin a self-test: number {known.run_id} is under way",
                 remedy="follow it: kaalia self-test machine --last; or break it off: kaalia self-test cancel",
             )
-        return SelfTestDocument(now, selftest.order(tx, SelfTestOrder(now, wish.is_quick, wish.only, wish.burn_s)))
+        return SelfTestDocument(now, selftest.order(tx, SelfTestOrder(now, wish.is_quick, only, wish.burn_s)))
 
     return answer(await here.write(work, Topic.SELFTEST))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """DELETE /v1/self-test: 200 once it is asked for; the newest run. Where none is open nothing happens."""
+    """DELETE /v1/self-test: 200 once it is asked for; the newest run. Where none is open nothing happens.
+
+    `?run=3`: of that one only, which is told then; another may have begun since. Raises NotFoundError
+    `no_such_selftest`.
+    """
     here = context.of(request)
-    return answer(await here.write(lambda tx: _cancelled(tx, here), Topic.SELFTEST))
+    number = request.query.get("run")
+    return answer(await here.write(lambda tx: _cancelled(tx, here, number), Topic.SELFTEST))
 
 
-def _cancelled(tx: Transaction, here: Context) -> SelfTestDocument:
+def _cancelled(tx: Transaction, here: Context, number: str | None) -> SelfTestDocument:
     now = here.clock.now()
-    if (known := selftest.open_run(tx)) is not None:
-        selftest.cancel(tx, known.run_id, now)
-    return _document(tx, now, None, with_samples=False)
+    told = _document(tx, now, number, with_samples=False)
+    for known in selftest.open_runs(tx):
+        if number is None or (told.run is not None and known.run_id == told.run.run_id):
+            selftest.cancel(tx, known.run_id, now)
+    return told
 
 
 def _document(tx: Transaction, now: datetime, number: str | None, *, with_samples: bool) -> SelfTestDocument:

@@ -10,6 +10,7 @@ import sys
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -37,7 +38,10 @@ EXIT_CODES = {RunResult.PASSED: output.OK, RunResult.FAILED: output.REFUSED, Run
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback(epilog="Exit codes of a test: 0 passed, 1 failed, 2 it could not be run, or was broken off.")
+@app.callback(
+    epilog="Exit codes of a test: 0 passed, 1 failed, 2 it could not be run, was broken off, or passed and could not be "
+    "written where you said."
+)
 def _root() -> None:
     """Prove this machine by itself: no listing, no marketplace and no renting is needed."""
 
@@ -71,14 +75,11 @@ def machine(
         raise HostError(
             "selftest_never_run", "cannot show a result: this machine was never tested", remedy="leave out --last"
         )
-    if report is not None or plot is not None:
-        _write(client.self_test(document.run.run_id, samples=True), report, plot, client)
-    if as_json:
-        output.print_json(document.run)
-    else:
-        _print(document.run, output.console())
     result = document.run.result
-    raise typer.Exit(output.COULD_NOT_RUN if result is None else EXIT_CODES[result])
+    code = output.COULD_NOT_RUN if result is None else EXIT_CODES[result]
+    has_told = _told(document.run, as_json=as_json)
+    has_written = _written(document.run.run_id, report, plot, client)
+    raise typer.Exit(code if has_told and has_written else code or output.COULD_NOT_RUN)
 
 
 @app.command(epilog="Example: kaalia self-test cancel")
@@ -106,24 +107,58 @@ def _wish(only: list[str], burn_minutes: float | None, *, is_quick: bool) -> Sel
 
 def _check_place(report: Path | None) -> None:
     """Before a test of minutes, not after it."""
-    if report is not None and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK | os.X_OK)):
-        raise ConfigError(
-            "selftest_place_invalid", f"cannot write {report}: its folder cannot be written", remedy="name another file"
-        )
+    if report is None:
+        return
+    why = ""
+    if report.is_dir():
+        why = "it is a folder"
+    elif report.exists() and not os.access(report, os.W_OK):
+        why = "it cannot be written"
+    elif not report.exists() and not os.access(report.absolute().parent, os.W_OK | os.X_OK):
+        why = "its folder cannot be written"
+    if why:
+        raise ConfigError("selftest_place_invalid", f"cannot write {report}: {why}", remedy="name another file")
 
 
 def _tested(client: LocalClient, wish: SelfTestWish, *, quiet: bool) -> SelfTestDocument:
-    """Order a run and follow it to its end. Whoever breaks this off breaks off the run."""
+    """Order a run and follow it to its end. Whoever breaks this off breaks off the run.
+
+    Raises HostError `selftest_goes_on`.
+    """
+    signals = _Signals()
     ordered = client.order_self_test(wish).run
     assert ordered is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, signal.default_int_handler)
     try:
+        signals.let_through()
         return _followed(client, ordered.run_id, quiet=quiet)
     except KeyboardInterrupt:
         typer.echo("\nbreaking off the self-test...", err=True)
         return _broken_off(client, ordered.run_id)
+
+
+class _Signals:
+    """Those that break the command off: the first one does, and what it wants is done whatever comes meanwhile.
+
+    A terminal that goes away sends more than one. Who comes while the test is ordered waits for the answer: else
+    nobody would know what to take back.
+    """
+
+    def __init__(self) -> None:
+        self._are_held, self._has_come = True, False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._come)
+
+    def let_through(self) -> None:
+        """Raises KeyboardInterrupt, now or later."""
+        self._are_held = False
+        if self._has_come:
+            raise KeyboardInterrupt
+
+    def _come(self, _number: int, _frame: FrameType | None) -> None:
+        is_first, self._has_come = not self._has_come, True
+        if is_first and not self._are_held:
+            raise KeyboardInterrupt
 
 
 def _followed(client: LocalClient, run_id: int, *, quiet: bool) -> SelfTestDocument:
@@ -148,11 +183,51 @@ def _goes_on(document: SelfTestDocument) -> bool:
 
 def _broken_off(client: LocalClient, run_id: int) -> SelfTestDocument:
     """Ask for the end and see it. Raises HostError `selftest_goes_on`."""
-    client.cancel_self_test()
+    client.cancel_self_test(run_id)
     document = follow(lambda: client.self_test(run_id), _goes_on, END_S)
     if _goes_on(document):
         raise HostError("selftest_goes_on", "cannot see the end of the self-test", remedy="see the daemon's log")
     return document
+
+
+def _told(run: SelfTestRun, *, as_json: bool) -> bool:
+    """Whether it could be shown. Who reads no further, such as `head`, has seen enough."""
+    try:
+        if as_json:
+            output.print_json(run)
+        else:
+            _print(run, output.console())
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # by the second rich leaves, with an exit code of its own
+        output.drop_stdout()
+    except OSError as error:
+        output.drop_stdout()
+        output.print_error(_unwritten("the result", error))
+        return False
+    return True
+
+
+def _written(run_id: int, report: Path | None, plot: Path | None, client: LocalClient) -> bool:
+    """What was found is shown already: a file that cannot be written takes nothing from it."""
+    if report is None and plot is None:
+        return True
+    try:
+        _write(client.self_test(run_id, samples=True), report, plot, client)
+    except OSError as error:
+        output.print_error(_unwritten(str(error.filename or report or plot), error))
+    except KaaliaError as error:
+        output.print_error(error)
+    else:
+        return True
+    return False
+
+
+def _unwritten(what: str, error: OSError) -> HostError:
+    return HostError(
+        "selftest_not_written",
+        f"cannot write {what}: {error.strerror or error}",
+        remedy="make room, or name another file: kaalia self-test machine --last --report FILE",
+    )
 
 
 def _write(document: SelfTestDocument, report: Path | None, plot: Path | None, client: LocalClient) -> None:

@@ -94,6 +94,46 @@ async def test_a_cancelled_one_is_asked_to_end_and_the_next_can_be_ordered(local
     assert (await asyncio.to_thread(local.client.self_test, number)).run == done
 
 
+async def test_the_owners_is_broken_off_while_the_marketplaces_still_makes_room(local: Local) -> None:
+    await enrolled(local)
+    await local.database.transaction(lambda tx: selftest.order(tx, SelfTestOrder(START, task_id="t-1")))
+    mine = await ordered(local)
+    assert mine.run is not None
+    number = mine.run.run_id
+
+    await asyncio.to_thread(local.client.cancel_self_test)
+
+    assert await local.database.read(lambda tx: selftest.is_cancelled(tx, number))
+
+
+async def test_an_end_that_comes_late_ends_no_later_run(local: Local) -> None:
+    await enrolled(local)
+    first = await ordered(local)
+    assert first.run is not None
+    done = replace(first.run, result=RunResult.PASSED, ended_at=START)
+    await local.database.transaction(lambda tx: selftest.put(tx, done))
+    later = await ordered(local)
+    assert later.run is not None
+    number = later.run.run_id
+
+    told = await asyncio.to_thread(local.client.cancel_self_test, first.run.run_id)
+
+    assert told.run == done
+    assert not await local.database.read(lambda tx: selftest.is_cancelled(tx, number))
+    with pytest.raises(LocalError) as error:
+        await asyncio.to_thread(local.client.cancel_self_test, 77)
+    assert error.value.code == "no_such_selftest"
+
+
+async def test_a_step_that_is_named_twice_is_one(local: Local) -> None:
+    await enrolled(local)
+
+    first = await ordered(local, SelfTestWish(only=(StepName.CPU, StepName.RAM, StepName.CPU)))
+
+    assert first.run is not None
+    assert first.run.order.only == (StepName.CPU, StepName.RAM)
+
+
 async def test_a_run_that_there_is_not(local: Local) -> None:
     with pytest.raises(LocalError) as error:
         await asyncio.to_thread(local.client.self_test, 7)
@@ -109,6 +149,13 @@ async def test_a_run_that_there_is_not(local: Local) -> None:
         b'{"burn_s": 0}',
         b'{"burn_s": 1e9}',
         b'{"burn_s": "long"}',
+        b'{"burn_s": NaN}',
+        b'{"burn_s": -5}',
+        b'{"burn_s": Infinity}',
+        b'{"burn_s": 1e400}',
+        b'{"burn_s": true}',
+        b'{"only": null}',
+        b"\xff\xfe",
         b'{"is_quick": 3}',
     ],
 )
