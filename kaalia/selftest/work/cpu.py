@@ -74,8 +74,10 @@ class Core:
 
 def work(arguments: dict[str, Any]) -> str:
     wanted = settings("cpu", arguments)
-    seconds, root = float(wanted["seconds"]), str(wanted["root"])
-    numbers = sorted(os.sched_getaffinity(0))
+    root, numbers = str(wanted["root"]), sorted(os.sched_getaffinity(0))
+    if not any(throttled_s(root, one) is not None or clock_max_ghz(root, one) for one in numbers):
+        wanted["seconds"] = min(wanted["seconds"], wanted["blind_seconds"])
+    seconds = float(wanted["seconds"])
     throttled_before = {number: throttled_s(root, number) for number in numbers}
     cores = [_start(number, wanted) for number in numbers]
     try:

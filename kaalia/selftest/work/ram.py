@@ -1,6 +1,6 @@
 """The work program `ram`: fills free memory with patterns that move, reads all of it back, and measures its speed.
 
-Arguments: "quick", "seconds", "share" of what is free, "leave_bytes" that stay free at least, "bytes_max", "threads",
+Arguments: "quick", "seconds" at most, "share" of what is free, "leave_bytes" that stay free at least, "bytes_max", "threads",
 "root" of the kernel's files; else they are those of host.toml. It never takes the machine to its end: it asks the
 kernel before each block, gives back what others need meanwhile, and is the first that the kernel would end.
 
@@ -59,7 +59,8 @@ def work(arguments: dict[str, Any]) -> str:
     threads = max(1, min(wanted["threads"] or len(os.sched_getaffinity(0)), THREADS_MAX, size_mib // 2))
     if size_mib >= 2 * COPY_MIB * threads:
         _tell_copy(threads)
-    test = Test(room, size_mib, threads, float(wanted["seconds"]))
+    enough_s = max(wanted["seconds_min"], wanted["seconds_per_gib"] * size_mib / 1024)
+    test = Test(room, size_mib, threads, min(float(wanted["seconds"]), enough_s))
     test.run()
     return _verdict(test, before, edac(root))
 

@@ -34,7 +34,7 @@ def test_memory_holds_what_was_written() -> None:
 
 def test_a_bit_that_flips_is_found() -> None:
     """The memory of the program itself is written to while it is tested: what a bad cell does."""
-    arguments = {**SMALL, "seconds": 60.0, "bytes_max": 256 * MIB}
+    arguments = {**SMALL, "seconds": 60.0, "seconds_min": 60.0, "bytes_max": 256 * MIB}
     with (
         subprocess.Popen(argv("ram", arguments), stdout=subprocess.PIPE, text=True) as program,
         striking(flip_bits, lambda: program.pid),
@@ -80,7 +80,7 @@ def test_the_limit_of_a_cgroup_above_counts(tmp_path: Path) -> None:
 def test_what_others_need_meanwhile_is_given_back(tmp_path: Path) -> None:
     """The kernel's word of what is free falls under the half of what was left for others, and comes back."""
     meminfo(tmp_path, 6000)
-    arguments = {**SMALL, "root": str(tmp_path), "seconds": 60.0, "bytes_max": 512 * MIB}
+    arguments = {**SMALL, "root": str(tmp_path), "seconds": 60.0, "seconds_min": 60.0, "bytes_max": 512 * MIB}
     with subprocess.Popen(argv("ram", arguments), stdout=subprocess.PIPE, text=True) as program:
         wait_until("its memory", lambda: own_mib(program.pid) > 300, 60)
         meminfo(tmp_path, 1000)
