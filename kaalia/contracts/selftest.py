@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kaalia.contracts.contract import ContractKind
-from kaalia.errors import ContractError, Problem
+from kaalia.errors import ContractError, HostError, Problem
 from kaalia.model.machine import MachineReport
 from kaalia.model.selftest import (
     BURN_MAX_S,
@@ -41,13 +41,14 @@ NOTHING_PROVEN = Problem(
 class Sight:
     """What decides whether a run may begin. `owners`: UUID of a GPU -> contract; `rented`: tenants' workloads that run.
 
-    `time_problem`: why the time of contracts is not certain.
+    `well`: UUIDs of GPUs that may be rented out; `time_problem`: why the time of contracts is not certain.
     """
 
     report: MachineReport | None
     owners: Mapping[str, int]
     kinds: Mapping[int, ContractKind]
     rented: tuple[int, ...]
+    well: frozenset[str] = frozenset()
     canary_runs: bool = False
     time_problem: bool = False
 
@@ -122,6 +123,16 @@ def gave_way(contract_ids: Iterable[int], seen: str = "") -> ContractError:
     named = ", ".join(f"C.{number}" for number in contract_ids) or "a renter"
     message = f"cannot go on with the self-test: it gave way to {named}"
     return ContractError(GAVE_WAY, message, remedy="run it again later", evidence=seen)
+
+
+def lost(gpu_uuids: Iterable[str], seen: str) -> HostError:
+    """GPUs that were well when the test began; `seen`: what its contract waits for."""
+    return HostError(
+        "selftest_gpu_lost",
+        f"cannot book the GPUs of this machine: while the test began it lost {', '.join(sorted(gpu_uuids))}",
+        remedy="see: kaalia doctor; dmesg names what is wrong with a GPU",
+        evidence=seen,
+    )
 
 
 def ended(run: SelfTestRun, verdicts: tuple[RequirementVerdict, ...]) -> SelfTestRun:

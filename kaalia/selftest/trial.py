@@ -82,6 +82,7 @@ class _Trial:
         self._plan = rules.plan(run.order, trials.steps)
         self._progress: SelfTestProgress | None = None
         self._shown: SelfTestProgress | None = None
+        self._well: frozenset[str] = frozenset()
 
     async def run(self) -> SelfTestRun:
         problem: Problem | None = INTERRUPTED
@@ -116,6 +117,7 @@ class _Trial:
                 raise _cancelled()
             obstacle = rules.obstacle(seen, takes_gpus=takes_gpus)
             if obstacle is None and seen.report is not None:
+                self._well = seen.well
                 return self._here(seen.report, room)
             is_patient = bool(self._run.order.task_id)  # nobody sits before it
             may_wait = obstacle is not None and obstacle.passes and self._clock.monotonic_s() < deadline_s
@@ -165,12 +167,21 @@ class _Trial:
         try:
             here.running = await stack.enter_async_context(self._containers.running(here.report, here.room, lasts))
         except KaaliaError as error:
-            if error.code in _BREAKS:
-                raise
-            here.why_none = error
+            here.why_none = await self._why_none(error)
             return
         booked = {uuid for row in here.running.rows for uuid in row.gpu_uuids}
         here.gpus = tuple(gpu for gpu in here.report.gpus if gpu.uuid in booked)
+
+    async def _why_none(self, error: KaaliaError) -> KaaliaError:
+        """Why no container came up. Raises KaaliaError that breaks the test off: a renter has what it wanted."""
+        if error.code != GAVE_WAY:
+            if error.code in _BREAKS:
+                raise error
+            return error
+        _, (seen, _) = await self._database.read(self._look)
+        if gone := self._well - seen.well:
+            return rules.lost(gone, error.problem.message)
+        raise rules.gave_way((), error.problem.message) from error
 
     async def _one(self, step: Step, here: Here) -> StepResult:
         if Need.GPUS in step.needs and (why := self._why_no_gpus(here)):

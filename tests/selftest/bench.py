@@ -1,7 +1,7 @@
 """A machine of two GPUs whose reconciler runs beside the service that is tested, on a runtime in memory."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -55,6 +55,8 @@ class Bench:
     every: timedelta | None = timedelta(hours=6)
     boot_id: str = BOOT
     target: Target = NOWHERE
+    reach: Callable[[], Awaitable[Target]] | None = None
+    """What happens while the place outside is looked for."""
     outside: Outcome | None = None
     image_fails_with: WorkloadError | None = None
     lease_time: LeaseTime | None = None
@@ -122,7 +124,7 @@ class Bench:
         return IMAGE
 
     async def _target(self) -> Target:
-        return self.target
+        return self.target if self.reach is None else await self.reach()
 
     async def _outside(self, _port: int) -> Outcome | None:
         return self.outside

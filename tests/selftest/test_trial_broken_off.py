@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kaalia.contracts.canary import Target
 from kaalia.contracts.contract import Desired
 from kaalia.errors import StoreError
 from kaalia.host.own_cgroup import OwnCgroup
@@ -18,6 +19,7 @@ from kaalia.selftest.programs import Ears, Programs
 from kaalia.store import certificates, claims, machine, selftest
 from kaalia.store.changes import Topic
 from tests.reconciler.rig import contract
+from tests.selftest.bench import NOWHERE
 from tests.selftest.trials import HANGS, TALK, Trial, gone, hanging, outcomes
 
 GOES_ON = HANGS.replace(
@@ -238,3 +240,27 @@ async def test_a_program_that_is_broken_off_before_it_has_its_cgroup_ends_too(
     await asyncio.wait([task], timeout=60)
     assert task.cancelled()
     await gone(begun[0])
+
+
+async def test_a_gpu_that_is_lost_between_the_begin_and_the_booking_fails_the_launch(trial: Trial) -> None:
+    """Nobody came, so that it did not give way: this is what the test is for."""
+    report, lost = trial.bench.report, trial.bench.report.gpus[1].uuid
+
+    async def meanwhile() -> Target:
+        await trial.bench.put_report(replace(report, gpus=report.gpus[:1]))
+        return NOWHERE
+
+    trial.bench.reach = meanwhile
+    await trial.start()
+    await trial.order(only=(StepName.LAUNCH,))
+
+    async def waited() -> SelfTestRun:
+        while (run := await trial.bench.rig.store.read(selftest.newest)) is None or run.result is None:
+            trial.bench.clock.advance(1)
+            await asyncio.sleep(0.02)
+        return run
+
+    run = await asyncio.wait_for(waited(), 60)
+    assert (run.result, [one.code for one in run.steps]) == (RunResult.FAILED, ["selftest_gpu_lost"]), run
+    assert lost in run.steps[0].words
+    await trial.bench.gone()
