@@ -75,9 +75,7 @@ class Core:
 def work(arguments: dict[str, Any]) -> str:
     wanted = settings("cpu", arguments)
     root, numbers = str(wanted["root"]), sorted(os.sched_getaffinity(0))
-    if not any(throttled_s(root, one) is not None or clock_max_ghz(root, one) for one in numbers):
-        wanted["seconds"] = min(wanted["seconds"], wanted["blind_seconds"])
-    seconds = float(wanted["seconds"])
+    wanted["seconds"] = seconds = enough_s(wanted, root, numbers)
     throttled_before = {number: throttled_s(root, number) for number in numbers}
     cores = [_start(number, wanted) for number in numbers]
     try:
@@ -89,6 +87,12 @@ def work(arguments: dict[str, Any]) -> str:
     throttled = {number: _grown(throttled_before[number], throttled_s(root, number)) for number in numbers}
     _tell_figures(cores, root, throttled, seconds)
     return _verdict(cores, root, throttled, wanted)
+
+
+def enough_s(wanted: dict[str, Any], root: str, numbers: list[int]) -> float:
+    """How long it takes: less where the kernel tells neither of heat nor of the clock that should be held."""
+    tells = any(throttled_s(root, one) is not None or clock_max_ghz(root, one) for one in numbers)
+    return float(wanted["seconds"] if tells else min(wanted["seconds"], wanted["blind_seconds"]))
 
 
 # --- what a core does ---

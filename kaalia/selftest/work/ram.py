@@ -59,10 +59,14 @@ def work(arguments: dict[str, Any]) -> str:
     threads = max(1, min(wanted["threads"] or len(os.sched_getaffinity(0)), THREADS_MAX, size_mib // 2))
     if size_mib >= 2 * COPY_MIB * threads:
         _tell_copy(threads)
-    enough_s = max(wanted["seconds_min"], wanted["seconds_per_gib"] * size_mib / 1024)
-    test = Test(room, size_mib, threads, min(float(wanted["seconds"]), enough_s))
+    test = Test(room, size_mib, threads, enough_s(wanted, size_mib))
     test.run()
     return _verdict(test, before, edac(root))
+
+
+def enough_s(wanted: dict[str, Any], size_mib: int) -> float:
+    """How long it may take."""
+    return float(min(wanted["seconds"], max(wanted["seconds_min"], wanted["seconds_per_gib"] * size_mib / 1024)))
 
 
 # --- how much may be taken ---

@@ -12,6 +12,7 @@ import pytest
 
 from kaalia.model.selftest import Outcome
 from kaalia.selftest.work import cpu
+from kaalia.selftest.work.host import settings
 from tests.selftest.work.programs import Said, run
 from tests.support.fake_cpu import environment
 from tests.support.sysfs import write_files
@@ -104,6 +105,16 @@ def test_the_time_that_heat_took_is_read_of_core_and_package(tmp_path: Path) -> 
     assert cpu.throttled_s(str(root), CORE) == 4.0
     assert cpu.throttled_s(str(tmp_path / "nowhere"), CORE) is None
     assert run("cpu", root=str(root), **LENIENT).figures["cpu_throttled_share"].value == 0
+
+
+def test_it_takes_long_where_heat_would_show(tmp_path: Path) -> None:
+    blind, tells = tmp_path / "blind", tmp_path / "tells"
+    write_files(tells, {"sys/devices/system/cpu/cpu1/cpufreq/cpuinfo_max_freq": "3000000"})
+    wanted = settings("cpu", {})
+
+    assert cpu.enough_s(wanted, str(tells), [0, 1]) == wanted["seconds"] == 20
+    assert cpu.enough_s(wanted, str(blind), [0, 1]) == wanted["blind_seconds"]
+    assert cpu.enough_s(wanted | {"seconds": 4.0}, str(blind), [0, 1]) == 4
 
 
 def test_a_clock_is_read_of_cpuinfo_where_there_is_no_cpufreq(tmp_path: Path) -> None:

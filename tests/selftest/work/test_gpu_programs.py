@@ -109,6 +109,12 @@ def test_one_wrong_bit_is_found(run: Run, program: str, broken: str, code: str) 
     assert said.end.remedy
 
 
+def test_memory_is_not_filled_more_often_than_proves_something(run: Run) -> None:
+    said = run("memory", ONE, seconds=1000, rounds=2)
+
+    assert said.end.words.endswith("held 12 patterns")
+
+
 def test_a_worn_bit_of_memory_is_found_where_it_is(run: Run) -> None:
     said = run("memory", setting(1, "cuda_stuck", "2000001 3") + TWO, quick=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kaalia.model.selftest import Outcome
 from kaalia.selftest.work import ram
+from kaalia.selftest.work.host import settings
 from tests.selftest.work.programs import argv, run, understood
 from tests.support.public_client import code_of_progress
 from tests.support.struck import flip_bits, own_mib, striking
@@ -57,6 +58,14 @@ def test_so_much_stays_free_for_others(tmp_path: Path) -> None:
     assert ram.Room(meminfo(tmp_path, 2000), wanted).size_mib() == 0
     assert ram.Room(meminfo(tmp_path, 40000), wanted | {"leave_bytes": 30000 * MIB}).size_mib() == 10000
     assert ram.Room(meminfo(tmp_path, 40000), wanted | {"bytes_max": 64 * MIB}).size_mib() == 64
+
+
+def test_it_takes_as_long_as_there_is_memory() -> None:
+    wanted, gib = settings("ram", {}), 1024
+
+    assert ram.enough_s(wanted, 1 * gib) == wanted["seconds_min"] == 5
+    assert ram.enough_s(wanted, 40 * gib) == 26
+    assert ram.enough_s(wanted, 1024 * gib) == wanted["seconds"] == 60
 
 
 def test_a_machine_without_room_is_not_filled(tmp_path: Path) -> None:
