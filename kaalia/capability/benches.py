@@ -75,7 +75,7 @@ class BenchService:
             await fio.clear(report.disk)
 
     async def measure(self, order: Order) -> tuple[Measurement, ...]:
-        """Do it and store what came of it; whatever happens, the order is done with. Broken off when it is withdrawn."""
+        """Do it and store what came of it; whatever happens, the order is done with. One that is withdrawn ends."""
         now = self._clock.now()
         gentle = await self._database.read(lambda tx: speed.tenants(tx, now).running > 0)
         found: tuple[Measurement, ...] = ()

@@ -92,7 +92,7 @@ class Programs:
             raise _died(name, exit_code, program.evidence)
         return told.end, tuple(told.figures)
 
-    async def _end(self, program: Program, making: "asyncio.Future[list[OwnCgroup | None]]") -> None:
+    async def _end(self, program: Program, making: "asyncio.Future[tuple[OwnCgroup | None]]") -> None:
         """Its group at once; whatever left that, as soon as a thread is free."""
         try:
             await program.stop(0)

@@ -39,8 +39,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @app.callback(
-    epilog="Exit codes of a test: 0 passed, 1 failed, 2 it could not be run, was broken off, or passed and could not be "
-    "written where you said."
+    epilog="Exit codes of a test: 0 passed, 1 failed, 2 it could not be run, was broken off, or passed and could not "
+    "be written where you said."
 )
 def _root() -> None:
     """Prove this machine by itself: no listing, no marketplace and no renting is needed."""
