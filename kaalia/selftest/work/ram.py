@@ -1,8 +1,8 @@
 """The work program `ram`: fills free memory with patterns that move, reads all of it back, and measures its speed.
 
 Arguments: "quick", "seconds" at most, "share" of what is free, "leave_bytes" that stay free at least, "bytes_max",
-"threads", "root" of the kernel's files; else they are those of host.toml. It never takes the machine to its end: it asks
-the kernel before each block, gives back what others need meanwhile, and is the first that the kernel would end.
+"threads", "root" of the kernel's files; else they are those of host.toml. It never takes the machine to its end: it
+asks the kernel before each block, gives back what others need meanwhile, and is the first that the kernel would end.
 
 A bit that is wrong fails, and so does an error that ECC could not correct; corrected ones are counted.
 """
