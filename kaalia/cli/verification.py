@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kaalia.cli import output
-from kaalia.contracts.verification import TEST_FAILED, counts
+from kaalia.contracts.verification_news import TEST_FAILED, counts
 from kaalia.model.selftest import Outcome, RequirementVerdict
 from kaalia.model.verification import Cause, RunNote, VerificationView
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kaalia.contracts.requirement_facts import least
-from kaalia.contracts.verification import CAPACITY, DATA, TEST_FAILED, News, is_less
+from kaalia.contracts.verification_news import CAPACITY, DATA, TEST_FAILED, News, is_less
 from kaalia.model.selftest import Outcome, RunResult, SelfTestRun, StepName
 from kaalia.model.verification import Capacity, Ordered, RunNote, Verification
 

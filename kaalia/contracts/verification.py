@@ -12,74 +12,28 @@ What is not known takes no verification away, and gives none. Data: `verificatio
 `requirements.toml`.
 """
 
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from importlib import resources
-from typing import Any
 
-from kaalia.contracts import fitness, impact, requirements
-from kaalia.contracts.fitness import Fault
+from kaalia.contracts import impact, requirements
 from kaalia.contracts.impact import Impact
 from kaalia.contracts.requirement_facts import Facts
-from kaalia.contracts.slicing import all_known
+from kaalia.contracts.verification_lacks import all_lacks
+from kaalia.contracts.verification_news import BARRED, CAPACITY, DATA, TEST_FAILED, News, counts, is_less, unmet
 from kaalia.model.health import HOST
-from kaalia.model.machine import MachineReport
-from kaalia.model.selftest import Outcome, RequirementVerdict, RunResult
+from kaalia.model.selftest import Outcome, RunResult
 from kaalia.model.verification import Capacity, Cause, Change, Lack, State, Verification, VerificationView
 from kaalia.units import format_bytes
 
-BARRED = "<admin-set>"
-"""The code of what the operator did by hand, as the public marketplace spells it."""
-CAPACITY = "capacity_reduced"
-TEST_FAILED = "selftest_failed"
 RETURNED = "enrolled_again"
 HISTORY_KEPT = 20
 CAUSES_KEPT = 64
 """The oldest of them: a machine of which more is wrong is not verified anyway."""
-# When the module is imported, not in somebody's event loop.
-DATA: dict[str, Any] = tomllib.loads(
-    (resources.files("kaalia.contracts") / "verification.toml").read_text(encoding="utf-8")
-)
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """All that the marketplace knows of a machine at one moment.
-
-    `facts` None: it has not reported. `capacity` None: it cannot be counted now. `conditions`: open ones, None: it
-    tells nothing; `faults`: what keeps parts of it from being rented, unknown ones too. `refused`: why no test can
-    help, such as a simulated driver. `is_offered`: listed, and its owner does not work on it. `reporters`: renters who
-    reported it since its last test. `elsewhere`: of its GPUs, those that another machine has, by what that one says.
-    """
-
-    now: datetime
-    facts: Facts | None
-    capacity: Capacity | None
-    conditions: tuple[Fault, ...] | None = ()
-    faults: tuple[Fault, ...] = ()
-    is_rented: bool = False
-    is_offered: bool = True
-    refused: str = ""
-    reporters: int = 0
-    elsewhere: int = 0
 
 
 def begun(now: datetime) -> Verification:
     return Verification(State.UNVERIFIED, now)
-
-
-def capacity(report: MachineReport) -> Capacity | None:
-    """None: the driver does not show all, so that less is known than is there."""
-    if not all_known(report):
-        return None
-    return Capacity(
-        gpu_uuids=tuple(sorted(gpu.uuid for gpu in report.gpus)),
-        memory_bytes=report.memory.total_bytes,
-        cores=report.cpu.logical_cores,
-        disk_bytes=report.disk.total_bytes if report.disk and report.engine else None,
-    )
 
 
 def advance(known: Verification, news: News) -> Verification:
@@ -87,7 +41,7 @@ def advance(known: Verification, news: News) -> Verification:
     causes = _causes(known, news)
     counting = [one for one in causes if counts(one, news.now)]
     proof_after = _proof_after(known, counting)
-    lacks = tuple(_lacks(replace(known, causes=causes, proof_after=proof_after), news))
+    lacks = tuple(all_lacks(replace(known, causes=causes, proof_after=proof_after), news))
     state, why = _state(known, counting, lacks)
     known = replace(known, capacity=_counted(known, news.capacity), asides=_asides(known, news))
     if state is known.state:
@@ -137,11 +91,6 @@ def costs(known: Verification | None, now: datetime) -> tuple[Cause, ...]:
 def nears(known: Verification | None, now: datetime) -> tuple[Cause, ...]:
     """What stands, and will cost it that when it goes on."""
     return tuple(one for one in known.causes if one.gone_at is None and not counts(one, now)) if known else ()
-
-
-def counts(cause: Cause, now: datetime) -> bool:
-    """It costs the verification: it stood for its grace, and is not over."""
-    return cause.counts_at <= (cause.gone_at or now)
 
 
 def _counted(known: Verification, now: Capacity | None) -> Capacity | None:
@@ -250,7 +199,7 @@ def _missed(facts: Facts, now: datetime) -> Iterator[Cause]:
     """Requirements that are known not to be met any more."""
     measured = {one.id for one in requirements.book() if one.is_measured}
     grace = timedelta(hours=DATA["measured"]["grace_h"])
-    for one in _unmet(facts):
+    for one in unmet(facts):
         if one.outcome is Outcome.FAILED:
             words = f"{one.requirement}: {one.actual}, required {one.required}"
             yield Cause(one.requirement, HOST, words, now, now + grace if one.requirement in measured else now)
@@ -262,78 +211,6 @@ def _proof_after(known: Verification, counting: list[Cause]) -> datetime | None:
     if known.proof_after is not None:
         times.append(known.proof_after)
     return max(times, default=None)
-
-
-def _lacks(known: Verification, news: News) -> Iterator[Lack]:
-    if news.refused:
-        yield Lack("refused", news.refused)
-    yield from _report_lacks(news)
-    if news.conditions is None:
-        yield Lack("conditions_untold", "its daemon does not tell what is wrong with it", remedy="update kaalia")
-    yield from _fault_lacks(known, news)
-    yield from _test_lacks(known, news)
-
-
-def _report_lacks(news: News) -> Iterator[Lack]:
-    if news.facts is None:
-        yield Lack("no_report", "the machine has not reported what it is", remedy="see kaalia status")
-    else:
-        for one in _unmet(news.facts):
-            yield Lack(one.requirement, one.words, one.actual, one.required, one.remedy)
-        if news.capacity is None:
-            words = "its driver does not show all GPUs, so that nobody knows what it has"
-            yield Lack("capacity_unknown", words, remedy="kaalia doctor")
-    if news.elsewhere:
-        words = f"{news.elsewhere} of its GPUs are in another machine, by what that one says"
-        remedy = "switch the other one on without them, or delete it; or wait a day, if it is off"
-        yield Lack("gpus_elsewhere", words, remedy=remedy)
-
-
-def _fault_lacks(known: Verification, news: News) -> Iterator[Lack]:
-    standing = {cause.code for cause in known.causes}
-    for cause in known.causes:
-        if cause.gone_at is not None and not counts(cause, news.now):
-            continue
-        state = "" if cause.gone_at is None else "; it is over since a short while, and must stay so"
-        yield Lack(cause.code, f"{cause.words}{state}", remedy=_remedy(cause.code))
-    for fault in news.faults:
-        if fault.code not in standing:
-            yield Lack(fault.code, fault.message or fitness.words(fault), remedy=_remedy(fault.code))
-
-
-def _remedy(code: str) -> str:
-    if code == BARRED:
-        return "ask the operator of the marketplace"
-    if code == TEST_FAILED:
-        return "mend what failed, then: kaalia self-test machine"
-    if code == CAPACITY:
-        return "put back what is gone; or have the machine tested as it is: kaalia self-test machine"
-    return f"kaalia doctor explain {code}"
-
-
-def _test_lacks(known: Verification, news: News) -> Iterator[Lack]:
-    remedy = "kaalia self-test machine; the marketplace also asks for one when nobody rents"
-    proof = known.proof
-    if proof is None:
-        left_out = known.last is not None and known.last.result is RunResult.PASSED and known.last.missing
-        words = f"the last self-test left out {', '.join(known.last.missing)}" if known.last and left_out else ""
-        yield Lack("selftest", words or "no self-test of the whole machine has passed", remedy=remedy)
-        return
-    if known.proof_after is not None and proof.began_at <= known.proof_after:
-        yield Lack("selftest_after_fault", "no self-test has passed since the fault", remedy=remedy)
-    if news.capacity is not None and not set(news.capacity.gpu_uuids) <= set(proof.gpu_uuids):
-        new = len(set(news.capacity.gpu_uuids) - set(proof.gpu_uuids))
-        yield Lack("selftest_gpus", f"{new} GPUs were not there when the machine was tested", remedy=remedy)
-    if known.unanswered >= DATA["retest"]["unanswered"]:
-        words = f"{known.unanswered} tests that the marketplace asked for were not run"
-        yield Lack("selftest_unanswered", words, remedy="let the next one run: it comes within a day when nobody rents")
-    days = DATA["test"]["valid_days"]
-    if news.now - proof.ended_at > timedelta(days=days) and not news.is_rented:
-        yield Lack("selftest_old", f"the last self-test that passed is older than {days} days", remedy=remedy)
-
-
-def _unmet(facts: Facts) -> tuple[RequirementVerdict, ...]:
-    return requirements.unmet(requirements.verdicts(facts))
 
 
 def _reduced(before: Capacity | None, now: Capacity | None) -> str:
@@ -352,8 +229,3 @@ def _reduced(before: Capacity | None, now: Capacity | None) -> str:
         if old is not None and new is not None and is_less(old, new):
             told.append(f"{format_bytes(new)} of {format_bytes(old)} {name}")
     return ", ".join(told)
-
-
-def is_less(before: int, now: int) -> bool:
-    """By more than differs from boot to boot."""
-    return now < before * (1 - float(DATA["capacity"]["slack"]))

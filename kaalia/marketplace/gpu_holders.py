@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts.verification import DATA
+from kaalia.contracts.verification_news import DATA
 from kaalia.marketplace import machines
 from kaalia.marketplace.db.engine import insert_new
 from kaalia.marketplace.db.verification_tables import gpu_holders as table

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kaalia.clock import from_epoch
-from kaalia.contracts.verification import DATA
+from kaalia.contracts.verification_news import DATA
 from kaalia.marketplace.db.tables import contracts, machine_reports, users
 from kaalia.marketplace.machines import MachineRecord
 from kaalia.model.standing import RenterReport

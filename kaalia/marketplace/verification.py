@@ -13,13 +13,13 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts import requirement_facts, retest
+from kaalia.contracts import requirement_facts, retest, verification_news
 from kaalia.contracts import sightings as sighting_rules
 from kaalia.contracts import verification as rules
 from kaalia.contracts.fitness import Fault
 from kaalia.contracts.maintenance import open_windows
 from kaalia.contracts.requirement_facts import Facts
-from kaalia.contracts.verification import News
+from kaalia.contracts.verification_news import News
 from kaalia.errors import KaaliaError
 from kaalia.marketplace import benchmarks, errands, gpu_holders, liveness, machines, reports, sightings
 from kaalia.marketplace.context import Context
@@ -107,7 +107,7 @@ async def _with_tests(
         found = None if notice is None else retest.note(notice.run, notice.gpu_uuids, now)
         if notice is None or found is None or not await _keep(tx, machine.id, notice, text, now):
             continue
-        capacity = None if machine.report is None else rules.capacity(machine.report)
+        capacity = None if machine.report is None else verification_news.capacity(machine.report)
         known = retest.tested(known, found, now, capacity, _CHANCE.random())
         if known.proof is found:
             await benchmarks.put(tx, machine, found, now)
@@ -168,7 +168,7 @@ async def _news(
     return News(
         now=now,
         facts=found,
-        capacity=None if report is None else rules.capacity(report),
+        capacity=None if report is None else verification_news.capacity(report),
         conditions=conditions,
         faults=machine.faults,
         is_rented=is_rented,

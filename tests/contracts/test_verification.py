@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kaalia.contracts import impact, retest, verification
+from kaalia.contracts import impact, retest, verification, verification_news
 from kaalia.contracts.impact import Effect, Impact
 from kaalia.model.health import Severity
 from kaalia.model.selftest import Outcome, RunResult, StepName
@@ -42,7 +42,7 @@ def test_test_health_and_requirements_together_verify() -> None:
         ({"conditions": (fault("gpu_lost", "GPU-00000001"),)}, "gpu_lost"),
         ({"faults": (fault("canary_pending", severity=Severity.UNKNOWN),)}, "canary_pending"),
         ({"refused": "its driver is a simulated one"}, "refused"),
-        ({"capacity": verification.capacity(machine_report(gpus=3))}, "selftest_gpus"),
+        ({"capacity": verification_news.capacity(machine_report(gpus=3))}, "selftest_gpus"),
     ],
 )
 def test_whatever_is_lacking_keeps_a_tested_machine_unverified(changes: dict[str, Any], lacking: str) -> None:
@@ -239,7 +239,7 @@ def test_little_less_is_no_reduction_and_what_docker_does_not_tell_is_none() -> 
 
 
 def test_a_gpu_that_was_not_tested_lapses_the_verification_and_a_test_gives_it_back() -> None:
-    more = verification.capacity(machine_report(gpus=3))
+    more = verification_news.capacity(machine_report(gpus=3))
     known = verification.advance(verified(), news(HOUR, capacity=more))
     uuids = tuple(gpu.uuid for gpu in machine_report(gpus=3).gpus)
     again = after_test(known, note(run(2 * HOUR, 2), uuids), more)

@@ -7,6 +7,7 @@ import pytest
 
 from kaalia.contracts import impact, retest, verification
 from kaalia.contracts.fitness import Fault
+from kaalia.contracts.verification_news import BARRED
 from kaalia.model.health import Severity
 from kaalia.model.selftest import RunResult, SelfTestOrder, StepName
 from kaalia.model.verification import Capacity, Ordered, State, Verification
@@ -130,7 +131,7 @@ def test_the_operators_word_and_the_test_are_never_crowded_out() -> None:
         verification.barred(known, "mines coins", START + HOUR), news(2 * HOUR, conditions=many)
     )
 
-    assert known.causes[0].code == verification.BARRED
+    assert known.causes[0].code == BARRED
 
 
 def test_a_clock_that_is_ahead_makes_no_test_newer_than_the_fault() -> None:
@@ -241,7 +242,7 @@ def test_a_machine_that_comes_back_has_what_stood_against_it_and_no_proof(state:
     assert back.proof is None
     assert "selftest" in codes(back)
     assert (back.state is State.UNVERIFIED) is (state == "verified")
-    assert (verification.BARRED in codes(back)) is (state == "barred")
+    assert (BARRED in codes(back)) is (state == "barred")
     assert ("gpu_lost" in codes(back)) is (state == "deverified")
 
 

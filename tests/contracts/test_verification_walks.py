@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kaalia.contracts import impact, requirements, retest, verification
 from kaalia.contracts.fitness import Fault
 from kaalia.contracts.impact import Impact
-from kaalia.contracts.verification import News
+from kaalia.contracts.verification_news import News
 from kaalia.model.health import HOST, Severity
 from kaalia.model.selftest import StepName
 from kaalia.model.verification import State, Verification

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kaalia.contracts.verification import DATA
+from kaalia.contracts.verification_news import DATA
 from kaalia.marketplace import accounts, machines, verification_by_hand
 from kaalia.marketplace.db import tables
 from kaalia.marketplace.db.engine import open_engine

@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from kaalia.contracts import retest, verification
+from kaalia.contracts import retest, verification, verification_news
 from kaalia.contracts.fitness import Fault
-from kaalia.contracts.verification import News
+from kaalia.contracts.verification_news import News
 from kaalia.model.health import HOST, Severity
 from kaalia.model.selftest import Outcome, RunResult, SelfTestOrder, SelfTestRun, StepName, StepResult
 from kaalia.model.verification import RunNote, State, Verification
@@ -15,7 +15,7 @@ from tests.support.clock import START
 from tests.support.machines import machine_report
 
 REPORT = machine_report(gpus=2)
-CAPACITY = verification.capacity(REPORT)
+CAPACITY = verification_news.capacity(REPORT)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
