@@ -246,7 +246,10 @@ class Registry:
                     await self._closing.wait()
             if self.mode is Mode.SLOW:
                 await asyncio.sleep(self.chunk_wait_s)
-            await response.write(content[offset : offset + _CHUNK_BYTES])
+            try:
+                await response.write(content[offset : offset + _CHUNK_BYTES])
+            except ConnectionResetError:  # who pulled gave up
+                break
         return response
 
 
