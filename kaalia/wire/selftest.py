@@ -19,7 +19,7 @@ FIGURES_MAX = 2048
 TEXT_MAX_CHARS = 512 * 1024
 """Of a notice: what one within these bounds takes, twice."""
 RUN_ID_MAX = 2**31 - 1
-"""What the marketplace's columns hold."""
+"""More tests than any machine runs."""
 GPUS_MAX = 256
 RUN_MAX_S = BURN_MAX_S + 24 * 3600
 """Far more than the longest burn with all steps beside it."""
